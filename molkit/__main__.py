@@ -1,0 +1,5 @@
+"""`python -m molkit`."""
+
+from molkit.cli import entry
+
+entry()

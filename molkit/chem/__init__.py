@@ -1,0 +1,1 @@
+"""Chemistry programs behind small functions. Importing this package imports none of them."""

@@ -1,0 +1,1 @@
+"""The ledger: published claims, measured results, verdicts."""

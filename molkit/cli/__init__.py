@@ -1,0 +1,77 @@
+"""The `molkit` command: every subcommand parses, calls one public function, and says where the result lies."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import click
+
+from molkit.errors import MolkitError
+
+# name -> (module, attribute); modules are imported only when their command is asked for, so `--help` stays fast
+COMMANDS = {
+    "data": ("molkit.cli.data", "data", "List, verify, describe and fetch data sets."),
+    "train": ("molkit.cli.train", "train", "Train a model, or continue a run."),
+    "publish": ("molkit.cli.train", "publish", "Write the weights of a run to data/weights."),
+    "sample": ("molkit.cli.edm", "sample", "Sample molecules from a trained model."),
+    "evaluate": ("molkit.cli.edm", "evaluate", "Stability, validity and likelihood of a trained model."),
+    "score": ("molkit.cli.score", "score", "Stability and validity of the molecules in a file."),
+    "book": ("molkit.cli.book", "book", "Run, build and inspect the book."),
+    "ledger": ("molkit.cli.ledger", "ledger", "Show the claims and what was measured for them."),
+    "bench": ("molkit.cli.bench", "bench", "Measure speed side by side; prints JSON."),
+}
+
+
+class LazyGroup(click.Group):
+    """A click group that imports the module of a command when the command is used."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """Names in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """The command of that name, imported now."""
+        if name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[name]
+        return getattr(importlib.import_module(module), attribute)
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """One line a command, without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry[2]) for name, entry in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup)
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(package_name="molkit")
+def main(debug: bool) -> None:
+    """Generative models and electronic structure, reproduced in front of the reader."""
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, 2 for the user's mistake, 1 for ours, 130 when interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        main.main(args=arguments, prog_name="molkit", standalone_mode=False)
+    except click.exceptions.Abort:
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except MolkitError as error:
+        if "--debug" in arguments:
+            raise
+        click.echo(f"molkit: {error}", err=True)
+        return error.exit_code
+    except Exception as error:  # the last line of defence: an unexpected error is ours, and still ends in one line
+        if "--debug" in arguments:
+            raise
+        click.echo(f"molkit: internal error, {type(error).__name__}: {error} (--debug shows where)", err=True)
+        return 1
+    return 0
+
+
+def entry() -> None:
+    """Console script."""
+    sys.exit(run())

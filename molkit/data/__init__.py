@@ -1,0 +1,1 @@
+"""Data sets: verify, fetch, load."""

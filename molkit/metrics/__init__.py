@@ -1,0 +1,1 @@
+"""What molecules are judged by."""

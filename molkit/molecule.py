@@ -1,0 +1,144 @@
+"""Molecules as arrays: one `Molecule`, and many of them back to back as `PackedMolecules`."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from molkit.errors import InvalidInput
+
+SYMBOLS = (
+    "X H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr "
+    "Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu "
+    "Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi"
+).split()
+ATOMIC_NUMBER = {symbol: number for number, symbol in enumerate(SYMBOLS) if number}
+
+
+@dataclass(frozen=True, eq=False)
+class Molecule:
+    """Elements and coordinates (angstrom) of one molecule; a change returns a new one.
+
+    Raises InvalidInput when shapes disagree, a coordinate is not finite, or an element is unknown.
+    """
+
+    atomic_numbers: np.ndarray  # [A] int64
+    positions: np.ndarray  # [A, 3] float64, angstrom
+    charge: int = 0
+    spin: int = 0  # 2S
+    name: str = ""
+    properties: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        numbers = np.asarray(self.atomic_numbers, dtype=np.int64).reshape(-1)
+        positions = np.array(self.positions, dtype=np.float64)
+        label = f"molecule {self.name!r}" if self.name else "molecule"
+        if positions.shape != (len(numbers), 3):
+            raise InvalidInput(f"{label}: positions must have shape ({len(numbers)}, 3), got {positions.shape}")
+        if len(numbers) == 0:
+            raise InvalidInput(f"{label}: needs at least one atom, got none")
+        if not np.isfinite(positions).all():
+            raise InvalidInput(f"{label}: coordinates must be finite numbers, got NaN or infinity")
+        if numbers.min() < 1 or numbers.max() >= len(SYMBOLS):
+            bad = numbers[(numbers < 1) | (numbers >= len(SYMBOLS))][0]
+            raise InvalidInput(f"{label}: atomic numbers must lie in 1..{len(SYMBOLS) - 1}, got {bad}")
+        object.__setattr__(self, "atomic_numbers", numbers)
+        object.__setattr__(self, "positions", positions)
+
+    @property
+    def num_atoms(self) -> int:
+        """Number of atoms A."""
+        return len(self.atomic_numbers)
+
+    @property
+    def symbols(self) -> list[str]:
+        """Element symbols, one per atom."""
+        return [SYMBOLS[number] for number in self.atomic_numbers]
+
+    @property
+    def formula(self) -> str:
+        """Hill formula: carbon, hydrogen, then the others by name."""
+        counts = {symbol: self.symbols.count(symbol) for symbol in set(self.symbols)}
+        first = [symbol for symbol in ("C", "H") if symbol in counts] if "C" in counts else []
+        order = first + sorted(set(counts) - set(first))
+        return "".join(f"{symbol}{counts[symbol] if counts[symbol] > 1 else ''}" for symbol in order)
+
+    def with_positions(self, positions: np.ndarray) -> "Molecule":
+        """The same atoms at other coordinates [A, 3], angstrom."""
+        return replace(self, positions=positions)
+
+    def centred(self) -> "Molecule":
+        """The molecule with the plain mean of its atoms at the origin."""
+        return self.with_positions(self.positions - self.positions.mean(axis=0))
+
+
+@dataclass(frozen=True, eq=False)
+class PackedMolecules(Sequence[Molecule]):
+    """Many molecules stored back to back; indexing gives a `Molecule`, `select` a smaller pack.
+
+    num_atoms [B] int64; atomic_numbers [A] int64; positions [A, 3] float64, angstrom; names [B] or empty.
+    """
+
+    num_atoms: np.ndarray
+    atomic_numbers: np.ndarray
+    positions: np.ndarray
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        total = int(self.num_atoms.sum())
+        if len(self.atomic_numbers) != total or self.positions.shape != (total, 3):
+            raise InvalidInput(
+                f"packed molecules: {total} atoms announced, got {len(self.atomic_numbers)} elements "
+                f"and positions of shape {self.positions.shape}"
+            )
+
+    @property
+    def ptr(self) -> np.ndarray:
+        """First atom of each molecule and the end of the last, [B + 1]."""
+        return np.concatenate([[0], np.cumsum(self.num_atoms, dtype=np.int64)])
+
+    def __len__(self) -> int:
+        return len(self.num_atoms)
+
+    def __getitem__(self, row: int) -> Molecule:
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)} molecules")
+        row = row % len(self)
+        start = int(self.num_atoms[:row].sum())
+        return self._molecule(row, start)
+
+    def __iter__(self) -> Iterator[Molecule]:
+        for row, start in enumerate(self.ptr[:-1]):
+            yield self._molecule(row, int(start))
+
+    def _molecule(self, row: int, start: int) -> Molecule:
+        atoms = slice(start, start + int(self.num_atoms[row]))
+        name = self.names[row] if self.names else ""
+        return Molecule(self.atomic_numbers[atoms], self.positions[atoms], name=name)
+
+    def atom_rows(self, rows: np.ndarray) -> np.ndarray:
+        """Rows of the flat arrays that hold the atoms of the given molecules, in that order."""
+        rows = np.asarray(rows)
+        counts = self.num_atoms[rows]
+        ends = np.cumsum(counts)
+        inside = np.arange(int(counts.sum())) - np.repeat(ends - counts, counts)
+        return np.repeat(self.ptr[rows], counts) + inside
+
+    def select(self, rows: np.ndarray) -> "PackedMolecules":
+        """The molecules at the given rows (or where a boolean mask is true), in that order."""
+        rows = np.flatnonzero(rows) if np.asarray(rows).dtype == bool else np.asarray(rows)
+        atoms = self.atom_rows(rows)
+        names = tuple(self.names[row] for row in rows) if self.names else ()
+        return PackedMolecules(self.num_atoms[rows], self.atomic_numbers[atoms], self.positions[atoms], names)
+
+    @classmethod
+    def from_molecules(cls, molecules: Iterable[Molecule]) -> "PackedMolecules":
+        """Pack molecules in the given order; charges, spins and properties are not kept."""
+        molecules = list(molecules)
+        names = tuple(molecule.name for molecule in molecules)
+        return cls(
+            np.array([molecule.num_atoms for molecule in molecules], dtype=np.int64),
+            np.concatenate([m.atomic_numbers for m in molecules]) if molecules else np.zeros(0, np.int64),
+            np.concatenate([m.positions for m in molecules]) if molecules else np.zeros((0, 3)),
+            names if any(names) else (),
+        )

@@ -1,0 +1,1 @@
+"""What a chapter computes, as functions that return results."""
