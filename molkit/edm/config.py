@@ -1,0 +1,60 @@
+"""Everything needed to rebuild an untrained EDM."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from molkit.errors import InvalidInput
+
+# Training-set histogram of the number of atoms, QM9 with hydrogens, 100,000 molecules (published split).
+QM9_SIZES = (
+    (3, 1), (4, 4), (5, 5), (6, 9), (7, 16), (8, 49), (9, 124), (10, 362), (11, 807), (12, 1689), (13, 3060),
+    (14, 5136), (15, 7796), (16, 10644), (17, 13025), (18, 13364), (19, 13832), (20, 9482), (21, 9970),
+    (22, 3393), (23, 4848), (24, 539), (25, 1506), (26, 48), (27, 266), (29, 25),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdmConfig:
+    """Sizes and conventions of one EDM; defaults are the paper's QM9 model.
+
+    Source: papers's appendix and the arguments of the authors' released QM9 model. `mean` aggregation divides by
+    M - 1 (the authors' code divides by the padded count).
+    """
+
+    elements: tuple[int, ...] = (1, 6, 7, 8, 9)  # atomic numbers it can place, in the order of the type channels
+    atomic_number_channel: bool = True  # one more channel that holds Z
+    sizes: tuple[tuple[int, int], ...] = QM9_SIZES  # (number of atoms, count in the training set)
+    width: int = 256
+    num_layers: int = 9
+    message_sublayers: int = 1
+    attention: bool = True
+    bounded_steps: bool = True  # tanh on the coordinate step
+    step_range: float = 15.0
+    norm_constant: float = 1.0
+    sine_embedding: bool = False
+    message_scale: float = 1.0
+    aggregation: Literal["sum", "mean"] = "sum"
+    num_context: int = 0
+    num_steps: int = 1000
+    schedule: Literal["polynomial", "cosine"] = "polynomial"
+    schedule_power: float = 2.0
+    schedule_offset: float = 1e-5
+    scale_positions: float = 1.0
+    scale_types: float = 4.0
+    scale_atomic_number: float = 10.0
+
+    def __post_init__(self) -> None:
+        if len(set(self.elements)) != len(self.elements) or not self.elements:
+            raise InvalidInput(f"elements must be different atomic numbers, got {self.elements}")
+        if self.width < 1 or self.num_layers < 1 or self.num_steps < 1:
+            raise InvalidInput("width, num_layers and num_steps must be at least 1")
+
+    @property
+    def num_types(self) -> int:
+        """Number of element channels."""
+        return len(self.elements)
+
+    @property
+    def num_features(self) -> int:
+        """Diffused feature channels per atom: element types and, if used, the atomic number."""
+        return self.num_types + int(self.atomic_number_channel)

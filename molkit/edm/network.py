@@ -1,0 +1,189 @@
+"""The E(3)-equivariant noise predictor on real directed edges, its first edge layer split into per-atom parts."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, silu
+
+from molkit.edm.config import EdmConfig
+from molkit.graphs import remove_mean
+
+SINE_FREQUENCIES = tuple(2.0 * math.pi * 4.0**k / 15.0 for k in range(6))
+
+
+def sine_embedding(squared_distance: Tensor) -> Tensor:
+    """[E, 1] squared distances -> [E, 12] sines and cosines of the distance; no gradient flows through.
+
+    Source: EDM reference code, option `sin_embedding`.
+    """
+    frequencies = squared_distance.new_tensor(SINE_FREQUENCIES)
+    phase = torch.sqrt(squared_distance.detach() + 1e-8) * frequencies
+    return torch.cat([phase.sin(), phase.cos()], dim=-1)
+
+
+def small_linear(inputs: Tensor, layer: nn.Linear) -> Tensor:
+    """The layer on inputs [A, K] with few columns, as products and a sum.
+
+    Autocast leaves it in float32: the time column would lose half of its 1,001 values in bfloat16.
+    """
+    out = (inputs.unsqueeze(-2) * layer.weight).sum(-1)
+    return out if layer.bias is None else out + layer.bias
+
+
+class PairMlp(nn.Module):
+    """Two layers on [receiver, sender, edge] features, SiLU after each: Linear(2F + K, F), SiLU, Linear(F, F), SiLU.
+
+    The first Linear on the concatenation equals a receiver, a sender and an edge part; the atom parts cost A rows
+    of arithmetic instead of E. Source: EDM, equation of phi_e and phi_x; the split is exact algebra.
+    """
+
+    def __init__(self, width: int, num_edge_features: int) -> None:
+        super().__init__()
+        self.width = width
+        self.first = nn.Linear(2 * width + num_edge_features, width)
+        self.second = nn.Linear(width, width)
+
+    def atom_parts(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """features [A, F] -> the receiver part (with the bias) and the sender part, both [A, F]."""
+        weight = self.first.weight
+        receiver = linear(features, weight[:, : self.width], self.first.bias)
+        return receiver, linear(features, weight[:, self.width : 2 * self.width])
+
+    def edge_part(self, edge_features: Tensor) -> Tensor:
+        """edge_features [E, K] -> [E, F], in the precision of the distances."""
+        weight = self.first.weight[:, 2 * self.width :]
+        if weight.shape[1] == 2:
+            return torch.addcmul(edge_features[:, :1] * weight[:, 0], edge_features[:, 1:], weight[:, 1])
+        return (edge_features.unsqueeze(-2) * weight).sum(-1)
+
+    def forward(self, features: Tensor, edge_index: Tensor, edge_features: Tensor) -> Tensor:
+        """features [A, F], edge_index [2, E], edge_features [E, K] -> [E, F]."""
+        receiver, sender = self.atom_parts(features)
+        hidden = receiver[edge_index[0]] + sender[edge_index[1]] + self.edge_part(edge_features)
+        return silu(self.second(silu(hidden)))
+
+
+class MessageLayer(nn.Module):
+    """h_i <- h_i + MLP_h([h_i, sum_j gate_ij m_ij]), the gate a scalar per edge. Source: EDM, EGNN layer."""
+
+    def __init__(self, config: EdmConfig, num_edge_features: int) -> None:
+        super().__init__()
+        self.pair = PairMlp(config.width, num_edge_features)
+        self.gate = nn.Linear(config.width, 1) if config.attention else None
+        self.update = nn.Sequential(
+            nn.Linear(2 * config.width, config.width), nn.SiLU(), nn.Linear(config.width, config.width)
+        )
+
+    def pool(self, features: Tensor, edge_index: Tensor, edge_features: Tensor) -> Tensor:
+        """Sum over senders of the gated messages, [A, F]."""
+        message = self.pair(features, edge_index, edge_features)
+        if self.gate is not None:
+            message = message * torch.sigmoid(self.gate(message))
+        return torch.zeros_like(features).index_add(0, edge_index[0], message.to(features.dtype))
+
+    def forward(self, features: Tensor, edge_index: Tensor, edge_features: Tensor, scale: Tensor | float) -> Tensor:
+        """features [A, F] -> [A, F]; `scale` divides the pooled messages (a number, or [A, 1])."""
+        pooled = self.pool(features, edge_index, edge_features) / scale
+        return features + self.update(torch.cat([features, pooled], dim=-1))
+
+
+class CoordinateLayer(nn.Module):
+    """Step length of every pair from the current features: range * tanh(w . m_ij). Source: EDM, EGNN layer."""
+
+    def __init__(self, config: EdmConfig, num_edge_features: int) -> None:
+        super().__init__()
+        self.pair = PairMlp(config.width, num_edge_features)
+        self.length = nn.Linear(config.width, 1, bias=False)
+        nn.init.xavier_uniform_(self.length.weight, gain=0.001)
+        self.step_range = config.step_range if config.bounded_steps else None
+
+    def raw_length(self, features: Tensor, edge_index: Tensor, edge_features: Tensor) -> Tensor:
+        """w . m_ij for every edge, [E, 1]."""
+        return self.length(self.pair(features, edge_index, edge_features))
+
+    def forward(self, features: Tensor, edge_index: Tensor, edge_features: Tensor) -> Tensor:
+        """Step length along x_i - x_j of every edge, [E, 1]."""
+        length = self.raw_length(features, edge_index, edge_features).to(edge_features.dtype)
+        return length if self.step_range is None else torch.tanh(length) * self.step_range
+
+
+class EquivariantBlock(nn.Module):
+    """Message layers on fixed geometry, then one move of the coordinates. Source: EDM, EGNN."""
+
+    def __init__(self, config: EdmConfig) -> None:
+        super().__init__()
+        self.sine = config.sine_embedding
+        num_edge_features = 2 * (2 * len(SINE_FREQUENCIES)) if self.sine else 2
+        self.norm_constant = config.norm_constant
+        self.messages = nn.ModuleList(
+            [MessageLayer(config, num_edge_features) for _ in range(config.message_sublayers)]
+        )
+        self.coordinates = CoordinateLayer(config, num_edge_features)
+
+    def edge_features(self, squared: Tensor, first_squared: Tensor) -> Tensor:
+        """Current and first squared distance, plain [E, 2] or in sines and cosines [E, 24]."""
+        if not self.sine:
+            return torch.cat([squared, first_squared], dim=-1)
+        return torch.cat([sine_embedding(squared), sine_embedding(first_squared)], dim=-1)
+
+    def forward(
+        self, features: Tensor, positions: Tensor, edge_index: Tensor, first_squared: Tensor, scale: Tensor | float
+    ) -> tuple[Tensor, Tensor]:
+        """features [A, F], positions [A, 3], first_squared [E, 1] -> new features and positions."""
+        displacement = positions[edge_index[0]] - positions[edge_index[1]]
+        squared = displacement.square().sum(-1, keepdim=True)
+        edge_features = self.edge_features(squared, first_squared)
+        for layer in self.messages:
+            features = layer(features, edge_index, edge_features, scale)
+        direction = displacement / (torch.sqrt(squared + 1e-8) + self.norm_constant)
+        step = direction * self.coordinates(features, edge_index, edge_features)
+        move = torch.zeros_like(positions).index_add(0, edge_index[0], step)
+        return features, positions + move / scale
+
+
+class EdmNetwork(nn.Module):
+    """Predicts the noise in positions (as a zero-mean velocity) and in features. Source: EDM, section on the EGNN.
+
+    E(3)-equivariant, reflections included: it cannot tell mirror images apart. The inputs are the noisy features,
+    the time t = step / T and optional context columns; distances and t stay in the dtype they come in.
+    """
+
+    def __init__(self, config: EdmConfig) -> None:
+        super().__init__()
+        self.config = config
+        num_columns = config.num_features + 1 + config.num_context
+        self.embed = nn.Linear(num_columns, config.width)
+        self.blocks = nn.ModuleList([EquivariantBlock(config) for _ in range(config.num_layers)])
+        self.read_out = nn.Linear(config.width, num_columns)
+
+    def pool_scale(self, positions: Tensor, edge_index: Tensor) -> Tensor | float:
+        """What pooled messages are divided by: a constant, or the number of neighbours M - 1, [A, 1]."""
+        if self.config.aggregation == "sum":
+            return self.config.message_scale
+        degree = torch.bincount(edge_index[0], minlength=len(positions)).clamp(min=1)
+        return degree.to(positions.dtype).unsqueeze(-1)
+
+    def forward(
+        self,
+        features: Tensor,
+        positions: Tensor,
+        t: Tensor,
+        edge_index: Tensor,
+        batch: Tensor,
+        num_molecules: int,
+        context: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """features [A, n_h], positions [A, 3], t [A, 1], edge_index [2, E], batch [A], context [A, C] or None.
+
+        Returns the noise in positions [A, 3], mean removed per molecule, and in features [A, n_h].
+        """
+        columns = [features, t] if context is None else [features, t, context]
+        hidden = small_linear(torch.cat(columns, dim=-1), self.embed)
+        scale = self.pool_scale(positions, edge_index)
+        moved = positions
+        first_squared = (positions[edge_index[0]] - positions[edge_index[1]]).square().sum(-1, keepdim=True)
+        for block in self.blocks:
+            hidden, moved = block(hidden, moved, edge_index, first_squared, scale)
+        noise_features = self.read_out(hidden)[:, : self.config.num_features]
+        return remove_mean(moved - positions, batch, num_molecules), noise_features.to(features.dtype)
