@@ -72,7 +72,7 @@ class PackedBonds:
 
 
 def thresholds() -> np.ndarray:
-    """Largest distance (picometre, exclusive) for order 1, 2, 3 between two elements: [3, Z, Z] float32, -inf if none."""
+    """Distance (picometre) below which two elements have order 1, 2, 3: [3, Z, Z] float32, -inf where there is none."""
     table = np.full((3, len(SYMBOLS), len(SYMBOLS)), -np.inf, dtype=np.float32)
     for row, (lengths, margin) in enumerate(zip((SINGLE_BONDS, DOUBLE_BONDS, TRIPLE_BONDS), MARGINS, strict=True)):
         for symbol, partners in lengths.items():
@@ -133,7 +133,7 @@ def packed_valences(molecules: PackedMolecules, *, rule: BondRule = "qm9") -> np
 def packed_bonds(molecules: PackedMolecules, *, rule: BondRule = "qm9") -> PackedBonds:
     """All bonds of all molecules, sorted by their first atom; distances in float32 as in the reference.
 
-    An atom with a coordinate that is not finite has no bonds. Raises InvalidInput for elements the rule does not know.
+    Atoms at coordinates that are not finite have no bonds. Raises InvalidInput for elements the rule does not know.
     """
     require_known_elements(molecules.atomic_numbers, rule=rule)
     limits = thresholds()
@@ -153,7 +153,7 @@ def packed_bonds(molecules: PackedMolecules, *, rule: BondRule = "qm9") -> Packe
 
 
 def _close_pairs(molecules: PackedMolecules, *, reach: float) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Atom rows and distances of the pairs inside one molecule closer than `reach`, many molecules of a size at once."""
+    """Atom rows and distances (angstrom) of pairs closer than `reach`, for many molecules of one size at a time."""
     starts = molecules.ptr[:-1]
     for size in np.unique(molecules.num_atoms[molecules.num_atoms > 1]).tolist():
         i, j = np.triu_indices(size, k=1)
@@ -162,9 +162,10 @@ def _close_pairs(molecules: PackedMolecules, *, reach: float) -> Iterator[tuple[
         for begin in range(0, len(rows), step):
             chunk = rows[begin : begin + step]
             positions = molecules.positions[chunk[:, None] + np.arange(size)]
-            x, y, z = np.moveaxis((positions - positions[:, :1]).astype(np.float32), -1, 0)
-            squared = (x[:, i] - x[:, j]) ** 2 + (y[:, i] - y[:, j]) ** 2 + (z[:, i] - z[:, j]) ** 2
-            molecule, pair = np.nonzero(squared < np.float32(reach * reach * 1.0001))
+            with np.errstate(invalid="ignore", over="ignore"):
+                x, y, z = np.moveaxis((positions - positions[:, :1]).astype(np.float32), -1, 0)
+                squared = (x[:, i] - x[:, j]) ** 2 + (y[:, i] - y[:, j]) ** 2 + (z[:, i] - z[:, j]) ** 2
+                molecule, pair = np.nonzero(squared < np.float32(reach * reach * 1.0001))
             yield chunk[molecule] + i[pair], chunk[molecule] + j[pair], np.sqrt(squared[molecule, pair])
 
 

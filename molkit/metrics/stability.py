@@ -35,7 +35,7 @@ class StabilityResult:
 
 
 def stability(molecules: PackedMolecules, *, rule: StabilityRule = "edm") -> StabilityResult:
-    """Score every molecule; molecules with non-finite coordinates are counted and unstable.
+    """Score every molecule; one with a coordinate that is not finite is counted, and has no stable atom.
 
     `edm`: bond orders from distances, an atom is stable if their sum is exactly an allowed valence, a molecule if all
     its atoms are. Source: EDM (arXiv 2203.17003) section 5.1 and reference code.
@@ -57,13 +57,16 @@ def stability(molecules: PackedMolecules, *, rule: StabilityRule = "edm") -> Sta
 
 
 def _distance_stability(molecules: PackedMolecules, *, rule: StabilityRule) -> StabilityResult:
-    finite = np.isfinite(molecules.positions).all(axis=1)
     valences = packed_valences(molecules, rule="geom" if rule == "geom" else "qm9")
     allowed = allowed_valences()
-    stable = finite & allowed[molecules.atomic_numbers, np.minimum(valences, allowed.shape[1] - 1)]
-    stable &= valences < allowed.shape[1]
-    starts = molecules.ptr[:-1]
+    largest = allowed.shape[1] - 1
+    stable = (valences <= largest) & allowed[molecules.atomic_numbers, np.minimum(valences, largest)]
+    finite = finite_molecules(molecules)
     num_atoms = np.asarray(molecules.num_atoms, dtype=np.int64)
-    stable_atoms = np.add.reduceat(stable.astype(np.int64), starts)
-    not_finite = np.add.reduceat((~finite).astype(np.int64), starts)
-    return StabilityResult(rule, stable_atoms, num_atoms, stable_atoms == num_atoms, int((not_finite > 0).sum()))
+    stable_atoms = np.where(finite, np.add.reduceat(stable.astype(np.int64), molecules.ptr[:-1]), 0)
+    return StabilityResult(rule, stable_atoms, num_atoms, stable_atoms == num_atoms, int((~finite).sum()))
+
+
+def finite_molecules(molecules: PackedMolecules) -> np.ndarray:
+    """Whether every coordinate of a molecule is a finite number, [B] bool."""
+    return np.logical_and.reduceat(np.isfinite(molecules.positions).all(axis=1), molecules.ptr[:-1])
