@@ -49,10 +49,7 @@ def _coerce(key: str, value: Any, hint: Any, source: str) -> Any:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Plain values of a configuration, ready for YAML."""
-    return {
-        field.name: _plain(getattr(config, field.name))
-        for field in dataclasses.fields(config)
-    }
+    return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
 
 def _plain(value: Any) -> Any:

@@ -1,5 +1,7 @@
 """Fully connected molecular graphs over the real atoms of a batch, and sums over molecules."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -37,3 +39,48 @@ def remove_mean(positions: Tensor, batch: Tensor, num_molecules: int) -> Tensor:
     counts = torch.bincount(batch, minlength=num_molecules).to(positions.dtype).clamp(min=1)
     mean = sum_per_molecule(positions, batch, num_molecules) / counts[:, None]
     return positions - mean[batch]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The complete graphs of a batch: num_atoms [B], batch [A], edge_index [2, E] (row 0 receives)."""
+
+    num_atoms: Tensor
+    batch: Tensor
+    edge_index: Tensor
+
+    @classmethod
+    def from_sizes(cls, num_atoms: Tensor) -> "Graph":
+        """Complete graphs of molecules with the given numbers of atoms [B]."""
+        return cls(num_atoms, batch_vector(num_atoms), fully_connected(num_atoms))
+
+    @property
+    def num_molecules(self) -> int:
+        """Number of molecules B."""
+        return len(self.num_atoms)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum of values [A, ...] over the atoms of each molecule, [B, ...]."""
+        return sum_per_molecule(values, self.batch, self.num_molecules)
+
+    def centre(self, positions: Tensor) -> Tensor:
+        """Positions [A, 3] with the mean of each molecule removed."""
+        return remove_mean(positions, self.batch, self.num_molecules)
+
+    def to(self, device: torch.device | str) -> "Graph":
+        """The same graph on another device."""
+        return Graph(self.num_atoms.to(device), self.batch.to(device), self.edge_index.to(device))
+
+
+def split_by_pairs(num_atoms: Tensor, pair_budget: int) -> list[Tensor]:
+    """Rows of molecules, in the given order, in batches of at most `pair_budget` pairs (but one molecule at least)."""
+    pairs = (num_atoms * (num_atoms - 1)).tolist()
+    groups: list[list[int]] = [[]]
+    filled = 0
+    for row, cost in enumerate(pairs):
+        if groups[-1] and filled + cost > pair_budget:
+            groups.append([])
+            filled = 0
+        groups[-1].append(row)
+        filled += cost
+    return [torch.tensor(group) for group in groups if group]

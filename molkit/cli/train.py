@@ -1,0 +1,55 @@
+"""`molkit train` and `molkit publish`."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="The run folder.")
+@click.option("--time-budget", type=click.FloatRange(min=1.0), help="Seconds after which the run saves and stops.")
+@click.option("--total-steps", type=click.IntRange(min=1), help="Length of the schedule; default: from the budget.")
+@click.option("--resume", is_flag=True, help="Continue the run in --out.")
+@click.option("--limit", type=click.IntRange(min=1), help="Train on this many molecules only.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1), help="CPU threads a process.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def train(
+    config: Path,
+    out: Path,
+    time_budget: float | None,
+    total_steps: int | None,
+    resume: bool,
+    limit: int | None,
+    device: str,
+    threads: int,
+    quiet: bool,
+) -> None:
+    """Train the model that CONFIG describes (a YAML file, or the name of one in data/recipes).
+
+    Several devices: start with `torchrun --nproc_per_node N -m molkit train ...`.
+    """
+    import logging
+
+    import torch
+
+    from molkit.edm.training import train_recipe
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.set_num_threads(threads)
+    result = train_recipe(
+        config,
+        out=out,
+        time_budget=time_budget,
+        total_steps=total_steps,
+        resume=resume,
+        limit=limit,
+        device=device,
+        progress_bar=not quiet,
+    )
+    state = "finished" if result.finished else "stopped, continue with --resume"
+    click.echo(
+        f"{out}: {state} at step {result.step} of {result.total_steps or 'an open number'}, "
+        f"{result.passes} molecule passes, {result.seconds / 60:.1f} min, loss {result.loss:.4f}"
+    )

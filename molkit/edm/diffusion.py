@@ -1,0 +1,112 @@
+"""The forward process and the training loss. The network is an argument; so is all randomness."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from molkit.edm.config import EdmConfig
+from molkit.edm.features import State, log_prob_atomic_number, log_prob_types
+from molkit.edm.gaussian import zero_mean_noise
+from molkit.edm.schedule import alpha, sigma
+from molkit.graphs import Graph
+
+# features [A, n_h], positions [A, 3], t [A, 1], edge_index [2, E], batch [A], B, context -> noise in both
+Network = Callable[..., tuple[Tensor, Tensor]]
+
+
+def draw_noise(graph: Graph, num_features: int, *, generator: torch.Generator, dtype=torch.float32) -> State:
+    """Noise of a batch: zero-mean in positions [A, 3], ordinary in features [A, n_h]."""
+    positions = zero_mean_noise(graph, generator=generator, dtype=dtype)
+    features = torch.randn(len(graph.batch), num_features, generator=generator, dtype=dtype, device=generator.device)
+    return State(positions, features.to(positions.device))
+
+
+def add_noise(clean: State, noise: State, log_snr: Tensor) -> State:
+    """alpha clean + sigma noise, with log_snr [A, 1] per atom."""
+    signal, spread = alpha(log_snr), sigma(log_snr)
+    mixed = [signal * c + spread * n for c, n in ((clean.positions, noise.positions), (clean.features, noise.features))]
+    return State(*(part.to(clean.positions.dtype) for part in mixed))
+
+
+def predict_noise(
+    network: Network, noisy: State, step: Tensor, graph: Graph, *, num_steps: int, context: Tensor | None = None
+) -> State:
+    """The network's noise at integer steps [B], as a State."""
+    t = (step.to(noisy.positions.dtype) / num_steps)[graph.batch].unsqueeze(-1)
+    extra = () if context is None else (context,)
+    return State(
+        *network(noisy.features, noisy.positions, t, graph.edge_index, graph.batch, graph.num_molecules, *extra)
+    )
+
+
+def squared_error(noise: State, predicted: State, graph: Graph) -> Tensor:
+    """||noise - predicted||^2 summed over the atoms and channels of each molecule, [B]."""
+    per_atom = (noise.positions - predicted.positions).square().sum(-1)
+    return graph.sum(per_atom + (noise.features - predicted.features).square().sum(-1))
+
+
+def draw_steps(num_molecules: int, num_steps: int, *, generator: torch.Generator, stratified: bool = False) -> Tensor:
+    """One step of 0..num_steps for each molecule, [B] int64; stratified draws cover the range evenly in a batch.
+
+    Every molecule's step is uniform in both modes; stratified ones are dependent, which lowers the loss's variance.
+    """
+    draws = torch.rand(num_molecules, generator=generator, dtype=torch.float64, device=generator.device)
+    if stratified:
+        offset = torch.randperm(num_molecules, generator=generator, device=generator.device)
+        draws = (draws + offset) / num_molecules
+    return (draws * (num_steps + 1)).long().clamp(max=num_steps)
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """Mean over the batch of the simple loss and its parts; only `loss` carries gradients."""
+
+    loss: Tensor
+    noise_error: Tensor  # mean squared error per noise component (1 for a network that predicts zero)
+    discrete: Tensor  # -log p(h | z_0), of molecules at step 0 alone; independent of the network
+
+
+def simple_loss(
+    network: Network,
+    config: EdmConfig,
+    table: Tensor,
+    clean: State,
+    graph: Graph,
+    *,
+    generator: torch.Generator,
+    weighting: Literal["per_molecule", "reference"] = "per_molecule",
+    stratified: bool = False,
+    context: Tensor | None = None,
+) -> LossTerms:
+    """L_simple: half the squared noise error over (3 + n_h) M, plus -log p(h | z_0) where step = 0.
+
+    At step 0 only the error of the positions counts. `reference` divides by the batch's largest M, which makes a
+    molecule's weight depend on its batch-mates. Source: EDM, loss section; the division by the own M is ours.
+    """
+    step = draw_steps(graph.num_molecules, config.num_steps, generator=generator, stratified=stratified)
+    step = step.to(clean.positions.device)
+    noise = draw_noise(graph, clean.features.shape[1], generator=generator, dtype=clean.positions.dtype)
+    log_snr = table.to(step.device)[step][graph.batch].unsqueeze(-1)
+    noisy = add_noise(clean, noise, log_snr)
+    predicted = predict_noise(network, noisy, step, graph, num_steps=config.num_steps, context=context)
+    at_zero = step == 0
+    counted = State(predicted.positions, torch.where(at_zero[graph.batch, None], noise.features, predicted.features))
+    size = graph.num_atoms.max().expand_as(graph.num_atoms) if weighting == "reference" else graph.num_atoms
+    error = squared_error(noise, counted, graph) / (size * (3 + clean.features.shape[1]))
+    discrete = _discrete_loss(config, clean, noisy, log_snr, at_zero, graph)
+    return LossTerms((0.5 * error + discrete).mean(), error.detach().mean(), discrete.mean())
+
+
+def _discrete_loss(
+    config: EdmConfig, clean: State, noisy: State, log_snr: Tensor, at_zero: Tensor, graph: Graph
+) -> Tensor:
+    """-log p(h | z_0) of each molecule at step 0, else 0, [B]."""
+    if not bool(at_zero.any()):
+        return torch.zeros_like(graph.num_atoms, dtype=clean.positions.dtype)
+    spread = sigma(log_snr)
+    log_probability = log_prob_types(config, clean, noisy.features, spread)
+    log_probability = log_probability + log_prob_atomic_number(config, clean, noisy.features, spread)
+    return -graph.sum(log_probability * at_zero[graph.batch]).to(clean.positions.dtype)

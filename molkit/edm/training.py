@@ -1,0 +1,136 @@
+"""What the training loop needs of EDM: molecules as tensors, the simple loss, where weights go."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from molkit.config import from_dict, read_yaml
+from molkit.data.qm9 import load_qm9
+from molkit.edm.config import EdmConfig
+from molkit.edm.diffusion import simple_loss
+from molkit.edm.features import State, encode, type_channels
+from molkit.edm.model import Edm, build, save
+from molkit.edm.schedule import log_snr_table
+from molkit.errors import InvalidInput
+from molkit.graphs import Graph
+from molkit.molecule import PackedMolecules
+from molkit.training.config import TrainConfig
+from molkit.training.loop import TrainResult, make_fabric, train
+
+RECIPES = Path(__file__).resolve().parents[2] / "data" / "recipes"
+
+
+class EdmTask:
+    """Training molecules on one device, and the loss of any rows of them."""
+
+    def __init__(
+        self, config: EdmConfig, molecules: PackedMolecules, training: TrainConfig, device: torch.device | str = "cpu"
+    ) -> None:
+        self.config, self.training = config, training
+        self.table = log_snr_table(config)
+        self.num_atoms = torch.from_numpy(molecules.num_atoms)
+        self.ptr = torch.from_numpy(molecules.ptr)
+        self.atomic_numbers = torch.from_numpy(molecules.atomic_numbers).to(device)
+        self.positions = torch.from_numpy(molecules.positions).float().to(device)
+        self.device = torch.device(device)
+        type_channels(config, self.atomic_numbers)  # refuses elements the model cannot place
+
+    def batch(self, rows: Tensor) -> tuple[State, Graph]:
+        """Centred, scaled molecules of the given rows, and their graph."""
+        graph = Graph.from_sizes(self.num_atoms[rows])
+        first = self.ptr[rows] - (graph.num_atoms.cumsum(0) - graph.num_atoms)
+        atoms = (torch.arange(len(graph.batch)) + first[graph.batch]).to(self.device)
+        graph = graph.to(self.device)
+        return encode(self.config, self.atomic_numbers[atoms], graph.centre(self.positions[atoms])), graph
+
+    def loss(self, network: nn.Module, rows: Tensor, *, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean simple loss of the molecules in these rows, and the mean squared noise error."""
+        clean, graph = self.batch(rows)
+        terms = simple_loss(
+            network,
+            self.config,
+            self.table,
+            clean,
+            graph,
+            generator=generator,
+            weighting=self.training.weighting,
+            stratified=self.training.stratified_steps,
+        )
+        return terms.loss, {"noise_error": terms.noise_error}
+
+    def save_weights(self, folder: Path, network: nn.Module) -> None:
+        """Averaged weights and configuration, as `edm.model.load` reads them."""
+        save(Edm(self.config, network, self.table), folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataChoice:
+    """Which molecules a recipe trains on."""
+
+    name: Literal["qm9"] = "qm9"
+    split: Literal["train", "valid", "test"] = "train"
+    source: Literal["packed", "full"] = "packed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One YAML file: method, data, model and training, each read strictly."""
+
+    data: DataChoice
+    model: EdmConfig
+    training: TrainConfig
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe in a YAML file, or of that name in data/recipes.
+
+    Raises DataNotFound, or InvalidInput for an unknown method, section or key.
+    """
+    named = RECIPES / f"{path}.yaml"
+    path = named if not path.is_file() and named.is_file() else path
+    values = read_yaml(path)
+    unknown = sorted(set(values) - {"method", "data", "model", "training"})
+    if unknown:
+        raise InvalidInput(f"{path}: unknown section {unknown[0]!r}; known are method, data, model, training")
+    if values.get("method") != "edm":
+        raise InvalidInput(f"{path}: method must be edm, got {values.get('method')!r}")
+    sections = {"data": DataChoice, "model": EdmConfig, "training": TrainConfig}
+    return Recipe(
+        **{name: from_dict(kind, values.get(name) or {}, source=f"{path}: {name}") for name, kind in sections.items()}
+    )
+
+
+def train_recipe(
+    path: Path,
+    *,
+    out: Path,
+    time_budget: float | None = None,
+    total_steps: int | None = None,
+    resume: bool = False,
+    limit: int | None = None,
+    device: str = "auto",
+    progress_bar: bool = True,
+) -> TrainResult:
+    """Train, or continue, the model of a recipe in the run folder `out`.
+
+    Raises what `read_recipe`, the data loader and the training loop raise.
+    """
+    recipe = read_recipe(path)
+    fabric = make_fabric(device)
+    molecules = load_qm9(split=recipe.data.split, limit=limit, source=recipe.data.source)
+    task = EdmTask(recipe.model, molecules, recipe.training, fabric.device)
+    network = build(recipe.model, seed=recipe.training.seed).network
+    return train(
+        task,
+        network,
+        recipe.training,
+        out=out,
+        fabric=fabric,
+        time_budget=time_budget,
+        resume=resume,
+        total_steps=total_steps,
+        progress_bar=progress_bar,
+    )

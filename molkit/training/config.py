@@ -1,0 +1,41 @@
+"""How a run is trained; the same for every method."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from molkit.errors import InvalidInput
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Optimiser, schedule and bookkeeping of one run; stored as training.yaml in its folder.
+
+    A learning rate rises linearly over `warmup_steps`, stays, and falls along a cosine to `final_fraction` of its
+    value over the last `decay_fraction` of `total_steps` (0: fixed from the time budget after the first minute).
+    """
+
+    seed: int = 0
+    batch_pairs: int = 20_000  # ordered atom pairs per batch and process, about 64 QM9 molecules
+    learning_rate: float = 1e-4
+    warmup_steps: int = 200
+    total_steps: int = 0
+    decay_fraction: float = 1.0
+    final_fraction: float = 0.02
+    weight_decay: float = 1e-12
+    amsgrad: bool = False
+    ema_decay: float = 0.9999
+    clip: Literal["norm", "queue", "none"] = "norm"
+    clip_norm: float = 1.0
+    weighting: Literal["per_molecule", "reference"] = "per_molecule"
+    stratified_steps: bool = True
+    precision: Literal["float32", "bfloat16", "auto"] = "auto"
+    engine: Literal["auto", "readable", "fused", "compiled"] = "auto"
+    log_every: int = 100
+    checkpoint_seconds: float = 120.0
+    snapshot_from: int = 1000  # snapshots of the averaged weights at this step and every doubling; 0 for none
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.ema_decay < 1.0:
+            raise InvalidInput(f"ema_decay must lie between 0 and 1, got {self.ema_decay}")
+        if self.batch_pairs < 1 or self.learning_rate <= 0.0 or not 0.0 <= self.decay_fraction <= 1.0:
+            raise InvalidInput("need batch_pairs >= 1, learning_rate > 0 and decay_fraction in 0..1")

@@ -1,0 +1,108 @@
+"""A run on disk: locked while in use, written by temporary name and rename, so that a kill leaves it whole."""
+
+import fcntl
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+import molkit
+from molkit.errors import InvalidInput, RunError
+
+STATE = "training/state.safetensors"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run folder; a second process is refused with RunError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = open(folder / ".lock", "w")  # noqa: SIM115  (held open for as long as the lock)
+    except OSError as error:
+        raise InvalidInput(f"{folder}: the run folder cannot be written ({error.strerror})") from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(f"{folder}: another process is using this run folder; choose another --out") from error
+        yield
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file by temporary name and rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def write_yaml(path: Path, values: dict[str, Any]) -> None:
+    """Write a table as YAML by temporary name and rename."""
+    write_text(path, yaml.safe_dump(values, sort_keys=False))
+
+
+def append_json(path: Path, record: dict[str, Any]) -> None:
+    """Append one JSON line."""
+    with open(path, "a", encoding="utf-8") as handle:
+        handle.write(json.dumps(record) + "\n")
+
+
+def save_state(folder: Path, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+    """Write everything needed to continue into one file; a failure leaves the last good one.
+
+    Raises RunError when the disk refuses.
+    """
+    path = folder / STATE
+    temporary = path.with_name(path.name + ".tmp")
+    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(ready, temporary, metadata={"molkit": json.dumps(numbers, sort_keys=True)})
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise RunError(f"{path}: cannot be written ({error}); the last good checkpoint is kept") from error
+
+
+def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and numbers of the last checkpoint. Raises InvalidInput when the file is damaged."""
+    path = folder / STATE
+    try:
+        with safe_open(path, framework="pt") as handle:
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+            return tensors, json.loads((handle.metadata() or {})["molkit"])
+    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+        raise InvalidInput(f"{path}: the checkpoint is damaged ({error}); start a new run folder") from error
+
+
+def provenance(**more: Any) -> dict[str, Any]:
+    """Where and with what a run was made."""
+    return {
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "molkit": molkit.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        **more,
+    }
+
+
+def _processor() -> str:
+    """The processor's name where the system tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
