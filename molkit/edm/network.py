@@ -164,6 +164,18 @@ class EdmNetwork(nn.Module):
         degree = torch.bincount(edge_index[0], minlength=len(positions)).clamp(min=1)
         return degree.to(positions.dtype).unsqueeze(-1)
 
+    def run_block(
+        self,
+        block: EquivariantBlock,
+        features: Tensor,
+        positions: Tensor,
+        edge_index: Tensor,
+        first_squared: Tensor,
+        scale: Tensor | float,
+    ) -> tuple[Tensor, Tensor]:
+        """One block on features [A, F] and positions [A, 3]; `molkit.edm.engine` replaces this step."""
+        return block(features, positions, edge_index, first_squared, scale)
+
     def forward(
         self,
         features: Tensor,
@@ -184,6 +196,6 @@ class EdmNetwork(nn.Module):
         moved = positions
         first_squared = (positions[edge_index[0]] - positions[edge_index[1]]).square().sum(-1, keepdim=True)
         for block in self.blocks:
-            hidden, moved = block(hidden, moved, edge_index, first_squared, scale)
+            hidden, moved = self.run_block(block, hidden, moved, edge_index, first_squared, scale)
         noise_features = self.read_out(hidden)[:, : self.config.num_features]
         return remove_mean(moved - positions, batch, num_molecules), noise_features.to(features.dtype)

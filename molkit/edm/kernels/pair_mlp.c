@@ -154,7 +154,7 @@ typedef struct {
     float *forward_panels, *backward_panels;                       /* W and its transpose, packed, [F, F] each */
 } N(tile);
 
-static int N(prepare)(N(tile) * t, int64_t width, int backward) {
+static int N(prepare)(N(tile) * t, int64_t width) {
     size_t rows = (size_t)TILE * width, square = (size_t)width * width;
     float *next = scratch_of(sizeof(float) * (5 * rows + 2 * TILE + 2 * square));
     if (!next) return NO_MEMORY;
@@ -300,7 +300,7 @@ INLINE void N(gates)(float *gate, float bias) {
 static int N(forward)(const pair_call *c) {
     const int64_t width = c->width, mode = c->mode;
     N(tile) t;
-    if (N(prepare)(&t, width, 0)) return NO_MEMORY;
+    if (N(prepare)(&t, width)) return NO_MEMORY;
     N(pack)(c->weight, width, 1, t.forward_panels);
     if (mode != LENGTH) memset(c->out, 0, sizeof(float) * c->num_atoms * width);
     memset(t.hidden, 0, sizeof(float) * TILE * width);
@@ -420,7 +420,7 @@ INLINE void N(first_backward)(const pair_call *c, const N(tile) * t, int64_t fir
 static int N(backward)(const pair_call *c) {
     const int64_t width = c->width, mode = c->mode;
     N(tile) t;
-    if (N(prepare)(&t, width, 1)) return NO_MEMORY;
+    if (N(prepare)(&t, width)) return NO_MEMORY;
     N(pack)(c->weight, width, 1, t.forward_panels);
     N(pack)(c->weight, width, 0, t.backward_panels);
     memset(c->grad_receiver_part, 0, sizeof(float) * c->num_atoms * width);
