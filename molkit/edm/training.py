@@ -11,8 +11,10 @@ from molkit.config import from_dict, read_yaml
 from molkit.data.qm9 import load_qm9
 from molkit.edm.config import EdmConfig
 from molkit.edm.diffusion import simple_loss
+from molkit.edm.engine import accelerate
 from molkit.edm.features import State, encode, type_channels
 from molkit.edm.model import Edm, build, save
+from molkit.edm.network import EdmNetwork
 from molkit.edm.schedule import log_snr_table
 from molkit.errors import InvalidInput
 from molkit.graphs import Graph
@@ -103,6 +105,13 @@ def read_recipe(path: Path) -> Recipe:
     )
 
 
+def engine_for(network: EdmNetwork, training: TrainConfig, device: torch.device) -> EdmNetwork:
+    """The network, behind the engine that the recipe asks for where it applies: the fused kernel on CPUs."""
+    if device.type == "cpu" and training.engine in ("auto", "fused"):
+        return accelerate(network)
+    return network
+
+
 def train_recipe(
     path: Path,
     *,
@@ -122,7 +131,7 @@ def train_recipe(
     fabric = make_fabric(device)
     molecules = load_qm9(split=recipe.data.split, limit=limit, source=recipe.data.source)
     task = EdmTask(recipe.model, molecules, recipe.training, fabric.device)
-    network = build(recipe.model, seed=recipe.training.seed).network
+    network = engine_for(build(recipe.model, seed=recipe.training.seed).network, recipe.training, fabric.device)
     return train(
         task,
         network,

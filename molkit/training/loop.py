@@ -323,6 +323,8 @@ def _run(trainer: Trainer, time_budget: float | None, on_step: Callable[[int], N
     finally:
         bar.close()
     trainer.save()
+    if sums and state.step % config.log_every:
+        loss = float(sums["loss"]) / (state.step % config.log_every)
     finished = bool(state.total_steps) and state.step >= state.total_steps
     return TrainResult(state.step, state.total_steps, state.passes, state.seconds, finished, loss)
 
