@@ -1,0 +1,269 @@
+"""The ledger as people see it: rows for a chapter, the whole page, and the badge of the front page."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from molkit.claims.ledger import STORED_PROFILES, Claim, Measurement, load_claims, select
+from molkit.claims.store import best, load_results, what_changed
+from molkit.claims.verdicts import CONSISTENT, DIFFERS, DIRECTION, NOT_ATTEMPTED, REPRODUCED, VERDICTS, Verdict, judge
+
+COLUMNS = ("Claim", "Published", "Ours", "n", "Profile", "Verdict", "Cost")
+THIS_RUN = "This run (no verdict)"
+COLOURS = {REPRODUCED: "#009E73", CONSISTENT: "#56B4E9", DIRECTION: "#E69F00", DIFFERS: "#D55E00"}  # Okabe and Ito
+COLOURS[NOT_ATTEMPTED] = "#767676"
+BADGE_WORDS = {REPRODUCED: "reproduced", CONSISTENT: "at reduced scale", DIRECTION: "direction", DIFFERS: "differ"}
+BADGE_WORDS[NOT_ATTEMPTED] = "not attempted"
+MEANINGS = {
+    REPRODUCED: "the acceptance rule is met with at least the paper's n, on its kind of data and weights",
+    CONSISTENT: "the rule is met, with fewer samples, other data, or a smaller or shorter-trained model",
+    DIRECTION: "the rule is not met, but the result lies on the paper's side of the baseline named in the rule",
+    DIFFERS: "the rule is not met",
+    NOT_ATTEMPTED: "no result that could be judged; the reason is given",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One claim with the result that stands for it and the verdict on it."""
+
+    claim: Claim
+    measurement: Measurement | None
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class LedgerTable:
+    """Rows that a notebook shows as an HTML table and a terminal as text.
+
+    this_run holds results of the present run that are not kept (smoke, or by hand): shown in a column of their own.
+    """
+
+    rows: tuple[Row, ...]
+    this_run: Mapping[str, Measurement]
+
+    def cells(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """Column names, and the plain text of every row."""
+        if not self.this_run:
+            return COLUMNS, [_cells(row) for row in self.rows]
+        columns = (*COLUMNS[:2], THIS_RUN, "Recorded", *COLUMNS[3:])
+        lines = []
+        for row in self.rows:
+            cells = _cells(row)
+            now = self.this_run.get(row.claim.measured_as or row.claim.id)
+            lines.append((*cells[:2], _ours(row.claim, now, count=True), *cells[2:]))
+        return columns, lines
+
+    def markdown(self) -> str:
+        """The table in Markdown."""
+        columns, lines = self.cells()
+        verdict = columns.index("Verdict")
+        body = [
+            [*map(_escape_cell, line[:verdict]), _verdict_html(row.verdict), *map(_escape_cell, line[verdict + 1 :])]
+            for row, line in zip(self.rows, lines, strict=True)
+        ]
+        return _markdown_table(columns, body)
+
+    def _repr_html_(self) -> str:
+        columns, lines = self.cells()
+        verdict = columns.index("Verdict")
+        head = "".join(f'<th scope="col" style="text-align:left">{escape(name)}</th>' for name in columns)
+        body = ""
+        for row, line in zip(self.rows, lines, strict=True):
+            cells = [_verdict_html(row.verdict) if k == verdict else escape(cell) for k, cell in enumerate(line)]
+            tags = [f'<td style="text-align:left;vertical-align:top">{cell}</td>' for cell in cells]
+            body += f"<tr>{''.join(tags)}</tr>\n"
+        return f'<table class="molkit-ledger">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>'
+
+    def __repr__(self) -> str:
+        columns, lines = self.cells()
+        widths = [max(len(line[k]) for line in [columns, *lines]) for k in range(len(columns))]
+        return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in [columns, *lines])
+
+
+def ledger_rows(
+    selection: str | Sequence[str] = "",
+    *,
+    claims: Mapping[str, Claim] | None = None,
+    results: Mapping[str, Sequence[Measurement]] | None = None,
+) -> list[Row]:
+    """Every selected claim (a dotted prefix, or ids) with its result and verdict; claims nobody tried included."""
+    claims = load_claims() if claims is None else claims
+    results = load_results() if results is None else results
+    chosen = {name: best(found, claims[name]) for name, found in results.items() if name in claims}
+    standing = {name: measurement for name, measurement in chosen.items() if measurement is not None}
+    rows = []
+    for claim in select(claims, selection):
+        measured = claim.measured_as or claim.id
+        measurement = standing.get(measured)
+        stale = what_changed(measurement, claims[measured]) if measurement else ()
+        verdict = judge(claim, measurement, claims=claims, measurements=standing, stale=stale)
+        rows.append(Row(claim, measurement, verdict))
+    return rows
+
+
+def table(selection: str | Sequence[str], measurements: Sequence[Measurement] = ()) -> LedgerTable:
+    """The rows a chapter opens or closes with: published, ours with its interval, n, profile, verdict, cost.
+
+    The verdict is that of the recorded result. `measurements` of the present run that are not kept stand in a column of
+    their own, without a verdict.
+    """
+    unsaved = {m.claim_id: m for m in measurements if m.profile not in STORED_PROFILES}
+    return LedgerTable(tuple(ledger_rows(selection)), unsaved)
+
+
+def count_verdicts(rows: Sequence[Row]) -> dict[str, int]:
+    """How many rows have each of the five verdicts, and `stale`: those of them whose result is stale."""
+    counts = {word: sum(row.verdict.word == word for row in rows) for word in VERDICTS}
+    return counts | {"stale": sum(bool(row.verdict.stale) for row in rows)}
+
+
+def ledger_markdown(rows: Sequence[Row] | None = None) -> str:
+    """The page `ledger.md`: what the words mean, the count, and every claim by paper and table."""
+    rows = ledger_rows() if rows is None else list(rows)
+    counts = count_verdicts(rows)
+    meanings = [f"- {_dot(word)} **{word}** ({counts[word]}): {MEANINGS[word]}." for word in VERDICTS]
+    parts = [
+        "# Ledger of claims",
+        f"{len(rows)} claims are entered; {len(rows) - counts[NOT_ATTEMPTED]} have a result that could be judged. "
+        "Each claim has an acceptance rule that was written down before the result was computed "
+        "(`data/claims/*.yaml`); the verdict is computed from the rule and the recorded result "
+        "(`data/results/*.json`), whatever profile this page was built with.",
+        "\n".join(meanings),
+        f"A result is *stale* ({counts['stale']} now) when the code, the data, the weights or the rule it was "
+        "recorded with has changed since. Published numbers that could not be confirmed are called *unverified* and "
+        "not shown.",
+    ]
+    for paper in dict.fromkeys(row.claim.paper for row in rows):
+        parts.append(f"## {paper}")
+        of_paper = [row for row in rows if row.claim.paper == paper]
+        for place in dict.fromkeys(row.claim.place for row in of_paper):
+            parts.append(f"### {place[0].upper()}{place[1:]}")
+            parts.append(_page_table([row for row in of_paper if row.claim.place == place]))
+    return "\n\n".join(parts) + "\n"
+
+
+def badge_svg(rows: Sequence[Row] | None = None) -> str:
+    """A picture of the counts for the front page, with the same words as its text alternative."""
+    rows = ledger_rows() if rows is None else list(rows)
+    counts = count_verdicts(rows)
+    parts = [("claims", "#3a3a3a")]
+    parts += [(f"{counts[word]} {BADGE_WORDS[word]}", COLOURS[word]) for word in VERDICTS]
+    if counts["stale"]:
+        parts.append((f"{counts['stale']} stale", "#3a3a3a"))
+    title = "Claims: " + ", ".join(text for text, _ in parts[1:])
+    shapes, left = "", 0
+    for text, colour in parts:
+        width = 12 + round(6.6 * len(text))
+        ink = "#000" if colour in (COLOURS[CONSISTENT], COLOURS[DIRECTION]) else "#fff"
+        shapes += f'<rect x="{left}" width="{width}" height="20" fill="{colour}"/>'
+        shapes += f'<text x="{left + width / 2:g}" y="14" fill="{ink}" text-anchor="middle">{escape(text)}</text>'
+        left += width
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left}" height="20" role="img" aria-label="{escape(title)}">'
+        f"<title>{escape(title)}</title>"
+        f'<g font-family="Verdana,DejaVu Sans,sans-serif" font-size="11">{shapes}</g></svg>\n'
+    )
+
+
+def write_badge(path: Path, rows: Sequence[Row] | None = None) -> None:
+    """Write the badge to a file."""
+    path.write_text(badge_svg(rows), encoding="utf-8")
+
+
+def published_text(claim: Claim) -> str:
+    """The published value with its spread, "unverified", or "in words"."""
+    if claim.status == "unverified":
+        return "unverified"
+    if claim.value is None:
+        return "in words"
+    spread = f" ± {_number(claim.spread, claim.decimals)}" if claim.spread is not None else ""
+    return f"{_number(claim.value, claim.decimals)}{spread}{_unit(claim)}"
+
+
+def rule_text(claim: Claim) -> str:
+    """The acceptance rule in words."""
+    rule = claim.accept
+    edge = {"at_least": -rule.tolerance, "at_most": rule.tolerance}.get(rule.kind, 0.0)
+    bound = "" if claim.value is None else f"{_number(claim.value + edge, claim.decimals)}{_unit(claim)}"
+    margin = f"{rule.tolerance:g}{_unit(claim)}"
+    words = {
+        "within": f"within {margin} of it" if rule.tolerance else "equal to it",
+        "at_least": f"at least {bound}",
+        "at_most": f"at most {bound}",
+        "order": f"{claim.direction} than {', '.join(rule.than)} beyond the interval",
+        "not_measurable": "nothing to measure",
+    }[rule.kind]
+    return f"accepted if {words}" + (f", n at least {rule.min_n:,}" if rule.min_n > 1 else "")
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    claim, result = row.claim, row.measurement
+    if result is None:
+        return claim.label, published_text(claim), "–", "–", "–", str(row.verdict), "–"
+    ours, n = _ours(claim, result), f"{result.n:,} {result.counts}"
+    cost = f"{_duration(result.seconds)}, {result.device}"
+    return claim.label, published_text(claim), ours, n, result.profile, str(row.verdict), cost
+
+
+def _ours(claim: Claim, result: Measurement | None, *, count: bool = False) -> str:
+    if result is None:
+        return "–"
+    ends = [] if result.interval is None or result.interval_kind == "exact" else result.interval
+    interval = f" [{', '.join(_number(end, claim.decimals) for end in ends)}]" if ends else ""
+    return f"{_number(result.value, claim.decimals)}{interval}{_unit(claim)}{f' (n = {result.n:,})' if count else ''}"
+
+
+def _number(value: float, decimals: int) -> str:
+    return f"{value:,.{decimals}f}".replace("-", "−")
+
+
+def _unit(claim: Claim) -> str:
+    return f" {claim.unit}" if claim.unit else ""
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.2g} s" if seconds < 9.5 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _verdict_html(verdict: Verdict) -> str:
+    text = f"{_dot(verdict.word)} {escape(verdict.word)}"
+    if verdict.reason:
+        text += f" <small>({escape(verdict.reason).replace('|', '&#124;')})</small>"
+    if verdict.stale:
+        shown = ", ".join(verdict.stale[:3]) + (f" and {len(verdict.stale) - 3} more" if len(verdict.stale) > 3 else "")
+        text += f" <em>stale</em> <small>(changed: {escape(shown)})</small>"
+    return text
+
+
+def _dot(word: str) -> str:
+    return f'<span style="color:{COLOURS[word]}" aria-hidden="true">●</span>'
+
+
+def _page_table(rows: Sequence[Row]) -> str:
+    lines = []
+    for row in rows:
+        cells = [_escape_cell(cell) for cell in _cells(row)]
+        cells[0] += f" <br><small>{_escape_cell(rule_text(row.claim))}</small>" if row.claim.attempt == "now" else ""
+        cells[COLUMNS.index("Verdict")] = _verdict_html(row.verdict)
+        lines.append([*cells, _escape_cell(_run(row.measurement))])
+    return _markdown_table((*COLUMNS, "Run"), lines)
+
+
+def _run(result: Measurement | None) -> str:
+    if result is None:
+        return "–"
+    commit = (result.commit or "no commit")[:7] + (" with changes" if result.dirty else "")
+    return ", ".join(part for part in (result.recorded[:10], commit, result.basis, result.weights or "") if part)
+
+
+def _markdown_table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = [columns, ["---"] * len(columns), *lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in rows)
+
+
+def _escape_cell(text: str) -> str:
+    return escape(text, quote=False).replace("|", "&#124;").replace("*", r"\*").replace("_", r"\_")
