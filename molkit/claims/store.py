@@ -146,7 +146,7 @@ def _weight_files(name: str | None) -> list[Path]:
     if name is None:
         return []
     folder = REPOSITORY / "data" / "weights" / name
-    return [path for path in (folder / "weights.safetensors", folder / "config.yaml") if path.is_file()]
+    return [folder / "weights.safetensors", *folder.glob("config.yaml")]
 
 
 def _write(measurement: Measurement, folder: Path) -> None:

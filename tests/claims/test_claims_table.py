@@ -1,0 +1,107 @@
+"""What people see of the ledger: notebook table, page and badge."""
+
+import re
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from molkit.claims.ledger import load_claims
+from molkit.claims.store import record
+from molkit.claims.table import badge_svg, count_verdicts, ledger_markdown, ledger_rows, rule_text, table
+from molkit.errors import InvalidInput
+
+CLAIM = "edm.qm9.gschnet.molecule_stable"
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """An empty results folder."""
+    monkeypatch.setenv("MOLKIT_RESULTS_DIR", str(tmp_path))
+    return tmp_path
+
+
+def put(value: float = 68.05, *, profile: str = "fast", n: int = 10_000):
+    return record(
+        CLAIM,
+        value,
+        interval=(value - 0.9, value + 0.9),
+        interval_kind="Wilson 95 %",
+        n=n,
+        counts="molecules",
+        basis="published_samples",
+        seconds=3.2,
+        source_files=["molkit/units.py"],
+        profile=profile,
+    )
+
+
+def test_a_row_shows_published_ours_with_interval_n_profile_verdict_and_cost(results):
+    put()
+    text = repr(table([CLAIM]))
+    for part in ("68.1 %", "68.0 [67.1, 69.0] %", "10,000 molecules", "fast", "reproduced", "3.2 s, cpu"):
+        assert part in text
+
+
+def test_the_notebook_table_is_well_formed_html(results):
+    put()
+    root = ElementTree.fromstring(table("edm.qm9.gschnet")._repr_html_())
+    assert len(root.findall(".//tbody/tr")) == 4
+    assert [head.text for head in root.findall(".//th")][:3] == ["Claim", "Published", "Ours"]
+
+
+def test_a_smoke_result_stands_beside_the_recorded_one_without_a_verdict(results):
+    put()
+    shown = table([CLAIM], [put(50.0, profile="smoke", n=64)])
+    columns, [line] = shown.cells()
+    assert "This run (no verdict)" in columns and "Recorded" in columns
+    assert "50.0 [49.1, 50.9] % (n = 64)" in line
+    assert line[columns.index("Verdict")] == "reproduced"
+    assert shown.rows[0].measurement.value == 68.05
+
+
+def test_a_smoke_result_alone_leaves_the_claim_not_attempted(results):
+    columns, [line] = table([CLAIM], [put(68.1, profile="smoke")]).cells()
+    assert line[columns.index("Verdict")] == "not attempted (no result recorded yet)"
+
+
+def test_a_kept_result_needs_no_second_column(results):
+    assert "This run" not in repr(table([CLAIM], [put()]))
+
+
+def test_the_page_holds_every_claim_and_the_counts_add_up(results):
+    put()
+    rows = ledger_rows()
+    page = ledger_markdown(rows)
+    counts = count_verdicts(rows)
+    assert page.startswith("# Ledger of claims\n")
+    assert sum(number for word, number in counts.items() if word != "stale") == len(load_claims()) == len(rows)
+    lines = [line for line in page.splitlines() if line.startswith("| ")]
+    heads = sum(line.startswith(("| Claim", "| ---")) for line in lines)
+    assert len(lines) - heads == len(rows)
+    assert {line.count(" | ") for line in lines} == {7}
+    assert "| unverified |" in page and "accepted if" in page
+
+
+def test_a_claim_judged_by_another_result_shares_it(results):
+    rows = {row.claim.id: row for row in ledger_rows()}
+    assert rows["edm.words.more_stable_than_enf"].measurement is rows["edm.qm9.edm.molecule_stable"].measurement
+
+
+def test_the_rule_is_said_in_words():
+    claims = load_claims()
+    assert rule_text(claims["edm.qm9.edm.molecule_stable"]) == "accepted if at least 80.9 %, n at least 1,000"
+    assert rule_text(claims["edm.model.num_parameters"]) == "accepted if equal to it"
+
+
+def test_the_badge_is_a_picture_whose_text_alternative_gives_the_counts(results):
+    put()
+    root = ElementTree.fromstring(badge_svg())
+    title = root.find("{http://www.w3.org/2000/svg}title").text
+    numbers = [int(number) for number in re.findall(r"\d+", title)]
+    assert numbers[0] == 1 and sum(numbers) == len(load_claims())
+    assert root.attrib["aria-label"] == title
+
+
+def test_an_unknown_prefix_is_refused(results):
+    with pytest.raises(InvalidInput, match="no claim begins with"):
+        table("edm.nothing")
