@@ -108,18 +108,18 @@ def qm9_split_members(*, root: Path | None = None) -> dict[str, np.ndarray]:
     return read_npz("qm9_splits.npz", root=root)
 
 
-def split_of_qm9(uncharacterized: np.ndarray, *, num_molecules: int = 133_885) -> dict[str, np.ndarray]:
+def split_of_qm9(
+    uncharacterized: np.ndarray, *, num_molecules: int = 133_885, num_train: int = 100_000
+) -> dict[str, np.ndarray]:
     """The published split: QM9 numbers (from 1) of train, valid and test, given the numbers that are left out.
 
-    The others are permuted by NumPy's legacy generator with seed 0; the first 100,000 train, the last tenth (rounded
-    down) tests, the middle validates. For sets smaller than QM9 the first part is 100/130.831 of the whole.
-    Source: the data preparation of the EDM reference code, which took it from Cormorant.
+    The others are permuted by NumPy's legacy generator with seed 0; the first `num_train` train, the last tenth
+    (rounded down) tests, the middle validates.
+    Source: data preparation of the EDM reference code, which took it from Cormorant.
     """
     kept = np.setdiff1d(np.arange(1, num_molecules + 1), uncharacterized)
     order = np.random.RandomState(0).permutation(len(kept))
-    num_test = int(0.1 * len(kept))
-    num_train = 100_000 if len(kept) >= 130_831 else len(kept) * 100_000 // 130_831
-    train, valid, test = np.split(kept[order], [num_train, len(kept) - num_test])
+    train, valid, test = np.split(kept[order], [num_train, len(kept) - int(0.1 * len(kept))])
     return {"train": train, "valid": valid, "test": test}
 
 

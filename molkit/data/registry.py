@@ -50,6 +50,13 @@ def listed_checksums(root: Path | None = None) -> dict[str, str]:
     return checksums
 
 
+def available_files(root: Path | None = None) -> list[str]:
+    """Names of the listed files, then of the sets that a person fetched (they have a `.sha256` beside them)."""
+    listed = list(listed_checksums(root))
+    fetched = (path.name.removesuffix(".sha256") for path in sorted(data_root(root).glob("*.sha256")))
+    return listed + [name for name in fetched if name not in listed]
+
+
 def expected_checksum(path: Path, *, root: Path | None = None) -> str:
     """The SHA-256 that a file must have: from its own `.sha256` file if there is one, otherwise from the list."""
     sidecar = path.with_name(path.name + ".sha256")
@@ -65,7 +72,8 @@ def expected_checksum(path: Path, *, root: Path | None = None) -> str:
         name = path.name
     if name not in checksums:
         raise DataNotFound(
-            f"{name} is not in {data_root(root) / CHECKSUM_FILE}: `molkit data list` shows what there is"
+            f"{path} has no published checksum: it is neither in {data_root(root) / CHECKSUM_FILE} nor has it a file "
+            f"{sidecar.name} beside it; `molkit data list` shows what there is, `molkit data fetch qm9` makes full QM9"
         )
     return checksums[name]
 
@@ -77,10 +85,7 @@ def verify_file(path: Path, *, root: Path | None = None) -> str:
     """
     path = Path(path)
     if not path.is_file():
-        raise DataNotFound(
-            f"data file {path} is missing: `git checkout -- {path.name}` restores a file of the repository, "
-            "`molkit data fetch qm9` brings the full QM9"
-        )
+        raise DataNotFound(f"data file {path} is missing: `git checkout -- {path}` restores a file of the repository")
     expected = expected_checksum(path, root=root)
     status = path.stat()
     found = _sha256_once(str(path.resolve()), status.st_size, status.st_mtime_ns)

@@ -1,0 +1,93 @@
+"""Molecular-dynamics frames with DFT energies and forces: revised MD17, and two flexible molecules.
+
+Sources: rMD17, Christensen and von Lilienfeld, arXiv:2007.09593 (PBE/def2-SVP; train on at most 1,000 frames of one
+molecule, its authors ask); acetylacetone and 3BPA, Kovacs and co-workers, arXiv:2205.06643.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from molkit.data.registry import read_npz
+from molkit.errors import InvalidInput
+from molkit.molecule import Molecule, PackedMolecules
+
+RMD17_NAMES = (
+    *("ethanol", "malonaldehyde", "uracil", "benzene", "toluene", "salicylic", "naphthalene", "paracetamol"),
+    *("aspirin", "azobenzene"),
+)
+FLEXIBLE_NAMES = (
+    *("acac_train300", "acac_train600", "acac_test300", "acac_test600", "acac_dihedral", "acac_htransfer"),
+    *("bpa3_train300", "bpa3_trainmixed"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """Frames of one molecule with their energies and, where known, forces; `energy_unit` says in which unit."""
+
+    name: str
+    atomic_numbers: np.ndarray  # [A] int64
+    positions: np.ndarray  # [N, A, 3] float64, angstrom
+    energies: np.ndarray  # [N] float64, total energies
+    forces: np.ndarray | None  # [N, A, 3] float64, energy_unit / angstrom
+    energy_unit: Literal["kcal/mol", "eV"]
+
+    def __len__(self) -> int:
+        return len(self.energies)
+
+    def molecule(self, frame: int) -> Molecule:
+        """One frame as a molecule."""
+        return Molecule(self.atomic_numbers, self.positions[frame], name=f"{self.name}_{frame}")
+
+    def molecules(self) -> PackedMolecules:
+        """All frames back to back."""
+        num_frames, num_atoms = self.positions.shape[:2]
+        return PackedMolecules(
+            np.full(num_frames, num_atoms), np.tile(self.atomic_numbers, num_frames), self.positions.reshape(-1, 3)
+        )
+
+    def select(self, frames: np.ndarray) -> "Trajectory":
+        """The given frames, in that order."""
+        forces = None if self.forces is None else self.forces[frames]
+        return Trajectory(
+            self.name, self.atomic_numbers, self.positions[frames], self.energies[frames], forces, self.energy_unit
+        )
+
+
+def load_rmd17(name: str, *, split: Literal["train", "test", "all"] = "all", root: Path | None = None) -> Trajectory:
+    """Frames of one revised-MD17 molecule, kcal/mol: half of the published split 01 (1,000 frames) or all at hand."""
+    _check(name, RMD17_NAMES, "rMD17 molecule")
+    _check(split, ("train", "test", "all"), "split")
+    arrays = read_npz("rmd17.npz", root=root)
+    frames = _trajectory(arrays, name, "kcal/mol")
+    return frames if split == "all" else frames.select(arrays[f"{name}_{split}01"])
+
+
+def load_flexible(name: str, *, root: Path | None = None) -> Trajectory:
+    """Frames of acetylacetone (`acac_*`, 15 atoms) or 3BPA (`bpa3_*`, 27 atoms), eV.
+
+    The two scans, `acac_dihedral` and `acac_htransfer`, have no forces.
+    """
+    _check(name, FLEXIBLE_NAMES, "flexible set")
+    return _trajectory(read_npz("md_flexible.npz", root=root), name, "eV")
+
+
+def _trajectory(arrays: dict[str, np.ndarray], name: str, energy_unit: Literal["kcal/mol", "eV"]) -> Trajectory:
+    """The arrays that begin with `name`, widened to float64."""
+    forces = arrays.get(f"{name}_forces")
+    return Trajectory(
+        name=name,
+        atomic_numbers=arrays[f"{name}_numbers"].astype(np.int64),
+        positions=arrays[f"{name}_positions"].astype(np.float64),
+        energies=arrays[f"{name}_energy"].astype(np.float64),
+        forces=None if forces is None else forces.astype(np.float64),
+        energy_unit=energy_unit,
+    )
+
+
+def _check(value: str, allowed: tuple[str, ...], what: str) -> None:
+    if value not in allowed:
+        raise InvalidInput(f"unknown {what} {value!r}: expected one of {', '.join(allowed)}")

@@ -1,0 +1,108 @@
+import numpy as np
+import pytest
+
+from molkit.data.card import read_card, section_of
+from molkit.data.conformers import load_conformer_ensembles
+from molkit.data.geom import load_geom_test
+from molkit.data.large import load_druglike, load_qm7, load_tripeptides
+from molkit.data.md17 import FLEXIBLE_NAMES, RMD17_NAMES, load_flexible, load_rmd17
+from molkit.data.pdb import load_pdb, read_pdb
+from molkit.data.registry import listed_checksums
+from molkit.errors import InvalidInput
+
+
+@pytest.mark.parametrize("name", RMD17_NAMES)
+def test_rmd17_splits_are_disjoint_thousands_and_no_net_force_acts(name):
+    train, test = load_rmd17(name, split="train"), load_rmd17(name, split="test")
+    assert len(train) == len(test) == 1_000
+    assert not set(train.energies.tolist()) & set(test.energies.tolist())
+    assert train.energy_unit == "kcal/mol"
+    assert np.abs(train.forces.sum(axis=1)).max() < 2e-3  # kcal/mol/angstrom
+
+
+@pytest.mark.parametrize("name", RMD17_NAMES)
+def test_energies_of_close_frames_differ_by_minus_force_times_displacement(name):
+    """A finite difference over the 100 closest pairs of frames checks units and signs of energies and forces."""
+    frames = load_rmd17(name, split="train")
+    flat = frames.positions.reshape(len(frames), -1)
+    squared = np.square(flat).sum(1)[:, None] + np.square(flat).sum(1) - 2 * flat @ flat.T
+    np.fill_diagonal(squared, np.inf)
+    one, two = np.unravel_index(np.argsort(squared, axis=None)[:200:2], squared.shape)
+    offset = frames.positions[one] - frames.positions[two]
+    predicted = -(0.5 * (frames.forces[one] + frames.forces[two]) * offset).sum((1, 2))
+    difference = frames.energies[one] - frames.energies[two]
+    assert np.corrcoef(predicted, difference)[0, 1] > 0.96
+    assert predicted @ difference / (difference @ difference) == pytest.approx(1.0, abs=0.06)
+
+
+@pytest.mark.parametrize("name", FLEXIBLE_NAMES)
+def test_flexible_sets_are_one_molecule_each_in_electronvolt(name):
+    frames = load_flexible(name)
+    assert frames.molecule(0).formula == ("C5H8O2" if name.startswith("acac") else "C12H12N2O")
+    assert len(frames.molecules()) == len(frames) and frames.energy_unit == "eV"
+    assert (frames.forces is None) == (name in ("acac_dihedral", "acac_htransfer"))
+
+
+def test_conformer_ensembles_hold_what_the_card_says():
+    ensembles = load_conformer_ensembles()
+    assert len(ensembles) == 708 and sum(map(len, ensembles)) == 6_759
+    for ensemble in ensembles[::50]:
+        first = ensemble.molecule(0)
+        assert ensemble.positions.shape == (len(ensemble), first.num_atoms, 3)
+        assert ensemble.bonds[:, :2].max() < first.num_atoms
+        i, j = ensemble.bonds[:, 0], ensemble.bonds[:, 1]
+        lengths = np.linalg.norm(ensemble.positions[:, i] - ensemble.positions[:, j], axis=-1)
+        assert lengths.min() > 0.8 and lengths.max() < 2.6  # angstrom: atoms and bonds belong together
+    assert len(load_conformer_ensembles(limit=3)) == 3
+    with pytest.raises(InvalidInput, match="no energies by 'pm7'"):
+        ensembles[0].energies_by("pm7")
+
+
+def test_larger_molecules_and_qm7_have_their_counts():
+    assert (len(load_druglike()), len(load_tripeptides())) == (837, 244)
+    qm7 = load_qm7()
+    assert len(qm7.molecules) == len(qm7.atomisation_energies) == 7_101
+    assert set(qm7.molecules.atomic_numbers.tolist()) == {1, 6, 7, 8, 16}
+    assert load_tripeptides().num_atoms.max() == 70
+
+
+def test_geom_test_sets_have_a_thousand_molecules_each():
+    drugs = load_geom_test("drugs")
+    assert len(drugs) == len(load_geom_test("qm9")) == 1_000
+    assert min(molecule.num_reference_conformers for molecule in drugs) >= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "formula"),
+    [
+        ("chignolin", "C48H61N11O18"),
+        ("cln025", "C62H73N11O20"),
+        ("trp_cage", "C98H150N27O29"),
+        ("alanine_dipeptide", "C6H12N2O2"),
+    ],
+)
+def test_the_structures_have_all_their_atoms(name, formula):
+    assert load_pdb(name).formula == formula
+
+
+def test_a_broken_pdb_line_is_named(tmp_path):
+    (tmp_path / "bad.pdb").write_text(
+        "ATOM      1  N   ASN A   1      -8.901   4.1x7  -0.555  1.00  0.00           N\n"
+    )
+    with pytest.raises(InvalidInput, match="bad.pdb, line 1"):
+        read_pdb(tmp_path / "bad.pdb")
+    (tmp_path / "empty.pdb").write_text("END\n")
+    with pytest.raises(InvalidInput, match="no ATOM"):
+        read_pdb(tmp_path / "empty.pdb")
+
+
+@pytest.mark.parametrize("call", [load_rmd17, load_flexible, load_geom_test, load_pdb])
+def test_unknown_names_are_refused_with_the_choices(call):
+    with pytest.raises(InvalidInput, match="unknown .* 'caffeine': expected"):
+        call("caffeine")
+
+
+def test_the_card_describes_every_file():
+    for name in listed_checksums():
+        assert section_of(name).text
+    assert any("qm9_full.npz" in section.files for section in read_card())
