@@ -17,7 +17,7 @@ from molkit.errors import ChecksumMismatch, DataNotFound, InvalidInput
 DATA_ROOT = Path(os.environ.get("MOLKIT_DATA") or Path(__file__).resolve().parents[2] / "data" / "sets")
 CHECKSUM_FILE = "SHA256SUMS"
 CARD_FILE = "README.md"
-MAX_UNPACKED_BYTES = 512 * 2**20  # of one .npz file; the largest we know, the full QM9, unpacks to about 120 MiB
+MAX_UNPACKED_BYTES = 512 * 2**20  # of one .npz file; the largest we know, the full QM9, unpacks to about 50 MiB
 
 
 def data_root(root: Path | None = None) -> Path:
