@@ -60,7 +60,6 @@ def download(
     if target.exists():
         check(target, file, advice="delete it, then fetch again")
         return target
-    _make_folder(folder)
     problems: list[str] = []
     for url in file.urls:
         for _ in range(attempts):
@@ -165,6 +164,7 @@ def _append(
     on_bytes: Callable[[int, int], None] | None,
 ) -> int:
     """Write the body behind the first `done` bytes of the part, never beyond `total`; return the length reached."""
+    _make_folder(part.parent)
     try:
         stream = open(part, "r+b" if done else "wb")  # noqa: SIM115 (closed by the with below)
     except OSError as error:

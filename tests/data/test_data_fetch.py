@@ -293,9 +293,10 @@ def test_a_second_base_address_helps_where_the_first_has_nothing(tmp_path, relea
 def test_without_network_the_command_says_so_and_writes_nothing(tmp_path, release, capsys):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused
-        code, _, line = fetch(tmp_path, capsys, "--base-url", f"http://127.0.0.1:{unused.getsockname()[1]}")
+        address = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        code, _, line = fetch(tmp_path / "new", capsys, "--base-url", address)
     assert code == 2 and "no connection" in line and "put the file there yourself" in line
-    assert on_disk(tmp_path) == set()
+    assert not list(tmp_path.iterdir())
 
 
 def test_addresses_of_local_files_are_not_followed(tmp_path, release, capsys):
