@@ -4,32 +4,25 @@ A step is a function of the checkpoint and its number: batches follow from (seed
 (seed, rank, step), so a resumed run takes bit for bit the steps the uninterrupted one would have taken.
 """
 
-import logging
 import os
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm import tqdm
 
-from molkit.config import from_dict, read_yaml
 from molkit.errors import InvalidInput, RunError
 from molkit.rng import generator_from
 from molkit.training import run_folder
 from molkit.training.batches import PairBatches
 from molkit.training.config import TrainConfig
 from molkit.training.schedule import NormQueue, learning_rate
-
-log = logging.getLogger(__name__)
-
-RATE_SECONDS = 60.0  # the rate measured in the first minute fixes the number of steps
-SAVING_SHARE = 0.97  # share of the time budget that steps may use
+from molkit.training.session import Session, signals_to
 
 
 class Task(Protocol):
@@ -195,10 +188,9 @@ class Trainer:
     def restore(self) -> None:
         """Continue from the checkpoint in the run folder. Raises InvalidInput when it does not fit this model."""
         tensors, numbers = run_folder.load_state(self.out)
-        part = lambda prefix: {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}  # noqa: E731
         try:
-            self.raw.load_state_dict(part("raw."))
-            self.average.module.load_state_dict(part("average."))
+            self.raw.load_state_dict(_under("raw.", tensors))
+            self.average.module.load_state_dict(_under("average.", tensors))
         except RuntimeError as error:
             raise InvalidInput(f"{self.out}: the checkpoint belongs to another model; use another --out") from error
         self.average.n_averaged.copy_(tensors["average_count"])
@@ -217,12 +209,10 @@ class Trainer:
         ratio = self.progress.step / first if first else 0.0
         return ratio >= 1.0 and ratio.is_integer() and int(ratio) & (int(ratio) - 1) == 0
 
-    def fix_total(self, elapsed: float, steps: int, time_budget: float | None) -> None:
-        """Fix the number of steps once, from the rate measured so far and the time budget."""
-        if self.progress.total_steps == 0 and time_budget and elapsed > min(RATE_SECONDS, 0.2 * time_budget):
-            rate = steps / elapsed
-            self.progress.total_steps = self.progress.step + int(rate * (SAVING_SHARE * time_budget - elapsed))
-            log.info("%.2f steps a second: the run will take %d steps", rate, self.progress.total_steps)
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with the prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def train(
@@ -242,7 +232,7 @@ def train(
 
     Raises InvalidInput when `out` already holds a run and resume is false, RunError when a step is not finite.
     """
-    with run_folder.locked(out) if fabric.is_global_zero else _nothing():
+    with run_folder.locked(out) if fabric.is_global_zero else nullcontext():
         has_run = (out / run_folder.STATE).is_file()
         if has_run and not resume:
             raise InvalidInput(f"{out}: already holds a run; continue it with --resume, or choose another --out")
@@ -253,14 +243,6 @@ def train(
             trainer.progress.total_steps = total_steps
         _write_header(trainer, config, resumed=has_run, time_budget=time_budget)
         return _run(trainer, time_budget, on_step, progress_bar and fabric.is_global_zero)
-
-
-class _nothing:
-    """A context that does nothing, for processes that do not own the run folder."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
 
 
 def _write_header(trainer: Trainer, config: TrainConfig, *, resumed: bool, time_budget: float | None) -> None:
@@ -282,63 +264,14 @@ def _write_header(trainer: Trainer, config: TrainConfig, *, resumed: bool, time_
 
 
 def _run(trainer: Trainer, time_budget: float | None, on_step: Callable[[int], None] | None, show: bool) -> TrainResult:
-    """The loop itself; saves at the end whatever ends it, except a step that was not finite."""
-    state, config = trainer.progress, trainer.config
-    started = logged = saved = time.monotonic()
-    before, first_step, first_passes = state.seconds, state.step, state.passes
-    sums: dict[str, Any] = {}
-    loss = float("nan")
-    bar = tqdm(total=state.total_steps or None, initial=state.step, disable=not show, unit="step", mininterval=2.0)
+    """The session; saved at its end unless a step was not finite (then the last good checkpoint stays)."""
+    session = Session(trainer, time_budget, show=show)
     try:
-        while not state.total_steps or state.step < state.total_steps:
-            elapsed = time.monotonic() - started
-            if _agree(trainer, time_budget is not None and elapsed > SAVING_SHARE * time_budget):
-                break
-            for name, value in trainer.step().items():
-                sums[name] = sums.get(name, 0.0) + value
-            now = time.monotonic()
-            state.seconds = before + now - started
-            trainer.fix_total(now - started, state.step - first_step, time_budget)
-            if state.step % config.log_every == 0:
-                means = {name: float(value) / config.log_every for name, value in sums.items()}
-                loss, sums = means["loss"], {}
-                rate = (state.passes - first_passes) / max(now - logged, 1e-9)
-                logged, first_passes = now, state.passes
-                bar.total = state.total_steps or None
-                bar.set_postfix(loss=f"{loss:.4f}", mol_s=f"{rate:.0f}")
-                if trainer.fabric.is_global_zero:
-                    record = {"step": state.step, "epoch": state.epoch, "passes": state.passes, "rate": round(rate, 1)}
-                    record |= {"seconds": round(state.seconds, 1)} | {k: round(v, 7) for k, v in means.items()}
-                    run_folder.append_json(trainer.out / "metrics.jsonl", record)
-            bar.update(1)
-            if trainer.snapshot_due() and trainer.fabric.is_global_zero:
-                trainer.task.save_weights(trainer.out / "snapshots" / f"step_{state.step:08d}", trainer.average.module)
-            if now - saved > config.checkpoint_seconds:
-                trainer.save()
-                saved = now
-            if on_step is not None:
-                on_step(state.step)
-    except KeyboardInterrupt:
-        log.warning("interrupted at step %d; saving", state.step)
+        with signals_to(session.ask_stop):
+            session.run(on_step)
     finally:
-        bar.close()
+        session.bar.close()
     trainer.save()
-    if sums and state.step % config.log_every:
-        loss = float(sums["loss"]) / (state.step % config.log_every)
+    state = trainer.progress
     finished = bool(state.total_steps) and state.step >= state.total_steps
-    return TrainResult(state.step, state.total_steps, state.passes, state.seconds, finished, loss)
-
-
-def _agree(trainer: Trainer, stop: bool) -> bool:
-    """Whether the first process says stop: all processes leave the loop at the same step."""
-    if trainer.fabric.world_size == 1:
-        return stop
-    return bool(trainer.fabric.broadcast(stop, src=0))
-
-
-def stored_config(out: Path, config: TrainConfig, **overrides: Any) -> TrainConfig:
-    """The training configuration a run was started with, or `config` for a new run; then the overrides."""
-    path = out / "training.yaml"
-    if path.is_file():
-        config = from_dict(TrainConfig, read_yaml(path), source=str(path))
-    return replace(config, **overrides)
+    return TrainResult(state.step, state.total_steps, state.passes, state.seconds, finished, session.last_loss())
