@@ -1,0 +1,134 @@
+"""From chapters to pages: run, stage, render."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from molkit.book.execute import KEEPS_RESULTS, Outcome, run_chapters
+from molkit.book.layout import Book
+from molkit.book.notebooks import MAX_OUTPUT_BYTES, canonical, read_notebook, write_notebook
+from molkit.book.profiles import Settings, load_profile
+from molkit.book.stage import gathered_results, stage
+from molkit.errors import InvalidInput, RunError
+
+
+@dataclass(frozen=True)
+class BuiltBook:
+    """The first page, and what became of each chapter that was asked for."""
+
+    index: Path
+    outcomes: Sequence[Outcome]
+
+    @property
+    def failed(self) -> list[str]:
+        """Chapters whose run failed; their pages say so."""
+        return [outcome.chapter for outcome in self.outcomes if outcome.state == "failed"]
+
+
+def build_book(
+    book: Book,
+    profile: str,
+    settings: Mapping[str, Settings],
+    *,
+    jobs: int = 1,
+    force: bool = False,
+    report: Callable[[Outcome], None] = lambda outcome: None,
+) -> BuiltBook:
+    """Run the chapters in `settings` and render the whole book to `_build/html`.
+
+    A chapter that failed is rendered as far as it came. Raises RunError when the pages cannot be rendered without a
+    warning; the pages of the last good build then stay where they are.
+    """
+    outcomes = run_chapters(book, profile, settings, jobs=jobs, force=force, report=report)
+    return BuiltBook(render(book, stage(book, profile, outcomes)), outcomes)
+
+
+def render(book: Book, source: Path) -> Path:
+    """Render a staged folder with every warning an error; the index page. Raises RunError with the first complaint."""
+    scratch, log = book.build_folder / "next", book.build_folder / "jupyter-book.log"
+    shutil.rmtree(scratch, ignore_errors=True)
+    start = "from jupyter_book.cli.main import main; main()"
+    command = [sys.executable, "-c", start, "build", str(source), "--path-output", str(scratch)]
+    done = subprocess.run(
+        [*command, "-W", "-n", "--keep-going"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env={**os.environ, "NO_COLOR": "1"},
+        check=False,
+    )
+    log.write_text(done.stdout, encoding="utf-8")
+    html = scratch / "_build" / "html"
+    if done.returncode != 0 or not (html / "index.html").is_file():
+        raise RunError(f"the pages could not be rendered: {first_complaint(done.stdout)} (all of it is in {log})")
+    target = book.build_folder / "html"
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.move(html, target)
+    shutil.rmtree(scratch, ignore_errors=True)
+    return target / "index.html"
+
+
+def first_complaint(output: str) -> str:
+    """The first warning or error that Sphinx or jupyter-book printed, in one line."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    for word in ("WARNING:", "ERROR:", "Error"):
+        for line in lines:
+            if word in line:
+                return line[:300]
+    return (lines or ["no output"])[-1][:300]
+
+
+def publish_results(book: Book, profile: str) -> list[Path]:
+    """Copy the results recorded by the last good runs of this profile to data/results; the files written."""
+    if profile not in KEEPS_RESULTS:
+        raise InvalidInput(
+            f"results of the {profile} profile are not kept; publish those of {' or '.join(KEEPS_RESULTS)}"
+        )
+    return gathered_results(book, profile, book.data_folder / "results")
+
+
+def refresh(
+    book: Book, chapters: Sequence[str], *, jobs: int = 1, report: Callable[[Outcome], None] = lambda outcome: None
+) -> list[Path]:
+    """Run chapters with the smoke profile and write their outputs, in canonical form, into the committed notebooks.
+
+    Raises RunError, and leaves the notebook as it was, when a chapter fails or an output is too large to commit.
+    """
+    profile = load_profile(book, "smoke")
+    outcomes = run_chapters(
+        book, "smoke", {chapter: profile[chapter] for chapter in chapters}, jobs=jobs, report=report
+    )
+    written = []
+    for outcome in outcomes:
+        if outcome.state == "failed":
+            raise RunError(f"{outcome.chapter} failed ({outcome.record.error}); its notebook is left as it was")
+        notebook = canonical(read_notebook(book.executed(outcome.chapter, "smoke")))
+        _check_sizes(outcome.chapter, notebook)
+        write_notebook(book.source(outcome.chapter), _with_source_prose(book, outcome.chapter, notebook))
+        written.append(book.source(outcome.chapter))
+    return written
+
+
+def _with_source_prose(book: Book, chapter: str, executed: dict) -> dict:
+    """The committed cells with the outputs of the executed ones: a cached run may be older than the prose."""
+    source = canonical(read_notebook(book.source(chapter)))
+    code = [cell for cell in executed["cells"] if cell["cell_type"] == "code"]
+    own = [cell for cell in source["cells"] if cell["cell_type"] == "code"]
+    for cell, ran in zip(own, code, strict=True):
+        cell["outputs"], cell["execution_count"] = ran["outputs"], ran["execution_count"]
+    return source
+
+
+def _check_sizes(chapter: str, notebook: dict) -> None:
+    for number, cell in enumerate(notebook["cells"]):
+        for output in cell.get("outputs", []):
+            size = len(json.dumps(output))
+            if size > MAX_OUTPUT_BYTES:
+                raise RunError(f"{chapter}: an output of cell {number} has {size} bytes, more than {MAX_OUTPUT_BYTES}")

@@ -1,0 +1,150 @@
+"""The run cache: what a run depended on, and whether any byte of it has changed since."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from molkit.book.dependencies import reachable_files
+from molkit.book.layout import Book
+from molkit.book.notebooks import code_cells, read_notebook, write_whole
+
+RECORD_VERSION = 1
+ABSENT = "absent"
+PINS = ("requirements.txt",)
+WEIGHTS = "weights"  # safetensors reads without Python's knowledge, so a folder of weights counts as a whole
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What is known about the last run of a chapter with a profile.
+
+    `code` is the hash of the notebook's code cells; `files` maps every package file and pin, `inputs` every data file
+    opened, folder listed or module imported beyond those, to SHA-256. Paths are relative to the book where they can be.
+    """
+
+    chapter: str
+    profile: str
+    status: str  # "ok" or "failed"
+    error: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    code: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    output: str = ""  # SHA-256 of the executed notebook
+    seconds: float = 0.0
+    budget_seconds: float = 0.0
+    peak_memory_mib: float = 0.0
+    finished: str = ""  # ISO 8601, UTC
+    commit: str | None = None
+    dirty: bool | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    machine: str = ""
+    version: int = RECORD_VERSION
+
+
+def code_hash(book: Book, chapter: str) -> str:
+    """SHA-256 of the code cells of the committed notebook; prose, outputs and metadata do not count."""
+    cells = code_cells(read_notebook(book.source(chapter)))
+    return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
+
+
+def dependency_hashes(book: Book, chapter: str) -> dict[str, str]:
+    """SHA-256 of every package file the chapter can reach and of the pins, by path relative to the book."""
+    cells = code_cells(read_notebook(book.source(chapter)))
+    files = reachable_files(cells, root=book.root, packages=book.packages)
+    pins = [path for name in PINS if (path := book.root / name).is_file()]
+    return hash_paths(book, [*files, *pins])
+
+
+def hash_paths(book: Book, paths: Iterable[Path]) -> dict[str, str]:
+    """SHA-256 by path; a folder is hashed by the names in it, and what does not exist is "absent"."""
+    return {_name(book, path): _hash(path) for path in sorted(set(paths))}
+
+
+def traced_paths(book: Book, trace: Path, replaced: Mapping[Path, Path] | None = None) -> list[Path]:
+    """Files and folders that a chapter used, from the journal its kernel left; weights count as whole folders.
+
+    `replaced` maps copies that the run was given to the files they stand for; other files that the run itself made
+    (below `trace`'s folder) are no input.
+    """
+    replaced = replaced or {}
+    own = trace.parent.resolve()
+    found: set[Path] = set()
+    for line in trace.read_text(encoding="utf-8").splitlines() if trace.is_file() else ():
+        kind, _, name = line.partition("\t")
+        if kind == "import":
+            base = book.root.joinpath(*name.split("."))
+            found |= {path for path in (base / "__init__.py", base.with_suffix(".py")) if path.is_file()}
+            continue
+        path = replaced.get(Path(name).resolve(), Path(name))
+        if not path.resolve().is_relative_to(own):
+            found |= set(_whole(book, path))
+    return sorted(found)
+
+
+def read_record(book: Book, chapter: str, profile: str) -> RunRecord | None:
+    """The record of the last run; None if there is none, or one of another version of this program."""
+    try:
+        entry = json.loads(book.record(chapter, profile).read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        return None
+    if not isinstance(entry, dict) or entry.get("version") != RECORD_VERSION:
+        return None
+    if set(entry) != {item.name for item in fields(RunRecord)}:
+        return None
+    return RunRecord(**entry)
+
+
+def write_record(book: Book, record: RunRecord) -> None:
+    """Store the record beside the executed notebook."""
+    path = book.record(record.chapter, record.profile)
+    write_whole(path, json.dumps(asdict(record), indent=1, sort_keys=True) + "\n")
+
+
+def reasons_to_run(book: Book, chapter: str, profile: str, parameters: Mapping[str, Any]) -> list[str]:
+    """Why the last run cannot stand for a new one, in words; empty when it can."""
+    record = read_record(book, chapter, profile)
+    if record is None:
+        return ["never run"]
+    if record.status != "ok":
+        return ["failed last time"]
+    if _hash(book.executed(chapter, profile)) != record.output:
+        return ["the executed notebook is gone or was changed"]
+    reasons = []
+    if json.loads(json.dumps(dict(parameters))) != record.parameters:
+        reasons.append("parameters")
+    if code_hash(book, chapter) != record.code:
+        reasons.append("code of the notebook")
+    now = dependency_hashes(book, chapter)
+    reasons += [path for path in sorted({*now, *record.files}) if now.get(path) != record.files.get(path)]
+    for path, old in record.inputs.items():
+        if path not in record.files and _hash(book.root / path) != old:
+            reasons.append(path)
+    return reasons
+
+
+def _whole(book: Book, path: Path) -> list[Path]:
+    """The path itself, or all files of the weights folder it belongs to."""
+    weights = book.data_folder / WEIGHTS
+    if not path.is_relative_to(weights) or path == weights:
+        return [path]
+    folder = weights / path.relative_to(weights).parts[0]
+    return sorted(item for item in folder.iterdir() if item.is_file()) if folder.is_dir() else [path]
+
+
+def _hash(path: Path) -> str:
+    try:
+        if path.is_dir():
+            return "names " + hashlib.sha256("\n".join(sorted(os.listdir(path))).encode()).hexdigest()
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return ABSENT
+
+
+def _name(book: Book, path: Path) -> str:
+    return path.relative_to(book.root).as_posix() if path.is_relative_to(book.root) else str(path)

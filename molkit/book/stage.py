@@ -1,0 +1,140 @@
+"""The folder that jupyter-book renders: sources, executed notebooks with their stamps, generated pages."""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from molkit.book.cache import RunRecord, read_record
+from molkit.book.execute import KEEPS_RESULTS, Outcome, failed_cell
+from molkit.book.layout import CHAPTERS, Book
+from molkit.book.notebooks import INJECTED, PAPERMILL_TAGS, parameters_cell, read_notebook, tags, write_notebook
+from molkit.book.provenance import failure_notice, stamp, unexecuted_stamp
+from molkit.book.status import status_markdown
+from molkit.errors import InvalidInput
+
+COPIED = ("_config.yml", "_toc.yml", "references.bib", "assets", "_static")
+
+
+def stage(book: Book, profile: str, outcomes: Sequence[Outcome]) -> Path:
+    """Fill `_build/src` afresh and return it."""
+    folder = book.build_folder / "src"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name in COPIED:
+        _copy(book.root / name, folder / name)
+    chapters = book.chapters()
+    for page in book.pages():
+        if not page.startswith(f"{CHAPTERS}/"):
+            _copy_page(book, page, folder)
+    for chapter in chapters:
+        write_notebook(folder / CHAPTERS / f"{chapter}.ipynb", staged_notebook(book, chapter, profile))
+    shown = [_shown(book, chapter, profile, outcomes) for chapter in chapters]
+    known = [outcome for outcome in shown if outcome is not None]
+    not_run = [chapter for chapter, outcome in zip(chapters, shown, strict=True) if outcome is None]
+    (folder / "status.md").write_text(status_markdown(known, profile=profile, not_run=not_run), encoding="utf-8")
+    if "ledger" in book.pages():
+        (folder / "ledger.md").write_text(ledger_page(book, profile), encoding="utf-8")
+    return folder
+
+
+def staged_notebook(book: Book, chapter: str, profile: str) -> dict[str, Any]:
+    """The executed notebook with its parameters folded away, a stamp at its end, and a notice if it failed."""
+    import nbformat
+
+    record = read_record(book, chapter, profile)
+    executed = book.executed(chapter, profile)
+    run = record is not None and executed.is_file()
+    notebook = read_notebook(executed if run else book.source(chapter))
+    cells = [_folded(cell) for cell in notebook["cells"] if not set(PAPERMILL_TAGS) & set(tags(cell))]
+    if run and record.status == "failed":
+        notice = failure_notice(record, failed_cell(executed))
+        cells.insert(1, nbformat.v4.new_markdown_cell(notice, id="molkit-failure"))
+    cells.append(nbformat.v4.new_markdown_cell(_stamp(book, chapter, profile, record), id="molkit-stamp"))
+    notebook["cells"] = cells
+    notebook["metadata"].pop("papermill", None)
+    return notebook
+
+
+def ledger_page(book: Book, profile: str) -> str:
+    """The generated ledger, from the published results and those of this profile's runs."""
+    from molkit.claims.table import ledger_markdown
+
+    with _results_in_view(book, profile):
+        return ledger_markdown()
+
+
+def gathered_results(book: Book, profile: str, folder: Path) -> list[Path]:
+    """Copy the results that the chapters' last good runs recorded into a folder; the copies."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found = sorted(path for chapter in book.chapters() for path in book.results(chapter, profile).glob("*.json"))
+    return [Path(shutil.copy2(path, folder)) for path in found]
+
+
+@contextmanager
+def _results_in_view(book: Book, profile: str) -> Iterator[None]:
+    """MOLKIT_RESULTS_DIR names a folder with the published results and, over them, those of this profile."""
+    folder = book.build_folder / "results"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for path in sorted((book.data_folder / "results").glob("*.json")):
+        shutil.copy2(path, folder)
+    if profile in KEEPS_RESULTS:
+        gathered_results(book, profile, folder)
+    before = os.environ.get("MOLKIT_RESULTS_DIR")
+    os.environ["MOLKIT_RESULTS_DIR"] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ["MOLKIT_RESULTS_DIR"]
+        if before is not None:
+            os.environ["MOLKIT_RESULTS_DIR"] = before
+
+
+def _stamp(book: Book, chapter: str, profile: str, record: RunRecord | None) -> str:
+    if record is None:
+        return unexecuted_stamp(profile)
+    defaults = {name: default for name, (_, default) in parameters_cell(book.source(chapter)).items()}
+    return stamp(record, defaults)
+
+
+def _folded(cell: dict[str, Any]) -> dict[str, Any]:
+    """Parameter cells are folded; papermill's time stamps go."""
+    cell["metadata"] = {key: value for key, value in cell["metadata"].items() if key in ("tags", "mystnb")}
+    own: Mapping[str, Any] = cell["metadata"]
+    if {"parameters", INJECTED} & set(tags(cell)) and "hide-input" not in own["tags"]:
+        cell["metadata"]["tags"] = [*own["tags"], "hide-input"]
+        words = "Parameters that the profile changed" if INJECTED in own["tags"] else "Parameters and their defaults"
+        cell["metadata"]["mystnb"] = {"code_prompt_show": words, "code_prompt_hide": words}
+    return cell
+
+
+def _shown(book: Book, chapter: str, profile: str, outcomes: Sequence[Outcome]) -> Outcome | None:
+    """The outcome of this build, or the last run of a chapter that was left out of it."""
+    for outcome in outcomes:
+        if outcome.chapter == chapter:
+            return outcome
+    record = read_record(book, chapter, profile)
+    if record is None:
+        return None
+    return Outcome(chapter, "cached" if record.status == "ok" else "failed", (), record)
+
+
+def _copy_page(book: Book, page: str, folder: Path) -> None:
+    for suffix in (".md", ".ipynb"):
+        source = book.root / f"{page}{suffix}"
+        if source.is_file():
+            target = folder / f"{page}{suffix}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target)
+            return
+    raise InvalidInput(f"_toc.yml names the page {page!r}, but {book.root / page}.md does not exist")
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target)
+    elif source.is_file():
+        shutil.copy2(source, target)

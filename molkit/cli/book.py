@@ -1,0 +1,176 @@
+"""`molkit book`: run the chapters, render the pages, say where things stand."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from molkit.errors import InvalidInput, RunError
+
+if TYPE_CHECKING:
+    from molkit.book.execute import Outcome
+    from molkit.book.layout import Book
+    from molkit.book.profiles import Settings
+
+PROFILE = click.option("--profile", default="fast", show_default=True, help="smoke, fast or paper.")
+CHAPTERS = click.option("--chapters", multiple=True, metavar="NAME", help="Only this chapter; may be repeated.")
+JOBS = click.option("--jobs", default=1, show_default=True, type=click.IntRange(1, 256), help="Chapters at a time.")
+FORCE = click.option("--force", is_flag=True, help="Run even what has not changed.")
+PARAMETERS = click.option("-p", "parameters", multiple=True, metavar="NAME=VALUE", help="Replace a parameter.")
+ROOT = click.option(
+    "--root", type=click.Path(file_okay=False, path_type=Path), help="Folder of the book; default: this checkout."
+)
+PACKAGE = click.option("--package", multiple=True, hidden=True, help="First-party package in the folder of the book.")
+
+
+@click.group()
+def book() -> None:
+    """Run, build and inspect the book."""
+
+
+@book.command()
+@PROFILE
+@CHAPTERS
+@JOBS
+@FORCE
+@PARAMETERS
+@ROOT
+@PACKAGE
+def run(profile: str, chapters: tuple, jobs: int, force: bool, parameters: tuple, root: Path, package: tuple) -> None:
+    """Run the chapters whose code, package files, parameters, data or pins have changed."""
+    from molkit.book.execute import run_chapters
+
+    chosen = _book(root, package)
+    settings = _settings(chosen, profile, chapters, parameters)
+    outcomes = run_chapters(chosen, profile, settings, jobs=jobs, force=force, report=_say)
+    _stop_if_failed([outcome.chapter for outcome in outcomes if outcome.state == "failed"])
+    click.echo(f"Executed notebooks are in {chosen.run_folder(profile)}.")
+
+
+@book.command()
+@PROFILE
+@CHAPTERS
+@JOBS
+@FORCE
+@PARAMETERS
+@click.option("--publish-results", is_flag=True, help="Also copy what the runs recorded to data/results.")
+@ROOT
+@PACKAGE
+def build(
+    profile: str,
+    chapters: tuple,
+    jobs: int,
+    force: bool,
+    parameters: tuple,
+    publish_results: bool,
+    root: Path,
+    package: tuple,
+) -> None:
+    """Run what has changed and render every page."""
+    from molkit.book import build as building
+
+    chosen = _book(root, package)
+    if publish_results and profile not in building.KEEPS_RESULTS:
+        raise InvalidInput(f"results of the {profile} profile are not kept; publish those of fast or paper")
+    settings = _settings(chosen, profile, chapters, parameters)
+    built = building.build_book(chosen, profile, settings, jobs=jobs, force=force, report=_say)
+    if publish_results:
+        files = building.publish_results(chosen, profile)
+        click.echo(f"Published {len(files)} results to {chosen.data_folder / 'results'}.")
+    click.echo(f"The book is at {built.index}")
+    _stop_if_failed(built.failed)
+
+
+@book.command()
+@PROFILE
+@ROOT
+@PACKAGE
+def status(profile: str, root: Path, package: tuple) -> None:
+    """Say for each chapter what its last run was, and what has changed since."""
+    from molkit.book.cache import read_record, reasons_to_run
+    from molkit.book.provenance import duration, memory
+
+    chosen = _book(root, package)
+    for chapter, settings in _settings(chosen, profile, (), ()).items():
+        reasons = reasons_to_run(chosen, chapter, profile, settings.parameters)
+        record = read_record(chosen, chapter, profile)
+        last = f", {duration(record.seconds)}, {memory(record.peak_memory_mib)}, {record.finished}" if record else ""
+        click.echo(f"{chapter}  {'would run: ' + _few(reasons) if reasons else 'up to date'}{last}")
+
+
+@book.command()
+@CHAPTERS
+@JOBS
+@ROOT
+@PACKAGE
+def refresh(chapters: tuple, jobs: int, root: Path, package: tuple) -> None:
+    """Run the smoke profile and write its outputs into the committed notebooks."""
+    from molkit.book.build import refresh as refresh_notebooks
+
+    chosen = _book(root, package)
+    for path in refresh_notebooks(chosen, chosen.choose(chapters), jobs=jobs, report=_say):
+        click.echo(f"Wrote {path}")
+
+
+@book.command()
+@click.option("--browser/--no-browser", default=True, show_default=True, help="Also open the pages in Chromium.")
+@ROOT
+def check(browser: bool, root: Path) -> None:
+    """Check that the rendered pages load nothing from outside, and draw what they should."""
+    from molkit.book.check import check_pages
+
+    chosen = _book(root, ())
+    passed, problems, skipped = check_pages(chosen.build_folder / "html", browser=browser)
+    for line in skipped:
+        click.echo(f"skipped: {line}")
+    for line in problems:
+        click.echo(f"failed: {line}", err=True)
+    click.echo(f"{passed} passed, {len(problems)} failed")
+    if problems:
+        raise RunError(f"{len(problems)} checks of the pages failed; the lines above name them")
+
+
+def _book(root: Path | None, packages: tuple[str, ...]) -> "Book":
+    from molkit.book.layout import Book
+
+    defaults = Book()
+    chosen = Book(root.resolve() if root else defaults.root, packages or defaults.packages)
+    chosen.pages()
+    return chosen
+
+
+def _settings(chosen: "Book", profile: str, chapters: tuple, parameters: tuple) -> "dict[str, Settings]":
+    """The chosen chapters with their checked settings."""
+    from molkit.book.profiles import load_profile, read_overrides, with_overrides
+
+    loaded = load_profile(chosen, profile)
+    settings = {chapter: loaded[chapter] for chapter in chosen.choose(chapters)}
+    return with_overrides(chosen, settings, read_overrides(parameters))
+
+
+def _say(outcome: "Outcome") -> None:
+    from molkit.book.provenance import duration, memory
+
+    record = outcome.record
+    if outcome.state == "cached":
+        click.echo(f"{outcome.chapter}  cached")
+        return
+    cost = f"{duration(record.seconds)}, {memory(record.peak_memory_mib)}"
+    if outcome.state == "failed":
+        error = " ".join(record.error.split())[:300]
+        click.echo(f"{outcome.chapter}  FAILED after {duration(record.seconds)}: {error}", err=True)
+        return
+    over = f", over its budget of {duration(record.budget_seconds)}" if record.seconds > record.budget_seconds else ""
+    click.echo(f"{outcome.chapter}  ran in {cost}{over} ({_few(outcome.reasons)})")
+
+
+def _few(reasons: tuple[str, ...] | list[str]) -> str:
+    shown = ", ".join(reasons[:3])
+    return shown if len(reasons) <= 3 else f"{shown} and {len(reasons) - 3} more changed"
+
+
+def _stop_if_failed(failed: list[str]) -> None:
+    if failed:
+        error = RunError(f"{len(failed)} chapter(s) failed: {', '.join(failed)}; their partial notebooks are in _run/")
+        error.exit_code = 1
+        raise error
