@@ -1,6 +1,6 @@
-"""The same network, faster on a CPU: its pair networks run, forward and backward, in a compiled kernel.
+"""The same network, faster on a CPU: its layers run, forward and backward, in a compiled kernel.
 
-The kernel (`kernels/pair_mlp.c`, plain C) is built on first use by the C compiler of the machine and kept in a cache
+The kernel (`kernels/layer.c`, plain C) is built on first use by the C compiler of the machine and kept in a cache
 folder. Where there is no compiler, or the CPU has no AVX2, the readable network runs instead and one warning says so.
 """
 
@@ -12,6 +12,8 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -19,29 +21,40 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from molkit.edm.network import CoordinateLayer, EdmNetwork, EquivariantBlock, MessageLayer, PairMlp
+from molkit.edm.network import CoordinateLayer, EdmNetwork, EquivariantBlock, MessageLayer
 
 Precision = Literal["float32", "bfloat16"]
-SOURCE = Path(__file__).with_name("kernels") / "pair_mlp.c"
+SOURCE = Path(__file__).with_name("kernels") / "layer.c"
 FLAGS = ("-O3", "-fPIC", "-shared", "-Wno-psabi")
 COMPILERS = ("cc", "gcc")
 MAX_WIDTH = 512
-GATED, SUMMED, LENGTH = 0, 1, 2
+MESSAGE, MOVE = 0, 1
 ERRORS = {1: MemoryError("no memory for the pair kernel"), 2: IndexError("edge_index names an atom that is not there")}
 
 logger = logging.getLogger(__name__)
 
 
-class PairCall(ctypes.Structure):
-    """The arguments of the kernel; the same fields in the same order as `pair_call` in the C file."""
+PARAMETERS = (
+    *("first_weight", "first_bias", "weight", "bias", "head", "head_bias"),
+    *("update_weight", "update_bias", "last_weight", "last_bias"),
+)
 
-    _fields_ = [(name, ctypes.c_int64) for name in ("mode", "num_atoms", "num_edges", "width")] + [
-        (name, ctypes.c_void_p)
-        for name in (
-            *("receiver", "sender", "edge", "receiver_part", "sender_part", "edge_weight", "weight", "bias"),
-            *("head", "head_bias", "out", "grad_out", "grad_edge", "grad_receiver_part", "grad_sender_part"),
-            *("grad_edge_weight", "grad_weight", "grad_bias", "grad_head", "grad_head_bias"),
-        )
+
+def pointers(*names: str) -> list[tuple[str, type]]:
+    """Fields of a C structure that are pointers."""
+    return [(name, ctypes.c_void_p) for name in names]
+
+
+class LayerCall(ctypes.Structure):
+    """The arguments of the kernel; the same fields in the same order as `layer_call` in the C file."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("kind", "bounded", "num_atoms", "num_edges", "width")),
+        *((name, ctypes.c_double) for name in ("step_range", "norm_constant")),
+        *pointers("receiver", "sender", "features", "positions", "first_squared", "inverse_scale"),
+        *pointers(*PARAMETERS),
+        *pointers("out", "saved", "grad_out", "grad_features", "grad_positions", "grad_first_squared"),
+        *pointers(*(f"grad_{name}" for name in PARAMETERS)),
     ]
 
 
@@ -66,7 +79,7 @@ def library_path(compiler: str) -> Path:
     """Name of the built kernel in the cache; it changes with the source, the flags and the machine's architecture."""
     key = hashlib.sha256(SOURCE.read_bytes())
     key.update(" ".join((compiler, *FLAGS, os.uname().machine)).encode())
-    return cache_folder() / f"pair_mlp-{key.hexdigest()[:20]}.so"
+    return cache_folder() / f"layer-{key.hexdigest()[:20]}.so"
 
 
 def build(compiler: str, target: Path) -> None:
@@ -88,9 +101,9 @@ def open_library(path: Path) -> ctypes.CDLL:
     """The kernel's functions, typed. Raises OSError for a file that is not a library or lacks one of them."""
     library = ctypes.CDLL(str(path))
     try:
-        for name in ("pair_mlp_forward", "pair_mlp_backward"):
-            getattr(library, name).argtypes = [ctypes.POINTER(PairCall), ctypes.c_int]
-        library.pair_mlp_level.argtypes = []
+        for name in ("layer_forward", "layer_backward"):
+            getattr(library, name).argtypes = [ctypes.POINTER(LayerCall), ctypes.c_int]
+        library.layer_level.argtypes = []
     except AttributeError as error:
         raise OSError(f"{path}: {error}") from error
     return library
@@ -110,7 +123,7 @@ def load_library() -> tuple[ctypes.CDLL, int]:
             library = open_library(path)
     except OSError as error:
         raise EngineUnavailable(f"the kernel cannot be built or opened: {error}") from error
-    level = library.pair_mlp_level()
+    level = library.layer_level()
     if level == 0:
         raise EngineUnavailable("this CPU has no AVX2")
     return library, level
@@ -136,88 +149,98 @@ def why_not() -> str:
     return load()[2]
 
 
-def pointer(tensor: Tensor | None) -> int | None:
-    """Address of a contiguous tensor's data."""
-    return None if tensor is None else tensor.data_ptr()
+@dataclass(frozen=True, kw_only=True)
+class LayerOptions:
+    """What a layer is, apart from its parameters."""
+
+    kind: int  # MESSAGE or MOVE
+    precision: Precision
+    step_range: float = 0.0  # angstrom; 0 for steps without bound
+    norm_constant: float = 0.0
 
 
-def call_kernel(function: str, call: PairCall) -> None:
+def layer_call(
+    options: LayerOptions,
+    features: Tensor,
+    positions: Tensor,
+    edge_index: Tensor,
+    first_squared: Tensor,
+    inverse_scale: Tensor,
+    parameters: Sequence[Tensor | None],
+) -> LayerCall:
+    """The inputs of a layer as the kernel wants them; all tensors must be contiguous and stay alive during the call."""
+    edges = edge_index.shape[1]
+    receiver = edge_index.data_ptr()
+    return LayerCall(
+        *(options.kind, options.step_range != 0.0, len(features), edges, features.shape[1]),
+        *(options.step_range, options.norm_constant),
+        *(receiver, receiver + 8 * edges, features.data_ptr(), positions.data_ptr()),
+        *(first_squared.data_ptr(), inverse_scale.data_ptr()),
+        *(None if tensor is None else tensor.data_ptr() for tensor in parameters),
+    )
+
+
+def run_kernel(function: str, call: LayerCall, precision: Precision) -> None:
     """Run a function of the library, which releases the GIL meanwhile."""
     library, level, _ = load()
-    status = getattr(library, function)(ctypes.byref(call), level)
+    status = getattr(library, function)(ctypes.byref(call), level if precision == "bfloat16" else min(level, 2))
     if status:
         raise ERRORS.get(status, ValueError(f"{function} refused its arguments"))
 
 
-class FusedPair(torch.autograd.Function):
-    """A PairMlp and what follows it on edges: a gated or plain sum per receiver [A, F], or a length per edge [E, 1]."""
+class FusedLayer(torch.autograd.Function):
+    """A message layer, features -> features [A, F], or a move, positions -> positions [A, 3]."""
 
     @staticmethod
-    def forward(ctx, mode, features, edge_index, edge, first_weight, first_bias, weight, bias, head, head_bias):
-        """features [A, F], edge [E, 2]; the parameters of a PairMlp and of the read-out behind it."""
-        width = features.shape[1]
-        receiver_part = torch.addmm(first_bias, features, first_weight[:, :width].t())
-        sender_part = features @ first_weight[:, width : 2 * width].t()
-        edge_weight = first_weight[:, 2 * width :].t().contiguous()
-        edge_index, edge = edge_index.contiguous(), edge.contiguous()
-        shape = (edge.shape[0], 1) if mode == LENGTH else features.shape
-        out = features.new_empty(shape)
-        call = PairCall(mode, len(features), len(edge), width, edge_index.data_ptr(), edge_index[1].data_ptr())
-        inputs = (edge, receiver_part, sender_part, edge_weight, weight, bias, head, head_bias)
-        names = [name for name, _ in PairCall._fields_[6:14]]
-        for name, tensor in zip(names, inputs, strict=True):
-            setattr(call, name, pointer(tensor))
-        call.out = out.data_ptr()
-        call_kernel("pair_mlp_forward", call)
-        ctx.mode = mode
-        ctx.save_for_backward(features, edge_index, first_weight, *inputs)
+    def forward(ctx, options, features, positions, edge_index, first_squared, inverse_scale, *parameters):
+        """The parameters are those of PARAMETERS, in that order, None where the layer lacks one."""
+        tensors = [features, positions, edge_index, first_squared, inverse_scale]
+        tensors = [tensor.contiguous() for tensor in tensors]
+        call = layer_call(options, *tensors, parameters)
+        atoms, width = features.shape
+        message = options.kind == MESSAGE
+        out = torch.empty_like(features if message else positions, memory_format=torch.contiguous_format)
+        saved = features.new_empty(5 * atoms * width if message else 2 * atoms * width)
+        call.out, call.saved = out.data_ptr(), saved.data_ptr()
+        run_kernel("layer_forward", call, options.precision)
+        ctx.options = options
+        ctx.save_for_backward(saved, *tensors, *parameters)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_out):
-        """Gradients of everything but mode and edge_index."""
-        features, edge_index, first_weight, *inputs = ctx.saved_tensors
-        width = features.shape[1]
+        """Gradients of features, positions, first_squared and the parameters."""
+        saved, *tensors = ctx.saved_tensors
+        inputs, parameters = tensors[:5], tensors[5:]
+        features, positions, _, first_squared, _ = inputs
+        call = layer_call(ctx.options, *inputs, parameters)
         grad_out = grad_out.contiguous()
-        call = PairCall(ctx.mode, len(features), len(inputs[0]), width, edge_index.data_ptr(), edge_index[1].data_ptr())
-        names = [name for name, _ in PairCall._fields_[6:14]]
-        for name, tensor in zip(names, inputs, strict=True):
-            setattr(call, name, pointer(tensor))
-        call.grad_out = grad_out.data_ptr()
-        grads = [None if tensor is None else torch.empty_like(tensor) for tensor in inputs]
-        for name, tensor in zip(names, grads, strict=True):
-            setattr(call, f"grad_{name}", pointer(tensor))
-        call_kernel("pair_mlp_backward", call)
-        grad_edge, grad_receiver, grad_sender, grad_edge_weight, *grad_rest = grads
-        grad_first = torch.empty_like(first_weight)
-        torch.mm(grad_receiver.t(), features, out=grad_first[:, :width])
-        torch.mm(grad_sender.t(), features, out=grad_first[:, width : 2 * width])
-        grad_first[:, 2 * width :] = grad_edge_weight.t()
-        grad_features = grad_receiver @ first_weight[:, :width]
-        grad_features.addmm_(grad_sender, first_weight[:, width : 2 * width])
-        return None, grad_features, None, grad_edge, grad_first, grad_receiver.sum(0), *grad_rest
+        grads = [torch.empty_like(features), torch.empty_like(positions)]
+        grads.append(torch.empty_like(first_squared) if ctx.needs_input_grad[4] else None)
+        grads.extend(None if tensor is None else torch.empty_like(tensor) for tensor in parameters)
+        call.saved, call.grad_out = saved.data_ptr(), grad_out.data_ptr()
+        for (name, _), grad in zip(LayerCall._fields_[-len(grads) :], grads, strict=True):
+            setattr(call, name, None if grad is None else grad.data_ptr())
+        run_kernel("layer_backward", call, ctx.options.precision)
+        return None, grads[0], grads[1], None, grads[2], None, *grads[3:]
 
 
-def fused_pair(
-    mode: int, pair: PairMlp, read_out: nn.Linear | None, features: Tensor, edge_index: Tensor, edge: Tensor
-) -> Tensor:
-    """A PairMlp followed by its read-out, through the kernel; see `FusedPair`."""
-    head, head_bias = (None, None) if read_out is None else (read_out.weight, read_out.bias)
-    first, second = pair.first, pair.second
-    return FusedPair.apply(
-        mode, features, edge_index, edge, first.weight, first.bias, second.weight, second.bias, head, head_bias
-    )
+def weight_and_bias(layer: nn.Linear | None) -> tuple[Tensor | None, Tensor | None]:
+    """Both parameters of a Linear, None where there is none."""
+    return (None, None) if layer is None else (layer.weight, layer.bias)
 
 
-def fused_pool(layer: MessageLayer, features: Tensor, edge_index: Tensor, edge: Tensor) -> Tensor:
-    """`MessageLayer.pool` through the kernel, [A, F]."""
-    return fused_pair(SUMMED if layer.gate is None else GATED, layer.pair, layer.gate, features, edge_index, edge)
+def message_parameters(layer: MessageLayer) -> list[Tensor | None]:
+    """In the order of PARAMETERS."""
+    linears = (layer.pair.first, layer.pair.second, layer.gate, layer.update[0], layer.update[2])
+    return [tensor for linear in linears for tensor in weight_and_bias(linear)]
 
 
-def fused_length(layer: CoordinateLayer, features: Tensor, edge_index: Tensor, edge: Tensor) -> Tensor:
-    """`CoordinateLayer.raw_length` through the kernel, [E, 1]."""
-    return fused_pair(LENGTH, layer.pair, layer.length, features, edge_index, edge)
+def move_parameters(layer: CoordinateLayer) -> list[Tensor | None]:
+    """In the order of PARAMETERS."""
+    linears = (layer.pair.first, layer.pair.second, layer.length, None, None)
+    return [tensor for linear in linears for tensor in weight_and_bias(linear)]
 
 
 class FusedEdmNetwork(EdmNetwork):
@@ -226,9 +249,10 @@ class FusedEdmNetwork(EdmNetwork):
     Anything but float32 on a CPU outside autocast takes the readable path. Second derivatives raise an error.
     """
 
-    def __init__(self, network: EdmNetwork) -> None:
+    def __init__(self, network: EdmNetwork, precision: Precision) -> None:
         nn.Module.__init__(self)
         self.config = network.config
+        self.precision = precision
         self.embed, self.blocks, self.read_out = network.embed, network.blocks, network.read_out
 
     def run_block(
@@ -243,19 +267,21 @@ class FusedEdmNetwork(EdmNetwork):
         """features [A, F], positions [A, 3], first_squared [E, 1] -> new features and positions."""
         if not fits(features, positions, self.read_out.weight):
             return block(features, positions, edge_index, first_squared, scale)
-        receiver, sender = edge_index
-        displacement = positions[receiver] - positions[sender]
-        squared = displacement.square().sum(-1, keepdim=True)
-        edge = torch.cat([squared, first_squared], dim=-1)
+        inverse_scale = (
+            (1.0 / scale) if isinstance(scale, Tensor) else positions.new_full((len(positions),), 1.0 / scale)
+        )
+        geometry = (edge_index, first_squared, inverse_scale)
+        options = LayerOptions(kind=MESSAGE, precision=self.precision)
         for layer in block.messages:
-            pooled = fused_pool(layer, features, edge_index, edge) / scale
-            features = features + layer.update(torch.cat([features, pooled], dim=-1))
-        direction = displacement / (torch.sqrt(squared + 1e-8) + block.norm_constant)
-        length = fused_length(block.coordinates, features, edge_index, edge)
-        if block.coordinates.step_range is not None:
-            length = torch.tanh(length) * block.coordinates.step_range
-        move = torch.zeros_like(positions).index_add(0, receiver, direction * length)
-        return features, positions + move / scale
+            features = FusedLayer.apply(options, features, positions, *geometry, *message_parameters(layer))
+        options = LayerOptions(
+            kind=MOVE,
+            precision=self.precision,
+            step_range=block.coordinates.step_range or 0.0,
+            norm_constant=block.norm_constant,
+        )
+        moved = FusedLayer.apply(options, features, positions, *geometry, *move_parameters(block.coordinates))
+        return features, moved
 
 
 def fits(*tensors: Tensor) -> bool:
@@ -276,4 +302,4 @@ def accelerate(network: EdmNetwork, *, precision: Precision = "float32") -> EdmN
     if config.sine_embedding or config.width % 16 or config.width > MAX_WIDTH:
         logger.warning("the fast EDM engine wants plain distances and a width that is a multiple of 16, up to 512")
         return network
-    return FusedEdmNetwork(network)
+    return FusedEdmNetwork(network, precision)

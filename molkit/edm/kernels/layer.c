@@ -1,0 +1,896 @@
+/* One layer of the EDM network, forward and backward, without any [E, F] array in memory.
+ *
+ * Both kinds of layer have a pair network on the directed edges. With f [A, F] the features, d the squared distance of
+ * an edge, d0 the one at the input of the network, and W1 = [R, S, w] of width F + F + 2,
+ *   z1 = R f[receiver] + S f[sender] + w [d, d0] + b1,   z2 = W2 silu(z1) + b2,   m = silu(z2).
+ * MESSAGE: pooled = s sum of m sigmoid(g.m + g0) over senders (no sigmoid when g is NULL), s [A] the inverse scale;
+ *          out = f + U2 silu(U1 [f, pooled] + c1) + c2                                              [A, F]
+ * MOVE:    length = g.m, or range tanh(g.m) when bounded;
+ *          out = x + s sum of (x[receiver] - x[sender]) length / (sqrt(d + 1e-8) + norm_constant)   [A, 3]
+ *
+ * The backward pass computes z1 and z2 again. Edges are taken TILE at a time, so that what belongs to a tile stays in
+ * the cache. Any order of edges is right. F is a multiple of 16, at most MAX_WIDTH.
+ *
+ * This file includes itself once per instruction set; the caller asks layer_level() which of them the CPU has.
+ * Built with: cc -O3 -fPIC -shared. All arrays are float32, row-major and without gaps; indices are int64.
+ */
+#ifndef LANES
+
+#include <immintrin.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MESSAGE = 0, MOVE = 1 };
+enum { OK = 0, NO_MEMORY = 1, BAD_INDEX = 2, BAD_CALL = 3 };
+enum { MAX_WIDTH = 512, TILE = 48, ROWS = 6, CHUNK = 64 }; /* ROWS is even and divides TILE; so does 16 */
+
+typedef struct {
+    const float *first_weight, *first_bias; /* [R, S, w] [F, 2F + 2], b1 [F] */
+    const float *weight, *bias;             /* W2, b2 */
+    const float *head, *head_bias;          /* g [F], g0 [1] */
+    const float *update_weight, *update_bias, *last_weight, *last_bias; /* U1 [F, 2F], c1, U2 [F, F], c2 */
+} parameters;
+
+typedef struct { /* the same shapes; every array is overwritten */
+    float *first_weight, *first_bias, *weight, *bias, *head, *head_bias, *update_weight, *update_bias, *last_weight,
+        *last_bias;
+} gradients;
+
+typedef struct {
+    int64_t kind, bounded, num_atoms, num_edges, width;
+    double step_range, norm_constant;
+    const int64_t *receiver, *sender;                                   /* [E] */
+    const float *features, *positions, *first_squared, *inverse_scale; /* [A, F], [A, 3], [E], [A] */
+    parameters p;
+    float *out;
+    float *saved; /* MESSAGE: [A, 5F]; MOVE: [A, 2F] and [E]; written forward, read backward */
+    /* backward only */
+    const float *grad_out;
+    float *grad_features, *grad_positions, *grad_first_squared; /* the last may be NULL */
+    gradients g;
+} layer_call;
+
+static __thread char *scratch = NULL;
+static __thread size_t scratch_size = 0;
+
+/* Memory of this thread, kept between calls; NULL when there is none. */
+static void *scratch_of(size_t size) {
+    if (size > scratch_size) {
+        free(scratch);
+        scratch = aligned_alloc(64, (size + 4095) / 4096 * 4096);
+        scratch_size = scratch ? size : 0;
+    }
+    return scratch;
+}
+
+static int check(const layer_call *c) {
+    if (c->width % 16 || c->width < 16 || c->width > MAX_WIDTH || c->kind < 0 || c->kind > MOVE) return BAD_CALL;
+    for (int64_t e = 0; e < c->num_edges; e++)
+        if ((uint64_t)c->receiver[e] >= (uint64_t)c->num_atoms || (uint64_t)c->sender[e] >= (uint64_t)c->num_atoms)
+            return BAD_INDEX;
+    return OK;
+}
+
+#define INLINE static inline __attribute__((always_inline))
+#define JOIN2(a, b) a##_##b
+#define JOIN(a, b) JOIN2(a, b)
+
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#define LANES 8
+#define COLUMNS 2
+#define LEVEL avx2
+#include "layer.c"
+#pragma GCC pop_options
+
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")
+#define LANES 16
+#define COLUMNS 4
+#define LEVEL avx512
+#include "layer.c"
+#pragma GCC pop_options
+
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
+#define LANES 16
+#define COLUMNS 4
+#define LEVEL bfloat
+#define BFLOAT
+#include "layer.c"
+#pragma GCC pop_options
+
+/* 0: this CPU can run none of it; 1: AVX2 and FMA; 2: AVX-512; 3: AVX-512 with products of bfloat16. */
+int layer_level(void) {
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return 0;
+    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+        !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl"))
+        return 1;
+    return __builtin_cpu_supports("avx512bf16") ? 3 : 2;
+}
+
+int layer_forward(const layer_call *c, int level) {
+    int status = check(c);
+    if (status) return status;
+    return level == 3 ? forward_bfloat(c) : level == 2 ? forward_avx512(c) : forward_avx2(c);
+}
+
+int layer_backward(const layer_call *c, int level) {
+    int status = check(c);
+    if (status) return status;
+    return level == 3 ? backward_bfloat(c) : level == 2 ? backward_avx512(c) : backward_avx2(c);
+}
+
+#else /* one instruction set: LANES floats per vector, COLUMNS vectors per block of the products */
+
+#define N(name) JOIN(name, LEVEL)
+#define vf N(vector)
+#define vi N(integers)
+#define operand N(operand_type)
+#define PANEL (COLUMNS * LANES)
+
+typedef float vf __attribute__((vector_size(4 * LANES)));
+typedef int32_t vi __attribute__((vector_size(4 * LANES)));
+typedef float N(anywhere) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+/* ---- arithmetic ---- */
+
+INLINE vf N(load)(const float *p) { return (vf) * (const N(anywhere) *)p; }
+INLINE void N(store)(float *p, vf v) { *(N(anywhere) *)p = (N(anywhere))v; }
+INLINE vf N(all)(float x) { return x - (vf){}; }
+
+#if LANES == 16
+INLINE vf N(clamp)(vf x, float low, float high) { /* keeps NaN */
+    return (vf)_mm512_min_ps(_mm512_set1_ps(high), _mm512_max_ps(_mm512_set1_ps(low), (__m512)x));
+}
+INLINE vf N(inverse)(vf x) {
+    vf guess = (vf)_mm512_rcp14_ps((__m512)x);
+    return guess * (2.0f - x * guess);
+}
+INLINE vf N(root)(vf x) { return (vf)_mm512_sqrt_ps((__m512)x); }
+INLINE float N(sum)(vf v) { return _mm512_reduce_add_ps((__m512)v); }
+#else
+INLINE vf N(clamp)(vf x, float low, float high) {
+    return (vf)_mm256_min_ps(_mm256_set1_ps(high), _mm256_max_ps(_mm256_set1_ps(low), (__m256)x));
+}
+INLINE vf N(inverse)(vf x) { return 1.0f / x; }
+INLINE vf N(root)(vf x) { return (vf)_mm256_sqrt_ps((__m256)x); }
+INLINE float N(sum)(vf v) {
+    __m128 half = _mm_add_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
+    half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_add_ss(half, _mm_shuffle_ps(half, half, 1)));
+}
+#endif
+
+#define MAGIC 12582912.0f /* 1.5 * 2^23: adding it rounds to an integer, held in the low bits */
+
+/* 1 / (1 + exp(-x)): 2^n times a polynomial of degree 5 for 2^r, |r| <= 1/2 (minimax, relative error 8e-8). */
+INLINE vf N(sigmoid)(vf x) {
+    vf y = N(clamp)(x * -1.44269504f, -126.0f, 126.0f);
+    vf shifted = y + MAGIC;
+    vf r = y - (shifted - MAGIC);
+    vf p = N(all)(0.00132764724f);
+    p = p * r + 0.00967554189f;
+    p = p * r + 0.0555071309f;
+    p = p * r + 0.240221202f;
+    p = p * r + 0.693146944f;
+    p = p * r + 1.00000012f;
+    return N(inverse)(1.0f + (vf)((vi)p + ((vi)shifted << 23)));
+}
+
+/* tanh(x) = u / (u + 2), u = exp(2x) - 1 with its own leading term, so that small x keep their precision. */
+INLINE vf N(tanh)(vf x) {
+    vf y = N(clamp)(x * 2.88539008f, -60.0f, 60.0f);
+    vf shifted = y + MAGIC;
+    vf r = y - (shifted - MAGIC);
+    vf p = N(all)(0.000153458124f);
+    p = p * r + 0.00133999309f;
+    p = p * r + 0.00961848907f;
+    p = p * r + 0.0555032864f;
+    p = p * r + 0.240226462f;
+    p = p * r + 0.693147182f;
+    vf power = (vf)((vi)N(all)(1.0f) + ((vi)shifted << 23));
+    vf u = power * (p * r) + (power - 1.0f);
+    return u / (u + 2.0f);
+}
+
+/* silu(z) and its slope */
+INLINE vf N(silu)(vf z, vf *slope) {
+    vf s = N(sigmoid)(z), h = z * s;
+    *slope = s + h - h * s;
+    return h;
+}
+
+/* ---- products of float32 matrices ---- */
+
+INLINE int64_t N(panel_width)(int64_t width, int64_t first) { return width - first < PANEL ? width - first : PANEL; }
+
+/* The matrix B[k][n] = from[k * by_k + n * by_n], k < depth, n < width, as panels of at most PANEL columns. */
+static void N(pack)(const float *from, int64_t by_k, int64_t by_n, int64_t depth, int64_t width, float *panels) {
+    for (int64_t first = 0; first < width; first += PANEL) {
+        const int64_t columns = N(panel_width)(width, first);
+        for (int64_t n = 0; n < columns; n++)
+            for (int64_t k = 0; k < depth; k++) panels[k * columns + n] = from[k * by_k + (first + n) * by_n];
+        panels += depth * columns;
+    }
+}
+
+/* out = left right + start for `rows` rows and `columns` vectors of columns; start NULL is zero. */
+INLINE void N(block)(const float *left, int64_t by_left, const float *right, int64_t depth, const float *start,
+                     int64_t by_start, float *out, int64_t by_out, const int rows, const int columns) {
+    vf sum[ROWS][COLUMNS];
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 8
+        for (int c = 0; c < columns; c++) sum[r][c] = start ? N(load)(start + r * by_start + c * LANES) : (vf){};
+    for (int64_t k = 0; k < depth; k++) {
+        vf b[COLUMNS];
+#pragma GCC unroll 8
+        for (int c = 0; c < columns; c++) b[c] = N(load)(right + (k * columns + c) * LANES);
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; r++) {
+            const vf a = N(all)(left[r * by_left + k]);
+#pragma GCC unroll 8
+            for (int c = 0; c < columns; c++) sum[r][c] += a * b[c];
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 8
+        for (int c = 0; c < columns; c++) N(store)(out + r * by_out + c * LANES, sum[r][c]);
+}
+
+/* out [rows, width] = left [rows, depth] times packed panels, plus start (rows of it by_start apart; NULL is zero). */
+static void N(product)(const float *left, int64_t by_left, const float *panels, int64_t depth, int64_t width,
+                       const float *start, int64_t by_start, float *out, int64_t by_out, int64_t rows) {
+    for (int64_t first = 0; first < width; first += PANEL) {
+        const int64_t columns = N(panel_width)(width, first) / LANES;
+        const float *right = panels + first * depth;
+        for (int64_t r = 0; r < rows;) {
+            const float *a = left + r * by_left, *s = start ? start + r * by_start + first : NULL;
+            float *o = out + r * by_out + first;
+            const int whole = rows - r >= ROWS;
+            r += whole ? ROWS : 1;
+#define BLOCK(count)                                                                          \
+    case count:                                                                               \
+        if (whole) N(block)(a, by_left, right, depth, s, by_start, o, by_out, ROWS, count);   \
+        else N(block)(a, by_left, right, depth, s, by_start, o, by_out, 1, count);            \
+        break;
+            switch (columns) {
+                BLOCK(1)
+                BLOCK(2)
+#if COLUMNS == 4
+                BLOCK(3)
+                BLOCK(4)
+#endif
+            }
+#undef BLOCK
+        }
+    }
+}
+
+enum { N(OUTER) = 16 / COLUMNS }; /* divides 16, so it divides every width */
+
+/* out [OUTER, columns] += sum over rows of left[row, 0..OUTER) right[row, 0..columns) */
+INLINE void N(outer_block)(const float *left, int64_t by_left, const float *right, int64_t by_right, int64_t rows,
+                           float *out, int64_t by_out, const int columns) {
+    vf sum[N(OUTER)][COLUMNS];
+#pragma GCC unroll 8
+    for (int o = 0; o < N(OUTER); o++)
+#pragma GCC unroll 8
+        for (int c = 0; c < columns; c++) sum[o][c] = N(load)(out + o * by_out + c * LANES);
+    for (int64_t k = 0; k < rows; k++) {
+        vf b[COLUMNS];
+#pragma GCC unroll 8
+        for (int c = 0; c < columns; c++) b[c] = N(load)(right + k * by_right + c * LANES);
+#pragma GCC unroll 8
+        for (int o = 0; o < N(OUTER); o++) {
+            const vf a = N(all)(left[k * by_left + o]);
+#pragma GCC unroll 8
+            for (int c = 0; c < columns; c++) sum[o][c] += a * b[c];
+        }
+    }
+#pragma GCC unroll 8
+    for (int o = 0; o < N(OUTER); o++)
+#pragma GCC unroll 8
+        for (int c = 0; c < columns; c++) N(store)(out + o * by_out + c * LANES, sum[o][c]);
+}
+
+/* out [depth, width] += left^T right, left [rows, depth], right [rows, width]. */
+static void N(outer_product)(const float *left, int64_t by_left, const float *right, int64_t by_right, int64_t depth,
+                             int64_t width, int64_t all_rows, float *out, int64_t by_out) {
+    for (int64_t start = 0; start < all_rows; start += CHUNK) {
+        const int64_t rows = all_rows - start < CHUNK ? all_rows - start : CHUNK;
+        for (int64_t first = 0; first < width; first += PANEL) {
+            const int64_t columns = N(panel_width)(width, first) / LANES;
+            const float *b = right + start * by_right + first;
+            for (int64_t o = 0; o < depth; o += N(OUTER)) {
+                const float *a = left + start * by_left + o;
+                float *target = out + o * by_out + first;
+                switch (columns) {
+                case 1: N(outer_block)(a, by_left, b, by_right, rows, target, by_out, 1); break;
+                case 2: N(outer_block)(a, by_left, b, by_right, rows, target, by_out, 2); break;
+#if COLUMNS == 4
+                case 3: N(outer_block)(a, by_left, b, by_right, rows, target, by_out, 3); break;
+                case 4: N(outer_block)(a, by_left, b, by_right, rows, target, by_out, 4); break;
+#endif
+                }
+            }
+        }
+    }
+}
+
+/* out [width] = sum of the rows of x */
+static void N(column_sums)(const float *x, int64_t by_x, int64_t rows, int64_t width, float *out) {
+    for (int64_t k = 0; k < width; k += LANES) {
+        vf total = (vf){};
+        for (int64_t r = 0; r < rows; r++) total += N(load)(x + r * by_x + k);
+        N(store)(out + k, total);
+    }
+}
+
+/* ---- products on the edges: float32, or bfloat16 factors with float32 sums ---- */
+
+#ifdef BFLOAT
+typedef uint16_t operand;
+typedef int32_t N(unaligned_pair) __attribute__((aligned(2), may_alias));
+#define PAIR(p) ((__m512bh)_mm512_set1_epi32(*(const N(unaligned_pair) *)(p)))
+#define DOT(sum, a, b) ((vf)_mm512_dpbf16_ps((__m512)(sum), (a), (b)))
+
+/* Rows r and r + 1, columns k .. k + 16, in two layouts: `rows` [TILE, F], and `pairs` [TILE / 2, F, 2] or NULL. */
+INLINE void N(put)(operand *rows, operand *pairs, int64_t width, int64_t r, int64_t k, vf a, vf b) {
+    const __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a);
+    _mm256_storeu_si256((__m256i *)(rows + r * width + k), _mm512_castsi512_si256(both));
+    _mm256_storeu_si256((__m256i *)(rows + (r + 1) * width + k), _mm512_extracti64x4_epi64(both, 1));
+    if (!pairs) return;
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
+                                           5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    _mm512_storeu_si512(pairs + r * width + 2 * k, _mm512_permutexvar_epi16(order, both));
+}
+
+/* Packed as for float32, but k and k + 1 side by side. */
+static void N(pack_edges)(const float *from, int64_t by_k, int64_t by_n, int64_t width, operand *panels) {
+    for (int64_t first = 0; first < width; first += PANEL) {
+        const int64_t columns = N(panel_width)(width, first);
+        for (int64_t n = 0; n < columns; n++)
+            for (int64_t k = 0; k < width; k++) {
+                uint32_t bits;
+                memcpy(&bits, from + k * by_k + (first + n) * by_n, 4);
+                bits += 0x7fff + (bits >> 16 & 1); /* to nearest, ties to even */
+                panels[(k / 2 * columns + n) * 2 + k % 2] = bits >> 16;
+            }
+        panels += width * columns;
+    }
+}
+
+INLINE void N(edge_block)(const operand *left, const operand *right, int64_t width, const float *start, float *out,
+                          const int columns) {
+    vf sum[ROWS][COLUMNS];
+#pragma GCC unroll 8
+    for (int c = 0; c < columns; c++) {
+        const vf first = start ? N(load)(start + c * LANES) : (vf){};
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; r++) sum[r][c] = first;
+    }
+    for (int64_t k = 0; k < width; k += 2) {
+        __m512bh b[COLUMNS];
+#pragma GCC unroll 8
+        for (int c = 0; c < columns; c++) b[c] = (__m512bh)_mm512_loadu_si512(right + (k / 2 * columns + c) * 32);
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; r++) {
+            const __m512bh a = PAIR(left + r * width + k);
+#pragma GCC unroll 8
+            for (int c = 0; c < columns; c++) sum[r][c] = DOT(sum[r][c], a, b[c]);
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; r++)
+#pragma GCC unroll 8
+        for (int c = 0; c < columns; c++) N(store)(out + r * width + c * LANES, sum[r][c]);
+}
+
+/* out [rows, F] = left [rows, F] times the packed matrix, plus start [F]; rows is a multiple of ROWS. */
+static void N(edge_product)(const operand *left, const operand *panels, int64_t width, const float *start, float *out,
+                            int64_t rows) {
+    for (int64_t first = 0; first < width; first += PANEL) {
+        const operand *right = panels + first * width;
+        const float *s = start ? start + first : NULL;
+        for (int64_t r = 0; r < rows; r += ROWS) {
+            const operand *a = left + r * width;
+            float *o = out + r * width + first;
+            switch (N(panel_width)(width, first) / LANES) {
+            case 1: N(edge_block)(a, right, width, s, o, 1); break;
+            case 2: N(edge_block)(a, right, width, s, o, 2); break;
+            case 3: N(edge_block)(a, right, width, s, o, 3); break;
+            case 4: N(edge_block)(a, right, width, s, o, 4); break;
+            }
+        }
+    }
+}
+
+INLINE void N(edge_outer_block)(const operand *left, const operand *right, int64_t width, int64_t rows, float *out,
+                                const int columns) {
+    vf sum[N(OUTER)][COLUMNS];
+#pragma GCC unroll 8
+    for (int o = 0; o < N(OUTER); o++)
+#pragma GCC unroll 8
+        for (int c = 0; c < columns; c++) sum[o][c] = N(load)(out + o * width + c * LANES);
+    for (int64_t k = 0; k < rows; k += 2) {
+        __m512bh b[COLUMNS];
+#pragma GCC unroll 8
+        for (int c = 0; c < columns; c++) b[c] = (__m512bh)_mm512_loadu_si512(right + k * width + c * 32);
+#pragma GCC unroll 8
+        for (int o = 0; o < N(OUTER); o++) {
+            const __m512bh a = PAIR(left + k * width + 2 * o);
+#pragma GCC unroll 8
+            for (int c = 0; c < columns; c++) sum[o][c] = DOT(sum[o][c], a, b[c]);
+        }
+    }
+#pragma GCC unroll 8
+    for (int o = 0; o < N(OUTER); o++)
+#pragma GCC unroll 8
+        for (int c = 0; c < columns; c++) N(store)(out + o * width + c * LANES, sum[o][c]);
+}
+
+/* out [F, F] += left^T right, both given as pairs of rows; rows is even. */
+static void N(edge_outer_product)(const operand *left, const operand *right, int64_t width, int64_t rows, float *out) {
+    for (int64_t first = 0; first < width; first += PANEL)
+        for (int64_t o = 0; o < width; o += N(OUTER)) {
+            const operand *a = left + 2 * o, *b = right + 2 * first;
+            float *target = out + o * width + first;
+            switch (N(panel_width)(width, first) / LANES) {
+            case 1: N(edge_outer_block)(a, b, width, rows, target, 1); break;
+            case 2: N(edge_outer_block)(a, b, width, rows, target, 2); break;
+            case 3: N(edge_outer_block)(a, b, width, rows, target, 3); break;
+            case 4: N(edge_outer_block)(a, b, width, rows, target, 4); break;
+            }
+        }
+}
+#undef PAIR
+#undef DOT
+
+#else
+typedef float operand;
+
+INLINE void N(put)(operand *rows, operand *pairs, int64_t width, int64_t r, int64_t k, vf a, vf b) {
+    (void)pairs; /* one layout serves both products */
+    N(store)(rows + r * width + k, a);
+    N(store)(rows + (r + 1) * width + k, b);
+}
+INLINE void N(pack_edges)(const float *from, int64_t by_k, int64_t by_n, int64_t width, operand *panels) {
+    N(pack)(from, by_k, by_n, width, width, panels);
+}
+INLINE void N(edge_product)(const operand *left, const operand *panels, int64_t width, const float *start, float *out,
+                            int64_t rows) {
+    N(product)(left, width, panels, width, width, start, 0, out, width, rows);
+}
+INLINE void N(edge_outer_product)(const operand *left, const operand *right, int64_t width, int64_t rows, float *out) {
+    N(outer_product)(left, width, right, width, width, width, rows, out, width);
+}
+#endif
+
+/* ---- what a call works with ---- */
+
+typedef struct {
+    /* a tile of edges: rows of them, rounded up to `padded` by repeating the last one */
+    int64_t first, rows, padded;
+    int64_t receiver[TILE], sender[TILE];
+    float displacement[3][TILE], squared[TILE], first_squared[TILE];
+    float gate[TILE], pull[TILE];              /* dL/dm = gate grad_pooled[receiver] + pull g */
+    float grad_squared[TILE], grad_first[TILE];
+    operand *hidden, *hidden_pairs, *grad, *grad_pairs; /* silu(z1) and dL/dz2 */
+    float *hidden_slope, *message, *message_slope;      /* [TILE, F] each */
+    operand *forward_panels, *backward_panels;          /* W2^T and W2, packed */
+    float edge_weight[2 * MAX_WIDTH];                   /* w^T */
+    /* the atoms */
+    float *panels;                          /* a packed matrix, up to [2F, F] */
+    float *parts;                           /* [R f + b1, S f] [A, 2F] */
+    float *grad_parts, *grad_inputs, *work; /* [A, 2F], [A, 2F], [A, F] */
+    const float *grad_pooled;               /* [A, F], rows 2F apart */
+} N(state);
+
+static int N(prepare)(const layer_call *c, N(state) * s) {
+    const size_t width = c->width, tile = TILE * width, square = width * width, atoms = c->num_atoms * width;
+    float *next = scratch_of(sizeof(float) * (7 * tile + 4 * square + 5 * atoms) + sizeof(N(state)));
+    if (!next) return NO_MEMORY;
+    s->hidden = (operand *)next, next += tile;
+    s->hidden_pairs = (operand *)next, next += tile;
+    s->grad = (operand *)next, next += tile;
+    s->grad_pairs = (operand *)next, next += tile;
+    s->hidden_slope = next, next += tile;
+    s->message = next, next += tile;
+    s->message_slope = next, next += tile;
+    s->forward_panels = (operand *)next, next += square;
+    s->backward_panels = (operand *)next, next += square;
+    s->panels = next, next += 2 * square;
+    s->grad_parts = next, next += 2 * atoms;
+    s->grad_inputs = next, next += 2 * atoms;
+    s->work = next;
+    s->parts = c->saved;
+    N(pack_edges)(c->p.weight, 1, width, width, s->forward_panels);
+    for (size_t k = 0; k < 2 * width; k++)
+        s->edge_weight[k] = c->p.first_weight[k % width * (2 * width + 2) + 2 * width + k / width];
+#ifndef BFLOAT
+    s->hidden_pairs = s->hidden;
+    s->grad_pairs = s->grad;
+#endif
+    return OK;
+}
+
+/* R f + b1 and S f of every atom. */
+static void N(atom_parts)(const layer_call *c, N(state) * s) {
+    const int64_t width = c->width, by = 2 * width + 2;
+    for (int side = 0; side < 2; side++) {
+        N(pack)(c->p.first_weight + side * width, 1, by, width, width, s->panels);
+        N(product)(c->features, width, s->panels, width, width, side ? NULL : c->p.first_bias, 0,
+                   s->parts + side * width, 2 * width, c->num_atoms);
+    }
+}
+
+/* Indices and geometry of the edges from `first` on. */
+static void N(take_tile)(const layer_call *c, N(state) * s, int64_t first) {
+    s->first = first;
+    s->rows = c->num_edges - first < TILE ? c->num_edges - first : TILE;
+    s->padded = (s->rows + ROWS - 1) / ROWS * ROWS;
+    for (int64_t r = 0; r < TILE; r++) {
+        const int64_t e = first + (r < s->rows ? r : s->rows - 1);
+        const int64_t i = c->receiver[e], j = c->sender[e];
+        s->receiver[r] = i;
+        s->sender[r] = j;
+        for (int axis = 0; axis < 3; axis++)
+            s->displacement[axis][r] = c->positions[3 * i + axis] - c->positions[3 * j + axis];
+        s->first_squared[r] = c->first_squared[e];
+    }
+    for (int64_t r = 0; r < TILE; r += LANES) {
+        const vf x = N(load)(s->displacement[0] + r), y = N(load)(s->displacement[1] + r),
+                 z = N(load)(s->displacement[2] + r);
+        N(store)(s->squared + r, x * x + y * y + z * z);
+    }
+}
+
+/* ---- the pair network forward ---- */
+
+INLINE vf N(first_sum)(const layer_call *c, const N(state) * s, int64_t r, int64_t k) {
+    const int64_t width = c->width;
+    const float *parts = s->parts + k;
+    return N(load)(parts + s->receiver[r] * 2 * width) + N(load)(parts + s->sender[r] * 2 * width + width) +
+           s->squared[r] * N(load)(s->edge_weight + k) + s->first_squared[r] * N(load)(s->edge_weight + width + k);
+}
+
+/* silu(z1) of the tile, and its slope for the backward pass. */
+INLINE void N(hidden_stage)(const layer_call *c, N(state) * s, const int backward) {
+    const int64_t width = c->width;
+    for (int64_t r = 0; r < s->padded; r += 2)
+        for (int64_t k = 0; k < width; k += LANES) {
+            vf slope_a, slope_b;
+            const vf a = N(silu)(N(first_sum)(c, s, r, k), &slope_a);
+            const vf b = N(silu)(N(first_sum)(c, s, r + 1, k), &slope_b);
+            N(put)(s->hidden, backward ? s->hidden_pairs : NULL, width, r, k, a, b);
+            if (!backward) continue;
+            N(store)(s->hidden_slope + r * width + k, slope_a);
+            N(store)(s->hidden_slope + (r + 1) * width + k, slope_b);
+        }
+}
+
+/* m of the tile in place of z2, with g.m in `pull`; its slope, and grad_pooled.m in `gate`, for the backward pass. */
+INLINE void N(message_stage)(const layer_call *c, N(state) * s, const int backward) {
+    const int64_t width = c->width;
+    const float *head = c->p.head;
+    const int pooled = backward && c->kind == MESSAGE;
+    for (int64_t r = 0; r < s->padded; r++) {
+        float *m = s->message + r * width, *slope = s->message_slope + r * width;
+        const float *u = pooled ? s->grad_pooled + s->receiver[r] * 2 * width : NULL;
+        vf head_dot = (vf){}, grad_dot = (vf){};
+        for (int64_t k = 0; k < width; k += LANES) {
+            vf d;
+            const vf h = N(silu)(N(load)(m + k), &d);
+            N(store)(m + k, h);
+            if (backward) N(store)(slope + k, d);
+            if (head) head_dot += h * N(load)(head + k);
+            if (head && pooled) grad_dot += h * N(load)(u + k);
+        }
+        if (head) s->pull[r] = N(sum)(head_dot);
+        if (head && pooled) s->gate[r] = N(sum)(grad_dot);
+    }
+}
+
+/* Gates sigmoid(g.m + g0) of the tile from `pull` into `gate`, 1 without attention. */
+static void N(gate_stage)(const layer_call *c, N(state) * s) {
+    for (int64_t r = 0; r < TILE; r += LANES)
+        N(store)(s->gate + r, c->p.head ? N(sigmoid)(N(load)(s->pull + r) + *c->p.head_bias) : N(all)(1.0f));
+}
+
+INLINE void N(pair_forward)(const layer_call *c, N(state) * s, int64_t first, const int backward) {
+    N(take_tile)(c, s, first);
+    N(hidden_stage)(c, s, backward);
+    N(edge_product)(s->hidden, s->forward_panels, c->width, c->p.bias, s->message, s->padded);
+    N(message_stage)(c, s, backward);
+}
+
+/* ---- MESSAGE forward ---- */
+
+static void N(message_forward)(const layer_call *c, N(state) * s) {
+    const int64_t width = c->width, atoms = c->num_atoms;
+    float *inputs = c->saved + 2 * width * atoms, *pre = c->saved + 4 * width * atoms;
+    for (int64_t i = 0; i < atoms; i++) {
+        memcpy(inputs + 2 * i * width, c->features + i * width, sizeof(float) * width);
+        memset(inputs + (2 * i + 1) * width, 0, sizeof(float) * width);
+    }
+    for (int64_t first = 0; first < c->num_edges; first += TILE) {
+        N(pair_forward)(c, s, first, 0);
+        N(gate_stage)(c, s);
+        for (int64_t r = 0; r < s->rows; r++) {
+            const int64_t i = s->receiver[r];
+            const vf gate = N(all)(s->gate[r] * c->inverse_scale[i]);
+            const float *m = s->message + r * width;
+            float *pooled = inputs + (2 * i + 1) * width;
+            for (int64_t k = 0; k < width; k += LANES)
+                N(store)(pooled + k, N(load)(pooled + k) + gate * N(load)(m + k));
+        }
+    }
+    N(pack)(c->p.update_weight, 1, 2 * width, 2 * width, width, s->panels);
+    N(product)(inputs, 2 * width, s->panels, 2 * width, width, c->p.update_bias, 0, pre, width, atoms);
+    for (int64_t k = 0; k < atoms * width; k += LANES) {
+        const vf z = N(load)(pre + k);
+        N(store)(s->work + k, z * N(sigmoid)(z));
+    }
+    for (int64_t i = 0; i < atoms; i++)
+        for (int64_t k = 0; k < width; k += LANES)
+            N(store)(c->out + i * width + k, N(load)(c->features + i * width + k) + N(load)(c->p.last_bias + k));
+    N(pack)(c->p.last_weight, 1, width, width, width, s->panels);
+    N(product)(s->work, width, s->panels, width, width, c->out, width, c->out, width, atoms);
+}
+
+/* ---- MOVE forward ---- */
+
+/* Of the tile: 1 / (distance + norm_constant), and the length from g.m in `pull`. */
+INLINE void N(step_stage)(const layer_call *c, const N(state) * s, int64_t r, vf *inverse, vf *length, vf *slope) {
+    const vf raw = N(load)(s->pull + r), range = N(all)((float)c->step_range);
+    const vf bounded = N(tanh)(raw);
+    *inverse = 1.0f / (N(root)(N(load)(s->squared + r) + 1e-8f) + (float)c->norm_constant);
+    *length = c->bounded ? range * bounded : raw;
+    *slope = c->bounded ? range - range * bounded * bounded : N(all)(1.0f);
+}
+
+static void N(move_forward)(const layer_call *c, N(state) * s) {
+    memcpy(c->out, c->positions, sizeof(float) * 3 * c->num_atoms);
+    for (int64_t first = 0; first < c->num_edges; first += TILE) {
+        N(pair_forward)(c, s, first, 0);
+        for (int64_t r = 0; r < TILE; r += LANES) {
+            vf inverse, length, slope;
+            N(step_stage)(c, s, r, &inverse, &length, &slope);
+            N(store)(s->gate + r, inverse * length);
+        }
+        for (int64_t r = 0; r < s->rows; r++) {
+            const int64_t i = s->receiver[r];
+            const float step = s->gate[r] * c->inverse_scale[i];
+            for (int axis = 0; axis < 3; axis++) c->out[3 * i + axis] += step * s->displacement[axis][r];
+        }
+    }
+}
+
+static int N(forward)(const layer_call *c) {
+    N(state) s;
+    if (N(prepare)(c, &s)) return NO_MEMORY;
+    memset(s.gate, 0, sizeof s.gate);
+    memset(s.pull, 0, sizeof s.pull);
+    N(atom_parts)(c, &s);
+    c->kind == MESSAGE ? N(message_forward)(c, &s) : N(move_forward)(c, &s);
+    return OK;
+}
+
+/* ---- backward ---- */
+
+/* From g.m and grad_pooled.m to the gate and the pull of every edge of a message. */
+static void N(gate_backward)(const layer_call *c, N(state) * s) {
+    float grad_dot[TILE];
+    if (c->p.head) memcpy(grad_dot, s->gate, sizeof grad_dot);
+    N(gate_stage)(c, s);
+    for (int64_t r = 0; r < TILE; r += LANES) {
+        const vf gate = N(load)(s->gate + r);
+        N(store)(s->pull + r, c->p.head ? N(load)(grad_dot + r) * gate * (1.0f - gate) : (vf){});
+    }
+    for (int64_t r = s->rows; r < TILE; r++) s->gate[r] = s->pull[r] = 0.0f;
+    if (c->p.head)
+        for (int64_t r = 0; r < s->rows; r++) *c->g.head_bias += s->pull[r];
+}
+
+/* From g.m to the pull of every edge of a move, and the direct part of the gradient of its geometry. */
+static void N(step_backward)(const layer_call *c, N(state) * s) {
+    float step[TILE] __attribute__((aligned(64))), along[TILE] __attribute__((aligned(64)));
+    for (int64_t r = 0; r < TILE; r++) {
+        const int64_t i = s->receiver[r];
+        const float scale = r < s->rows ? c->inverse_scale[i] : 0.0f;
+        along[r] = 0.0f;
+        for (int axis = 0; axis < 3; axis++) along[r] += scale * c->grad_out[3 * i + axis] * s->displacement[axis][r];
+    }
+    for (int64_t r = 0; r < TILE; r += LANES) {
+        vf inverse, length, slope;
+        const vf dot = N(load)(along + r);
+        N(step_stage)(c, s, r, &inverse, &length, &slope);
+        N(store)(step + r, inverse * length);
+        N(store)(s->pull + r, dot * inverse * slope);
+        const vf distance = N(root)(N(load)(s->squared + r) + 1e-8f);
+        N(store)(s->grad_squared + r, -0.5f * dot * length * inverse * inverse / distance);
+    }
+    for (int64_t r = 0; r < s->rows; r++) {
+        const int64_t i = s->receiver[r], j = s->sender[r];
+        for (int axis = 0; axis < 3; axis++) {
+            const float g = c->grad_out[3 * i + axis] * c->inverse_scale[i] * step[r];
+            c->grad_positions[3 * i + axis] += g;
+            c->grad_positions[3 * j + axis] -= g;
+        }
+    }
+    memset(s->gate, 0, sizeof s->gate);
+}
+
+/* dL/dz2 of the tile, and its sums: the gradients of b2 and g. */
+INLINE void N(second_backward)(const layer_call *c, N(state) * s, const int pooled) {
+    const int64_t width = c->width;
+    for (int64_t k = 0; k < width; k += LANES) {
+        const vf head = c->p.head ? N(load)(c->p.head + k) : (vf){};
+        vf bias_sum = (vf){}, head_sum = (vf){};
+        for (int64_t r = 0; r < s->padded; r += 2) {
+            vf g[2];
+#pragma GCC unroll 2
+            for (int q = 0; q < 2; q++) {
+                const int64_t at = (r + q) * width + k;
+                const vf pull = N(all)(s->pull[r + q]);
+                g[q] = pull * head;
+                if (pooled) g[q] += s->gate[r + q] * N(load)(s->grad_pooled + s->receiver[r + q] * 2 * width + k);
+                g[q] *= N(load)(s->message_slope + at);
+                bias_sum += g[q];
+                head_sum += pull * N(load)(s->message + at);
+            }
+            N(put)(s->grad, s->grad_pairs, width, r, k, g[0], g[1]);
+        }
+        N(store)(c->g.bias + k, N(load)(c->g.bias + k) + bias_sum);
+        if (c->p.head) N(store)(c->g.head + k, N(load)(c->g.head + k) + head_sum);
+    }
+}
+
+/* From dL/dsilu(z1) in `message` to the gradients of the atom parts, of w (transposed, [2, F]) and of d and d0. */
+INLINE void N(first_backward)(const layer_call *c, N(state) * s, float *grad_edge_weight) {
+    const int64_t width = c->width;
+    const float *w = s->edge_weight;
+    for (int64_t k = 0; k < width; k += LANES) {
+        vf sum_x = (vf){}, sum_y = (vf){};
+        for (int64_t r = 0; r < s->rows; r++) {
+            float *p = s->grad_parts + s->receiver[r] * 2 * width + k;
+            float *q = s->grad_parts + s->sender[r] * 2 * width + width + k;
+            const vf g = N(load)(s->message + r * width + k) * N(load)(s->hidden_slope + r * width + k);
+            N(store)(s->message + r * width + k, g);
+            N(store)(p, N(load)(p) + g);
+            N(store)(q, N(load)(q) + g);
+            sum_x += g * s->squared[r];
+            sum_y += g * s->first_squared[r];
+        }
+        N(store)(grad_edge_weight + k, N(load)(grad_edge_weight + k) + sum_x);
+        N(store)(grad_edge_weight + width + k, N(load)(grad_edge_weight + width + k) + sum_y);
+    }
+    for (int64_t r = 0; r < s->rows; r++) {
+        vf x = (vf){}, y = (vf){};
+        for (int64_t k = 0; k < width; k += LANES) {
+            const vf g = N(load)(s->message + r * width + k);
+            x += g * N(load)(w + k);
+            y += g * N(load)(w + width + k);
+        }
+        s->grad_squared[r] += N(sum)(x);
+        s->grad_first[r] = N(sum)(y);
+    }
+}
+
+/* From the gradient of the squared distances to that of the positions. */
+static void N(distance_backward)(const layer_call *c, const N(state) * s) {
+    for (int64_t r = 0; r < s->rows; r++) {
+        const int64_t i = s->receiver[r], j = s->sender[r];
+        for (int axis = 0; axis < 3; axis++) {
+            const float g = 2.0f * s->grad_squared[r] * s->displacement[axis][r];
+            c->grad_positions[3 * i + axis] += g;
+            c->grad_positions[3 * j + axis] -= g;
+        }
+        if (c->grad_first_squared) c->grad_first_squared[s->first + r] = s->grad_first[r];
+    }
+}
+
+/* The pair network on all edges, and the layers in front of it; adds to grad_features and grad_positions. */
+static void N(pair_backward)(const layer_call *c, N(state) * s) {
+    const int64_t width = c->width, atoms = c->num_atoms, by = 2 * width + 2;
+    const int pooled = c->kind == MESSAGE;
+    float grad_edge_weight[2 * MAX_WIDTH];
+    memset(grad_edge_weight, 0, sizeof grad_edge_weight);
+    memset(s->grad_parts, 0, sizeof(float) * 2 * atoms * width);
+    memset(c->g.weight, 0, sizeof(float) * width * width);
+    memset(c->g.bias, 0, sizeof(float) * width);
+    if (c->g.head) memset(c->g.head, 0, sizeof(float) * width);
+    if (c->g.head_bias) *c->g.head_bias = 0.0f;
+    N(pack_edges)(c->p.weight, width, 1, width, s->backward_panels);
+    for (int64_t first = 0; first < c->num_edges; first += TILE) {
+        N(pair_forward)(c, s, first, 1);
+        if (pooled) {
+            memset(s->grad_squared, 0, sizeof s->grad_squared);
+            N(gate_backward)(c, s);
+            N(second_backward)(c, s, 1);
+        } else {
+            N(step_backward)(c, s);
+            N(second_backward)(c, s, 0);
+        }
+        N(edge_outer_product)(s->grad_pairs, s->hidden_pairs, width, s->padded, c->g.weight);
+        N(edge_product)(s->grad, s->backward_panels, width, NULL, s->message, s->padded);
+        N(first_backward)(c, s, grad_edge_weight);
+        N(distance_backward)(c, s);
+    }
+    for (int64_t n = 0; n < width; n++) {
+        memset(c->g.first_weight + n * by, 0, sizeof(float) * 2 * width);
+        c->g.first_weight[n * by + 2 * width] = grad_edge_weight[n];
+        c->g.first_weight[n * by + 2 * width + 1] = grad_edge_weight[width + n];
+    }
+    N(column_sums)(s->grad_parts, 2 * width, atoms, width, c->g.first_bias);
+    for (int side = 0; side < 2; side++) {
+        const float *grad = s->grad_parts + side * width;
+        N(outer_product)(grad, 2 * width, c->features, width, width, width, atoms, c->g.first_weight + side * width, by);
+        N(pack)(c->p.first_weight + side * width, by, 1, width, width, s->panels);
+        N(product)(grad, 2 * width, s->panels, width, width, c->grad_features, width, c->grad_features, width, atoms);
+    }
+}
+
+/* The update network of a message layer: its gradients, and s->grad_inputs, that of [f, pooled] before scaling. */
+static void N(update_backward)(const layer_call *c, N(state) * s) {
+    const int64_t width = c->width, atoms = c->num_atoms;
+    const float *inputs = c->saved + 2 * width * atoms, *pre = c->saved + 4 * width * atoms;
+    float *activated = s->grad_parts, *grad = s->grad_parts + width * atoms, *slope = s->work;
+    for (int64_t k = 0; k < atoms * width; k += LANES) {
+        vf d;
+        N(store)(activated + k, N(silu)(N(load)(pre + k), &d));
+        N(store)(slope + k, d);
+    }
+    memset(c->g.last_weight, 0, sizeof(float) * width * width);
+    N(outer_product)(c->grad_out, width, activated, width, width, width, atoms, c->g.last_weight, width);
+    N(column_sums)(c->grad_out, width, atoms, width, c->g.last_bias);
+    N(pack)(c->p.last_weight, width, 1, width, width, s->panels);
+    N(product)(c->grad_out, width, s->panels, width, width, NULL, 0, grad, width, atoms);
+    for (int64_t k = 0; k < atoms * width; k += LANES) N(store)(grad + k, N(load)(grad + k) * N(load)(slope + k));
+    memset(c->g.update_weight, 0, sizeof(float) * 2 * width * width);
+    N(outer_product)(grad, width, inputs, 2 * width, width, 2 * width, atoms, c->g.update_weight, 2 * width);
+    N(column_sums)(grad, width, atoms, width, c->g.update_bias);
+    N(pack)(c->p.update_weight, 2 * width, 1, width, 2 * width, s->panels);
+    N(product)(grad, width, s->panels, width, 2 * width, NULL, 0, s->grad_inputs, 2 * width, atoms);
+}
+
+static int N(backward)(const layer_call *c) {
+    const int64_t width = c->width, atoms = c->num_atoms;
+    N(state) s;
+    if (N(prepare)(c, &s)) return NO_MEMORY;
+    memset(s.gate, 0, sizeof s.gate);
+    memset(s.pull, 0, sizeof s.pull);
+    if (c->kind == MESSAGE) {
+        memset(c->grad_positions, 0, sizeof(float) * 3 * atoms);
+        N(update_backward)(c, &s);
+        for (int64_t i = 0; i < atoms; i++)
+            for (int64_t k = 0; k < width; k += LANES) {
+                float *own = s.grad_inputs + 2 * i * width + k, *pooled = own + width;
+                N(store)(c->grad_features + i * width + k, N(load)(own) + N(load)(c->grad_out + i * width + k));
+                N(store)(pooled, N(load)(pooled) * c->inverse_scale[i]);
+            }
+        s.grad_pooled = s.grad_inputs + width;
+    } else {
+        memcpy(c->grad_positions, c->grad_out, sizeof(float) * 3 * atoms);
+        memset(c->grad_features, 0, sizeof(float) * atoms * width);
+    }
+    N(pair_backward)(c, &s);
+    return OK;
+}
+
+#undef N
+#undef vf
+#undef vi
+#undef operand
+#undef PANEL
+#undef MAGIC
+#undef LANES
+#undef LEVEL
+#undef COLUMNS
+#undef BFLOAT
+#endif
