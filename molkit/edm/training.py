@@ -108,8 +108,14 @@ def read_recipe(path: Path) -> Recipe:
 def engine_for(network: EdmNetwork, training: TrainConfig, device: torch.device) -> EdmNetwork:
     """The network, behind the engine that the recipe asks for where it applies: the fused kernel on CPUs."""
     if device.type == "cpu" and training.engine in ("auto", "fused"):
-        return accelerate(network)
+        wants_bfloat16 = training.precision == "bfloat16" or (training.precision == "auto" and fused_bfloat16())
+        return accelerate(network, precision="bfloat16" if wants_bfloat16 else "float32")
     return network
+
+
+def fused_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 pairs; the kernel gains from that even without AMX."""
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
 def train_recipe(

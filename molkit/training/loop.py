@@ -111,7 +111,8 @@ class Trainer:
         self.batches = PairBatches(task.num_atoms, config.batch_pairs, config.seed)
         self.progress = Progress(total_steps=config.total_steps)
         self.order: tuple[int, list[Tensor]] = (-1, [])
-        self.bfloat16 = use_bfloat16(config.precision, fabric.device)
+        own_precision = getattr(network, "precision", None)  # an engine that rounds its products itself
+        self.bfloat16 = own_precision is None and use_bfloat16(config.precision, fabric.device)
 
     def next_rows(self) -> Tensor:
         """Rows of this process's next batch; moves the progress on."""
@@ -257,7 +258,9 @@ def _write_header(trainer: Trainer, config: TrainConfig, *, resumed: bool, time_
         time_budget=time_budget,
         device=str(trainer.fabric.device),
         processes=trainer.fabric.world_size,
-        bfloat16=trainer.bfloat16,
+        autocast_bfloat16=trainer.bfloat16,
+        network=type(trainer.raw).__name__,
+        network_precision=getattr(trainer.raw, "precision", "float32"),
         engine=config.engine,
     )
     run_folder.append_json(trainer.out / "provenance.jsonl", record)
