@@ -1,0 +1,128 @@
+"""Molecules in XYZ and SDF files, in and out.
+
+Reading forgives blank lines between frames, any newline, atomic numbers instead of symbols, Fortran exponents. Anything
+else that is wrong is an InvalidInput with the path, the line, what was expected and what came. Writing replaces the
+file in one step, so that nobody ever sees half of it.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from scipy.spatial import cKDTree
+
+from molkit.chem.rdkit_tools import perceive_bonds
+from molkit.chem.sdf import sdf_record, sdf_records
+from molkit.chem.text_files import Frame, write_atomically
+from molkit.chem.xyz import xyz_frame, xyz_frames
+from molkit.errors import InvalidInput
+from molkit.molecule import Molecule
+
+OVERLAP_ANGSTROM = 0.2  # no two nuclei of a molecule are ever this close
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A molecule of a file that could not be used."""
+
+    index: int  # place in the file, counted from 0
+    reason: str  # one line with path and line number
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a file held: the usable molecules with their places in it, and the others with the reason."""
+
+    molecules: tuple[Molecule, ...]
+    indices: tuple[int, ...]  # place of each molecule in the file, counted from 0
+    problems: tuple[Problem, ...]
+
+
+def read_xyz(path: Path, *, check_overlap: bool = False) -> list[Molecule]:
+    """All frames of an XYZ file, coordinates in angstrom; the comment line becomes the name.
+
+    `charge=` and `spin=` (2S) in the comment are understood. Raises InvalidInput at the first thing that is wrong,
+    with `check_overlap` also for two atoms closer than 0.2 angstrom.
+    """
+    return _all_or_error(path, xyz_frames(Path(path)), check_overlap)
+
+
+def read_sdf(path: Path, *, check_overlap: bool = False) -> list[Molecule]:
+    """All records of an SDF or MOL file, with the atoms that are written there (no hydrogens are added).
+
+    Charge and unpaired electrons come from the record's formal charges; numeric data fields become properties.
+    Raises InvalidInput as `read_xyz`, and for flat (2D) records.
+    """
+    return _all_or_error(path, sdf_records(Path(path)), check_overlap)
+
+
+def read_molecules(path: Path, *, check_overlap: bool = True) -> Reading:
+    """The molecules of an .xyz, .sdf or .mol file, the good ones and the problems apart.
+
+    Raises InvalidInput when the file cannot be opened, has another suffix, or holds nothing at all.
+    """
+    path = Path(path)
+    readers = {".xyz": xyz_frames, ".sdf": sdf_records, ".mol": sdf_records}
+    if path.suffix.lower() not in readers:
+        raise InvalidInput(f"{path}: expected a file ending in .xyz, .sdf or .mol, got {path.suffix or 'no ending'!r}")
+    found = readers[path.suffix.lower()](path)
+    frames = [_checked(frame, index, path, check_overlap) for index, frame in enumerate(found)]
+    return Reading(
+        tuple(frame for frame in frames if isinstance(frame, Molecule)),
+        tuple(index for index, frame in enumerate(frames) if isinstance(frame, Molecule)),
+        tuple(Problem(index, str(frame)) for index, frame in enumerate(frames) if isinstance(frame, InvalidInput)),
+    )
+
+
+def write_xyz(path: Path, molecules: Molecule | Iterable[Molecule]) -> None:
+    """Write one or many molecules as XYZ frames with ten decimals; the name, charge and spin go to the comment line.
+
+    Raises InvalidInput when the file cannot be written; an existing file is then unchanged.
+    """
+    molecules = [molecules] if isinstance(molecules, Molecule) else molecules
+    write_atomically(path, "".join(xyz_frame(molecule) for molecule in molecules))
+
+
+def write_sdf(path: Path, molecules: Molecule | Iterable[Molecule]) -> list[Problem]:
+    """Write molecules as SDF records with perceived bonds; properties become data fields.
+
+    A molecule whose bonds are not perceived is written without bonds and with a data field `bond_perception` that
+    says why; those are returned. Raises InvalidInput when the file cannot be written.
+    """
+    molecules = [molecules] if isinstance(molecules, Molecule) else list(molecules)
+    records, problems = [], []
+    for index, molecule in enumerate(molecules):
+        perception = perceive_bonds(molecule)
+        if not perception.perceived:
+            problems.append(Problem(index, f"bonds not perceived: {perception.reason}"))
+        records.append(sdf_record(molecule, perception.mol, perception.reason))
+    write_atomically(path, "".join(records))
+    return problems
+
+
+def closest_overlap(molecule: Molecule, *, threshold: float = OVERLAP_ANGSTROM) -> tuple[int, int] | None:
+    """The first pair of atoms (counted from 0) closer than the threshold in angstrom, or None."""
+    pairs = cKDTree(molecule.positions).query_pairs(threshold)
+    return min(pairs) if pairs else None
+
+
+def _all_or_error(path: Path, frames: Iterator[Frame], check_overlap: bool) -> list[Molecule]:
+    molecules = []
+    for index, frame in enumerate(frames):
+        checked = _checked(frame, index, path, check_overlap)
+        if isinstance(checked, InvalidInput):
+            raise checked
+        molecules.append(checked)
+    return molecules
+
+
+def _checked(frame: Frame, index: int, path: Path, check_overlap: bool) -> Frame:
+    """The frame, or an error if two of its atoms lie on top of each other."""
+    pair = closest_overlap(frame) if check_overlap and isinstance(frame, Molecule) else None
+    if pair is None:
+        return frame
+    label = f" ({frame.name})" if frame.name else ""
+    return InvalidInput(
+        f"{path}: atoms {pair[0] + 1} and {pair[1] + 1} of molecule {index + 1}{label} are closer than "
+        f"{OVERLAP_ANGSTROM} angstrom; expected separate nuclei"
+    )

@@ -1,0 +1,256 @@
+"""RDKit in and out: molecules with given or perceived bonds, SMILES, 3D embedding.
+
+Nothing here keeps state; RDKit's own messages are silenced around the calls that are expected to fail sometimes.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from rdkit import Chem, rdBase
+from rdkit.Chem import AllChem, rdDetermineBonds
+
+from molkit.chem.bond_orders import BondRule, packed_bonds
+from molkit.errors import CalculationFailed, InvalidInput
+from molkit.molecule import Molecule, PackedMolecules
+
+BOND_TYPES = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TRIPLE}
+COVALENT_FACTORS = (1.15, 1.3)  # bonded below factor x (sum of covalent radii); the second only where the first fails
+MAX_PERCEPTION_STEPS = 10_000  # of RDKit's bond order search, whose cost can grow exponentially (about 0.2 s at most)
+MAX_PERCEPTION_ATOMS = 400
+
+
+@dataclass(frozen=True, eq=False)
+class Perception:
+    """Bonds, bond orders, formal charges and aromaticity found from coordinates, or the reason why they were not."""
+
+    mol: Chem.Mol | None  # sanitized, explicit hydrogens, one conformer
+    reason: str = ""
+
+    @property
+    def perceived(self) -> bool:
+        """Whether a molecular graph with the wanted total charge was found."""
+        return self.mol is not None
+
+
+@dataclass(frozen=True)
+class AtomState:
+    """How one atom sits in a molecular graph."""
+
+    atomic_number: int
+    formal_charge: int
+    valence: int  # sum of the bond orders in a Kekule form
+    unpaired_electrons: int
+
+
+def rdkit_version() -> str:
+    """Version of RDKit; validity and SMILES move with it."""
+    return rdBase.rdkitVersion
+
+
+def molecule_from_rdkit(mol: Chem.Mol, *, conformer: int = -1, name: str = "") -> Molecule:
+    """Atoms, one conformer's coordinates, total formal charge and unpaired electrons of an RDKit molecule.
+
+    Hydrogens that are not atoms of `mol` are not added. Raises InvalidInput when there is no conformer.
+    """
+    if mol.GetNumConformers() == 0:
+        raise InvalidInput(
+            "an RDKit molecule needs coordinates to become a Molecule, got one without conformer; embed it"
+        )
+    return Molecule(
+        np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()], dtype=np.int64),
+        mol.GetConformer(conformer).GetPositions(),
+        charge=Chem.GetFormalCharge(mol),
+        spin=sum(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms()),
+        name=name or (mol.GetProp("_Name") if mol.HasProp("_Name") else ""),
+    )
+
+
+def rdkit_atoms(molecule: Molecule) -> Chem.RWMol:
+    """The atoms of a molecule with their coordinates, neutral, without bonds and without implicit hydrogens."""
+    mol = Chem.RWMol()
+    for number in molecule.atomic_numbers.tolist():
+        atom = Chem.Atom(number)
+        atom.SetNoImplicit(True)
+        mol.AddAtom(atom)
+    conformer = Chem.Conformer(molecule.num_atoms)
+    conformer.SetPositions(np.array(molecule.positions))
+    conformer.Set3D(True)
+    mol.AddConformer(conformer)
+    if molecule.name:
+        mol.SetProp("_Name", molecule.name)
+    return mol
+
+
+def bonded_mol(atomic_numbers: Iterable[int], bonds: Iterable[tuple[int, int, int]]) -> Chem.RWMol:
+    """Neutral explicit atoms with the given (atom, atom, order) bonds, not sanitized.
+
+    Under-valenced atoms may be completed with implicit hydrogens by RDKit later, as in the EDM paper's validity.
+    """
+    mol = Chem.RWMol()
+    for number in atomic_numbers:
+        mol.AddAtom(Chem.Atom(number))
+    for first, second, order in bonds:
+        mol.AddBond(first, second, BOND_TYPES[order])
+    return mol
+
+
+def rdkit_by_distance(molecule: Molecule, *, rule: BondRule = "qm9") -> Chem.RWMol:
+    """RDKit molecule with the bonds of the distance rule, not sanitized; rule "geom" makes every bond single.
+
+    Source: EDM (arXiv 2203.17003) reference code, molecule building for the validity table.
+    """
+    pack = PackedMolecules.from_molecules([molecule])
+    return bonded_mol(molecule.atomic_numbers.tolist(), _bond_lists(pack, rule=rule)[0])
+
+
+def smiles_by_distance(molecules: PackedMolecules, *, rule: BondRule = "qm9") -> list[str | None]:
+    """Canonical SMILES (hydrogens written as atoms) of each molecule's largest fragment, None where RDKit refuses.
+
+    Bonds come from distances, atoms are neutral; a molecule counts if sanitization accepts all of it.
+    Source: EDM reference code, validity. About 0.16 ms a molecule. Raises InvalidInput for unknown elements.
+    """
+    numbers, ptr = molecules.atomic_numbers.tolist(), molecules.ptr.tolist()
+    with rdBase.BlockLogs():
+        return [
+            _largest_fragment_smiles(bonded_mol(numbers[ptr[row] : ptr[row + 1]], bonds))
+            for row, bonds in enumerate(_bond_lists(molecules, rule=rule))
+        ]
+
+
+def _bond_lists(molecules: PackedMolecules, *, rule: BondRule) -> list[list[tuple[int, int, int]]]:
+    """Bonds of each molecule as (atom, atom, order), atoms counted inside the molecule."""
+    bonds = packed_bonds(molecules, rule=rule)
+    ptr = molecules.ptr
+    bounds = np.searchsorted(bonds.first, ptr)
+    offset = np.repeat(ptr[:-1], np.diff(bounds))
+    order = np.ones_like(bonds.order) if rule == "geom" else bonds.order
+    rows = list(zip((bonds.first - offset).tolist(), (bonds.second - offset).tolist(), order.tolist(), strict=True))
+    return [rows[begin:end] for begin, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)]
+
+
+def _largest_fragment_smiles(mol: Chem.RWMol) -> str | None:
+    try:
+        Chem.SanitizeMol(mol)
+    except ValueError:
+        return None
+    fragments = Chem.GetMolFrags(mol, asMols=True)
+    return Chem.MolToSmiles(max(fragments, key=lambda fragment: fragment.GetNumAtoms()))
+
+
+def perceive_bonds(
+    molecule: Molecule,
+    *,
+    charge: int | None = None,
+    allow_radicals: bool = False,
+    factors: Sequence[float] = COVALENT_FACTORS,
+    max_steps: int = MAX_PERCEPTION_STEPS,
+) -> Perception:
+    """Find bonds, bond orders, formal charges and aromaticity for a known total charge (default: molecule.charge).
+
+    Atoms closer than a factor times the sum of their covalent radii are connected; RDKit (its version of xyz2mol)
+    then distributes bond orders and formal charges, or with `allow_radicals` unpaired electrons instead of charges.
+    The tight first factor suits relaxed geometries (all QM9 cages), the second stretched ones. The search is bounded:
+    where it would run on, or the molecule has more than 400 atoms, the result says "not perceived" and why.
+    """
+    if molecule.num_atoms > MAX_PERCEPTION_ATOMS:
+        return Perception(None, f"{molecule.num_atoms} atoms are more than the {MAX_PERCEPTION_ATOMS} that are tried")
+    charge = molecule.charge if charge is None else charge
+    reason = ""
+    with rdBase.BlockLogs():
+        for factor in factors:
+            mol = rdkit_atoms(molecule)
+            try:
+                rdDetermineBonds.DetermineBonds(
+                    mol, charge=charge, useVdw=True, covFactor=factor, allowChargedFragments=not allow_radicals,
+                    embedChiral=False, maxIterations=max_steps,
+                )  # fmt: skip
+                Chem.SanitizeMol(mol)
+            except (ValueError, RuntimeError) as error:  # no assignment, over-valenced, or too many steps
+                reason = reason or " ".join(str(error).split())
+                continue
+            return Perception(mol.GetMol())
+    return Perception(None, reason)
+
+
+def atom_states(mol: Chem.Mol) -> tuple[list[AtomState], bool]:
+    """State of every atom of a sanitized molecule in one Kekule form, and whether all atoms are connected."""
+    kekule = Chem.Mol(mol)
+    Chem.Kekulize(kekule, clearAromaticFlags=True)
+    states = [
+        AtomState(
+            atom.GetAtomicNum(),
+            atom.GetFormalCharge(),
+            round(sum(bond.GetBondTypeAsDouble() for bond in atom.GetBonds())),
+            atom.GetNumRadicalElectrons(),
+        )
+        for atom in kekule.GetAtoms()
+    ]
+    return states, len(Chem.GetMolFrags(mol)) == 1
+
+
+def plain_smiles(mol: Chem.Mol) -> str:
+    """Canonical SMILES without stereo and without explicit hydrogens."""
+    with rdBase.BlockLogs():
+        copy = Chem.RemoveHs(mol)
+    Chem.RemoveStereochemistry(copy)
+    return Chem.MolToSmiles(copy)
+
+
+def perceived_smiles(molecule: Molecule, *, charge: int | None = None) -> str | None:
+    """Canonical SMILES without stereo of the perceived graph, or None where no graph was found."""
+    mol = perceive_bonds(molecule, charge=charge).mol
+    return None if mol is None else plain_smiles(mol)
+
+
+def mol_from_smiles(smiles: str) -> Chem.Mol:
+    """Parse a SMILES without adding hydrogens; raises InvalidInput with RDKit's complaint."""
+    with rdBase.BlockLogs():
+        mol = Chem.MolFromSmiles(smiles, sanitize=False)
+        if mol is None or mol.GetNumAtoms() == 0:
+            raise InvalidInput(
+                f"expected a SMILES string, got {smiles!r}; check parentheses, rings and element symbols"
+            )
+        try:
+            Chem.SanitizeMol(mol)
+        except ValueError as error:
+            raise InvalidInput(f"SMILES {smiles!r} is no possible molecule: {error}") from None
+    return mol
+
+
+def embed_smiles(
+    smiles: str,
+    *,
+    num_conformers: int = 1,
+    seed: int = 0,
+    force_field: Literal["mmff94", "none"] = "mmff94",
+    timeout_seconds: int = 60,
+) -> list[Molecule]:
+    """3D conformers of a SMILES with all hydrogens, by ETKDGv3 distance geometry, relaxed with MMFF94 unless "none".
+
+    With MMFF94 the properties of each molecule hold `mmff94_kcal` and `mmff94_converged` (1 or 0). Fewer conformers
+    than asked for may come out (duplicates are not removed). The same seed gives the same conformers.
+    Raises InvalidInput for an unreadable SMILES or an element without parameters, CalculationFailed when no conformer
+    could be embedded in the given time.
+    """
+    if num_conformers < 1:
+        raise InvalidInput(f"num_conformers must be at least 1, got {num_conformers}")
+    mol = Chem.AddHs(mol_from_smiles(smiles))
+    parameters = AllChem.ETKDGv3()
+    parameters.randomSeed, parameters.timeout = seed, timeout_seconds
+    with rdBase.BlockLogs():
+        conformers = list(AllChem.EmbedMultipleConfs(mol, num_conformers, parameters))
+    if not conformers:
+        raise CalculationFailed(f"no 3D geometry of {smiles!r} was found within {timeout_seconds} s; try another seed")
+    outcomes = _relax_mmff94(mol, smiles) if force_field == "mmff94" else [{}] * len(conformers)
+    plain = [molecule_from_rdkit(mol, conformer=row, name=smiles) for row in conformers]
+    return [replace(molecule, properties=outcome) for molecule, outcome in zip(plain, outcomes, strict=True)]
+
+
+def _relax_mmff94(mol: Chem.Mol, smiles: str) -> list[dict[str, float]]:
+    """Relax all conformers in place; energy (kcal/mol) and convergence of each."""
+    if not AllChem.MMFFHasAllMoleculeParams(mol):
+        raise InvalidInput(f"MMFF94 has no parameters for {smiles!r}; use force_field='none'")
+    outcomes = AllChem.MMFFOptimizeMoleculeConfs(mol, maxIters=2000)
+    return [{"mmff94_kcal": energy, "mmff94_converged": float(flag == 0)} for flag, energy in outcomes]

@@ -1,0 +1,113 @@
+"""RDKit in and out: SMILES, embedding, and bonds perceived from coordinates with charges and aromaticity."""
+
+import time
+
+import numpy as np
+import pytest
+
+from molkit.chem import rdkit_tools as rt
+from molkit.chem.drawing import svg_grid
+from molkit.errors import InvalidInput
+from molkit.molecule import Molecule, PackedMolecules
+
+NEUTRAL = [
+    "c1ccccc1",
+    "N#N",
+    "O=C=O",
+    "C[N+](=O)[O-]",
+    "[NH3+]CC(=O)[O-]",
+    "CS(C)(=O)=O",
+    "c1c[nH]cn1",
+    "C=C=C",
+    "[C-]#[O+]",
+]
+
+
+@pytest.mark.parametrize("smiles", NEUTRAL)
+def test_perceived_bonds_give_back_the_smiles_that_was_embedded(smiles):
+    force_field = "none" if smiles == "[C-]#[O+]" else "mmff94"
+    (molecule,) = rt.embed_smiles(smiles, force_field=force_field)
+    assert molecule.charge == 0
+    assert rt.perceived_smiles(molecule) == smiles
+
+
+@pytest.mark.parametrize(("smiles", "charge"), [("C[NH3+]", 1), ("CC(=O)[O-]", -1), ("[NH3+]CC[NH3+]", 2)])
+def test_ions_are_perceived_with_their_total_charge(smiles, charge):
+    (molecule,) = rt.embed_smiles(smiles)
+    assert molecule.charge == charge
+    assert rt.perceived_smiles(molecule) == smiles
+    assert rt.perceived_smiles(molecule, charge=0) != smiles
+
+
+def test_embedding_is_the_same_for_the_same_seed_and_says_whether_mmff_converged():
+    first, again, other = (rt.embed_smiles("CCCO", seed=seed)[0] for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first.positions, again.positions)
+    assert np.abs(first.positions - other.positions).max() > 0.1
+    assert first.properties["mmff94_converged"] == 1.0
+    assert len(rt.embed_smiles("CCCO", num_conformers=3, force_field="none")) == 3
+
+
+@pytest.mark.parametrize("smiles", ["", "C1CC", "not a smiles", "C(C)(C)(C)(C)C"])
+def test_an_impossible_smiles_is_named(smiles):
+    with pytest.raises(InvalidInput, match="SMILES"):
+        rt.embed_smiles(smiles)
+
+
+def test_an_element_without_force_field_parameters_is_the_users_matter():
+    with pytest.raises(InvalidInput, match="force_field='none'"):
+        rt.embed_smiles("C[Se]C")
+
+
+def test_a_missing_hydrogen_is_not_perceived_and_has_a_reason():
+    (methane,) = rt.embed_smiles("C")
+    radical = Molecule(methane.atomic_numbers[:-1], methane.positions[:-1])
+    perception = rt.perceive_bonds(radical)
+    assert not perception.perceived and perception.reason
+    states, connected = rt.atom_states(rt.perceive_bonds(radical, allow_radicals=True).mol)
+    assert connected and [state.unpaired_electrons for state in states] == [1, 0, 0, 0]
+
+
+def test_a_search_that_would_run_on_ends_as_not_perceived():
+    (molecule,) = rt.embed_smiles("c1ccc2cc3ccccc3cc2c1", force_field="none")
+    started = time.monotonic()
+    impossible = rt.perceive_bonds(molecule, charge=9, max_steps=100)
+    assert not impossible.perceived and time.monotonic() - started < 30
+    far_apart = Molecule(np.full(401, 2), np.arange(1203).reshape(401, 3) * 10.0)
+    assert "more than the 400" in rt.perceive_bonds(far_apart).reason
+
+
+def test_perception_keeps_rdkit_silent(capfd):
+    rt.perceive_bonds(Molecule([6, 1], [[0, 0, 0], [0, 0, 1.1]]))
+    rt.smiles_by_distance(PackedMolecules.from_molecules([Molecule([9, 1, 1], [[0, 0, 0], [0, 0, 0.9], [0, 0.9, 0]])]))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_molecule_to_rdkit_and_back_keeps_atoms_positions_charge_and_name():
+    original = Molecule([7, 1, 1, 1, 1], np.random.default_rng(0).normal(size=(5, 3)), name="x")
+    back = rt.molecule_from_rdkit(rt.rdkit_atoms(original))
+    np.testing.assert_array_equal(back.atomic_numbers, original.atomic_numbers)
+    np.testing.assert_allclose(back.positions, original.positions)
+    assert back.name == "x"
+    with pytest.raises(InvalidInput, match="conformer"):
+        rt.molecule_from_rdkit(rt.mol_from_smiles("C"))
+
+
+def test_distance_bonds_are_all_single_for_geom():
+    (ethene,) = rt.embed_smiles("C=C")
+    orders = {
+        rule: sorted(bond.GetBondTypeAsDouble() for bond in rt.rdkit_by_distance(ethene, rule=rule).GetBonds())
+        for rule in ("qm9", "geom")
+    }
+    assert orders == {"qm9": [1, 1, 1, 1, 2], "geom": [1, 1, 1, 1, 1]}
+
+
+def test_a_drawing_is_one_self_contained_svg_and_unperceived_molecules_say_so():
+    lone = Molecule([6], np.zeros((1, 3)))
+    picture = svg_grid(["CCO", lone, rt.embed_smiles("c1ccccc1")[0]], legends=["ethanol", "atom", "benzene"], columns=2)
+    assert picture.startswith("<svg") and picture.rstrip().endswith("</svg>")
+    assert "width='360px' height='300px'" in picture
+    assert "<image" not in picture and "href" not in picture
+    with pytest.raises(InvalidInput, match="one legend per molecule"):
+        svg_grid(["C"], legends=[])
+    with pytest.raises(InvalidInput, match="at least one molecule"):
+        svg_grid([])
