@@ -1,0 +1,194 @@
+"""What generated molecules are made of, and how far that is from the data: composition, bond lengths, bond angles.
+
+Bonds are those of the distance rule (`molkit.chem.bond_orders`), so bond lengths are truncated at its thresholds, in
+the data as in the samples.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from molkit.chem.bond_orders import BondRule, PackedBonds, packed_bonds
+from molkit.errors import InvalidInput
+from molkit.molecule import SYMBOLS, PackedMolecules
+
+Quantity = Literal["elements", "num_atoms", "bond_length", "bond_angle"]
+BOND_SIGNS = ("", "-", "=", "#")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Distance between the distributions of one quantity in samples and in reference molecules."""
+
+    quantity: Quantity
+    kind: str  # "C-C", "H-C-H", or "all"
+    num_samples: int
+    num_reference: int
+    distance: float | None  # None where either side has fewer values than asked for
+    measure: Literal["wasserstein", "total_variation"]
+    unit: str
+
+
+def element_fractions(molecules: PackedMolecules) -> dict[str, float]:
+    """Share of each element among all atoms, by symbol, most frequent first."""
+    counts = np.bincount(molecules.atomic_numbers, minlength=len(SYMBOLS))
+    order = np.argsort(-counts, kind="stable")
+    return {SYMBOLS[number]: float(counts[number] / counts.sum()) for number in order.tolist() if counts[number]}
+
+
+def size_counts(molecules: PackedMolecules) -> dict[int, int]:
+    """Number of molecules of each number of atoms, ascending."""
+    sizes, counts = np.unique(molecules.num_atoms, return_counts=True)
+    return dict(zip(sizes.tolist(), counts.tolist(), strict=True))
+
+
+def bond_lengths(molecules: PackedMolecules, *, rule: BondRule = "qm9") -> dict[str, np.ndarray]:
+    """Bond lengths in angstrom by kind ("C-H", "C=O", "C#N"; elements by alphabet), the commonest kind first."""
+    bonds = packed_bonds(molecules, rule=rule)
+    ends = _alphabetical(molecules.atomic_numbers)
+    first, second = ends[bonds.first], ends[bonds.second]
+    low, high = np.minimum(first, second), np.maximum(first, second)
+    names = sorted(SYMBOLS)
+    return {
+        f"{names[a]}{BOND_SIGNS[order]}{names[b]}": values
+        for (a, b, order), values in _by_kind(np.stack([low, high, bonds.order], axis=1), bonds.length).items()
+    }
+
+
+def bond_angles(molecules: PackedMolecules, *, rule: BondRule = "qm9") -> dict[str, np.ndarray]:
+    """Angles in degrees between two bonds of an atom, by kind ("H-C-H", the centre in the middle), commonest first.
+
+    An angle at an atom that lies exactly on a neighbour does not exist and is left out.
+    """
+    bonds = packed_bonds(molecules, rule=rule)
+    apart = PackedBonds(
+        *(column[bonds.length > 0] for column in (bonds.first, bonds.second, bonds.order, bonds.length))
+    )
+    left, centre, right = _angle_rows(apart, len(molecules.atomic_numbers))
+    cosine = _cosine(
+        molecules.positions[left] - molecules.positions[centre],
+        molecules.positions[right] - molecules.positions[centre],
+    )
+    elements = _alphabetical(molecules.atomic_numbers)
+    low, high = np.minimum(elements[left], elements[right]), np.maximum(elements[left], elements[right])
+    degrees = np.degrees(np.arccos(cosine)).astype(np.float32)
+    names = sorted(SYMBOLS)
+    return {
+        f"{names[a]}-{names[middle]}-{names[b]}": values
+        for (a, middle, b), values in _by_kind(np.stack([low, elements[centre], high], axis=1), degrees).items()
+    }
+
+
+def wasserstein(sample: np.ndarray, reference: np.ndarray) -> float:
+    """1-D Wasserstein (earth mover's) distance between two samples, in their unit: the area between their CDFs.
+
+    Raises InvalidInput for an empty sample or a value that is NaN or infinite.
+    """
+    first, second = _sorted_finite(sample), _sorted_finite(reference)
+    grid = np.sort(np.concatenate([first, second]))
+    below = np.searchsorted(first, grid[:-1], side="right") / len(first)
+    other = np.searchsorted(second, grid[:-1], side="right") / len(second)
+    return float(np.sum(np.abs(below - other) * np.diff(grid)))
+
+
+def total_variation(counts: Mapping[object, float], reference: Mapping[object, float]) -> float:
+    """Half the summed absolute difference of two histograms after normalisation, in [0, 1]."""
+    totals = sum(counts.values()), sum(reference.values())
+    if min(totals) <= 0:
+        raise InvalidInput("total variation needs two histograms with something in them, got an empty one")
+    keys = set(counts) | set(reference)
+    return 0.5 * sum(abs(counts.get(key, 0) / totals[0] - reference.get(key, 0) / totals[1]) for key in keys)
+
+
+def compare_distributions(
+    samples: PackedMolecules, reference: PackedMolecules, *, rule: BondRule = "qm9", min_count: int = 50
+) -> list[Comparison]:
+    """Elements and sizes (total variation), every kind of bond and angle (Wasserstein), commonest kinds first.
+
+    Kinds that either side has less than `min_count` times are listed without a distance.
+    """
+    elements, sizes = (
+        (element_fractions(samples), element_fractions(reference)),
+        (size_counts(samples), size_counts(reference)),
+    )
+    atoms, molecules = (len(samples.atomic_numbers), len(reference.atomic_numbers)), (len(samples), len(reference))
+    rows = [
+        Comparison("elements", "all", *atoms, total_variation(*elements), "total_variation", ""),
+        Comparison("num_atoms", "all", *molecules, total_variation(*sizes), "total_variation", ""),
+    ]
+    lengths = bond_lengths(samples, rule=rule), bond_lengths(reference, rule=rule)
+    angles = bond_angles(samples, rule=rule), bond_angles(reference, rule=rule)
+    rows += _compare_kinds("bond_length", *lengths, unit="angstrom", min_count=min_count)
+    return rows + _compare_kinds("bond_angle", *angles, unit="degree", min_count=min_count)
+
+
+def _compare_kinds(
+    quantity: Quantity,
+    samples: Mapping[str, np.ndarray],
+    reference: Mapping[str, np.ndarray],
+    *,
+    unit: str,
+    min_count: int,
+) -> list[Comparison]:
+    nothing = np.zeros(0)
+    rows = []
+    for kind in [*reference, *(kind for kind in samples if kind not in reference)]:
+        ours, theirs = samples.get(kind, nothing), reference.get(kind, nothing)
+        enough = min(len(ours), len(theirs)) >= max(1, min_count)
+        distance = wasserstein(ours, theirs) if enough else None
+        rows.append(Comparison(quantity, kind, len(ours), len(theirs), distance, "wasserstein", unit))
+    return rows
+
+
+def _alphabetical(atomic_numbers: np.ndarray) -> np.ndarray:
+    """Rank of each atom's symbol in the alphabet, so that kinds are named C-H and H-N rather than by atomic number."""
+    names = sorted(SYMBOLS)
+    return np.array([names.index(symbol) for symbol in SYMBOLS])[atomic_numbers]
+
+
+def _by_kind(kinds: np.ndarray, values: np.ndarray) -> dict[tuple[int, ...], np.ndarray]:
+    """Split values [K] by rows of kinds [K, 3], the commonest first."""
+    base = len(SYMBOLS)
+    codes = (kinds[:, 0].astype(np.int64) * base + kinds[:, 1]) * base + kinds[:, 2]
+    order = np.argsort(codes, kind="stable")
+    distinct, starts, counts = np.unique(codes[order], return_index=True, return_counts=True)
+    groups = np.split(values[order], starts[1:]) if len(distinct) else []
+    return {
+        (int(distinct[row]) // base**2, int(distinct[row]) // base % base, int(distinct[row]) % base): groups[row]
+        for row in np.argsort(-counts, kind="stable").tolist()
+    }
+
+
+def _angle_rows(bonds: PackedBonds, total_atoms: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Atom rows (end, centre, end) of every pair of bonds that share an atom."""
+    centre = np.concatenate([bonds.first, bonds.second])
+    neighbour = np.concatenate([bonds.second, bonds.first])
+    neighbour = neighbour[np.argsort(centre, kind="stable")]
+    degree = np.bincount(centre, minlength=total_atoms)
+    starts = np.cumsum(degree) - degree
+    parts = []
+    for count in range(2, int(degree.max(initial=0)) + 1):
+        atoms = np.flatnonzero(degree == count)
+        i, j = np.triu_indices(count, k=1)
+        around = neighbour[starts[atoms][:, None] + np.arange(count)]
+        parts.append((around[:, i].ravel(), np.repeat(atoms, len(i)), around[:, j].ravel()))
+    if not parts:
+        return (np.zeros(0, np.int64),) * 3
+    left, middle, right = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    return left, middle, right
+
+
+def _cosine(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Cosine of the angle between rows of two arrays [K, 3]."""
+    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    return np.clip(np.einsum("ka,ka->k", first, second) / lengths, -1.0, 1.0)
+
+
+def _sorted_finite(values: np.ndarray) -> np.ndarray:
+    values = np.sort(np.asarray(values, dtype=float).ravel())
+    bad = int((~np.isfinite(values)).sum())
+    if len(values) == 0 or bad:
+        raise InvalidInput(f"a Wasserstein distance needs finite values, got {len(values)} with {bad} NaN or infinite")
+    return values

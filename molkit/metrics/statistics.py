@@ -1,0 +1,146 @@
+"""Intervals for the numbers in our tables.
+
+A NaN among the values is an error here, never a silent loss: whoever drops failed calculations counts them first.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from molkit.errors import InvalidInput
+
+Statistic = Callable[[np.ndarray], float]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with the ends of its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+    level: float = 0.95
+
+    def scaled(self, factor: float) -> "Interval":
+        """The same in another unit, for example percent (factor 100, positive)."""
+        return Interval(self.value * factor, self.low * factor, self.high * factor, self.level)
+
+
+def proportion_interval(successes: int, total: int, *, level: float = 0.95) -> Interval:
+    """Wilson score interval of a proportion; reasonable also at 0 %, 100 % and few trials.
+
+    Source: Wilson, J. Am. Stat. Assoc. 22, 209 (1927). Raises InvalidInput unless 0 <= successes <= total, total >= 1.
+    """
+    if total < 1 or not 0 <= successes <= total:
+        raise InvalidInput(f"a proportion needs 0 <= successes <= total and total >= 1, got {successes} of {total}")
+    z = _normal_quantile(level)
+    p = successes / total
+    scale = 1.0 + z * z / total
+    centre = (p + z * z / (2 * total)) / scale
+    half = z / scale * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total))
+    return Interval(p, min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half)), level)
+
+
+def proportion_difference_interval(
+    successes: int, total: int, other_successes: int, other_total: int, *, level: float = 0.95
+) -> Interval:
+    """Difference of two independent proportions, first minus second, with Newcombe's hybrid score interval.
+
+    Source: Newcombe, Stat. Med. 17, 873 (1998), method 10.
+    """
+    first = proportion_interval(successes, total, level=level)
+    second = proportion_interval(other_successes, other_total, level=level)
+    value = first.value - second.value
+    below = math.hypot(first.value - first.low, second.high - second.value)
+    above = math.hypot(first.high - first.value, second.value - second.low)
+    return Interval(value, value - below, value + above, level)
+
+
+def bootstrap_interval(
+    values: np.ndarray,
+    *,
+    statistic: Statistic = np.mean,
+    level: float = 0.95,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """Percentile bootstrap interval of a statistic of independent rows: values [n] or [n, k], resampled by row.
+
+    Source: Efron, Ann. Stat. 7, 1 (1979). Raises InvalidInput for no values or for any that is NaN or infinite.
+    """
+    rows = _finite(values)
+    random = np.random.default_rng(seed)
+    resampled = [statistic(rows[random.integers(len(rows), size=len(rows))]) for _ in range(_positive(num_resamples))]
+    return _percentiles(float(statistic(rows)), np.array(resampled), level)
+
+
+def bootstrap_difference_interval(
+    values: np.ndarray,
+    other: np.ndarray,
+    *,
+    statistic: Statistic = np.mean,
+    level: float = 0.95,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """Percentile bootstrap interval of statistic(values) - statistic(other) for two independent samples."""
+    first, second = _finite(values), _finite(other)
+    random = np.random.default_rng(seed)
+    resampled = [
+        statistic(first[random.integers(len(first), size=len(first))])
+        - statistic(second[random.integers(len(second), size=len(second))])
+        for _ in range(_positive(num_resamples))
+    ]
+    return _percentiles(float(statistic(first) - statistic(second)), np.array(resampled), level)
+
+
+def ratio_interval(
+    numerators: np.ndarray,
+    denominators: np.ndarray,
+    *,
+    level: float = 0.95,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """Bootstrap interval of sum(numerators) / sum(denominators), resampling the pairs.
+
+    For shares of atoms, whose independent units are the molecules: stable atoms and atoms per molecule.
+    """
+    pairs = np.stack([np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)], axis=1)
+    return bootstrap_interval(pairs, statistic=_ratio, level=level, num_resamples=num_resamples, seed=seed)
+
+
+def _ratio(pairs: np.ndarray) -> float:
+    numerator, denominator = pairs.sum(axis=0)
+    return numerator / denominator
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    rows = np.asarray(values, dtype=float)
+    if rows.ndim == 0 or len(rows) == 0:
+        raise InvalidInput("an interval needs at least one value, got none")
+    bad = int((~np.isfinite(rows.reshape(len(rows), -1)).all(axis=1)).sum())
+    if bad:
+        raise InvalidInput(f"{bad} of {len(rows)} values are NaN or infinite; count the failures, then leave them out")
+    return rows
+
+
+def _positive(num_resamples: int) -> int:
+    if num_resamples < 1:
+        raise InvalidInput(f"num_resamples must be at least 1, got {num_resamples}")
+    return num_resamples
+
+
+def _percentiles(value: float, resampled: np.ndarray, level: float) -> Interval:
+    _normal_quantile(level)
+    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value, float(low), float(high), level)
+
+
+def _normal_quantile(level: float) -> float:
+    if not 0.0 < level < 1.0:
+        raise InvalidInput(f"a confidence level lies between 0 and 1, got {level}")
+    return NormalDist().inv_cdf((1.0 + level) / 2.0)

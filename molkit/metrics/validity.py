@@ -1,0 +1,95 @@
+"""Validity, uniqueness and novelty of generated molecules, by the protocol of the EDM paper.
+
+Bonds come from distances, atoms are neutral; a molecule is valid if RDKit's sanitization accepts it, and its SMILES is
+that of its largest fragment, hydrogens written out. Read these figures with three things in mind: an atom with too
+few bonds passes (RDKit adds implicit hydrogens, and the SMILES then differs from that of the whole molecule), a
+nitrogen with four neighbours fails (a nitro group found as two N=O is repaired by RDKit), and a molecule in pieces
+counts through its largest piece.
+Source: EDM (arXiv 2203.17003) reference code, RDKit metrics. Departure: novelty looks the SMILES up in a set, there it
+was a list.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from molkit.chem.bond_orders import BondRule
+from molkit.chem.rdkit_tools import rdkit_version, smiles_by_distance
+from molkit.errors import InvalidInput
+from molkit.metrics.stability import finite_molecules
+from molkit.molecule import PackedMolecules
+
+
+@dataclass(frozen=True)
+class ValidityResult:
+    """Counts over the molecules that were scored; fractions follow the paper's denominators."""
+
+    smiles: tuple[str | None, ...]  # one per molecule, None where invalid
+    num_unique: int  # distinct SMILES
+    num_novel: int | None  # distinct SMILES that are not in the reference set; None without one
+    reference: str  # what the reference set is
+    rdkit_version: str
+    num_not_finite: int  # molecules with a NaN or infinite coordinate, which are invalid
+
+    @property
+    def num_molecules(self) -> int:
+        """All molecules that were scored."""
+        return len(self.smiles)
+
+    @property
+    def num_valid(self) -> int:
+        """Molecules with a SMILES."""
+        return sum(entry is not None for entry in self.smiles)
+
+    @property
+    def validity(self) -> float:
+        """Valid / all."""
+        return self.num_valid / self.num_molecules
+
+    @property
+    def uniqueness(self) -> float:
+        """Distinct / valid; 0 when none is valid."""
+        return self.num_unique / self.num_valid if self.num_valid else 0.0
+
+    @property
+    def valid_and_unique(self) -> float:
+        """Distinct / all: the second column of the paper's table."""
+        return self.num_unique / self.num_molecules
+
+    @property
+    def novelty(self) -> float | None:
+        """Novel / distinct; None without a reference set or without a valid molecule."""
+        return None if self.num_novel is None or not self.num_unique else self.num_novel / self.num_unique
+
+
+def validity(
+    molecules: PackedMolecules,
+    *,
+    reference_smiles: Collection[str] | None,
+    reference: str = "",
+    rule: BondRule = "qm9",
+) -> ValidityResult:
+    """Score molecules; `reference_smiles` are those novelty is counted against, `reference` says what they are.
+
+    Rule "geom" makes every bond single, as the paper does for GEOM-Drugs. About 0.16 ms a molecule of QM9's size.
+    Raises InvalidInput for no molecules or elements the rule does not know.
+    """
+    if len(molecules) == 0:
+        raise InvalidInput("validity needs at least one molecule, got none")
+    finite = finite_molecules(molecules)
+    found = smiles_by_distance(molecules, rule=rule)
+    smiles = tuple(entry if usable else None for entry, usable in zip(found, finite.tolist(), strict=True))
+    distinct = {entry for entry in smiles if entry is not None}
+    known = None if reference_smiles is None else distinct.intersection(reference_smiles)
+    return ValidityResult(
+        smiles,
+        len(distinct),
+        None if known is None else len(distinct) - len(known),
+        reference or ("none" if known is None else f"{len(reference_smiles)} SMILES, not described"),
+        rdkit_version(),
+        int((~finite).sum()),
+    )
+
+
+def reference_smiles(molecules: PackedMolecules, *, rule: BondRule = "qm9") -> frozenset[str]:
+    """Distinct SMILES of (training) molecules by the same distance rule; those RDKit refuses are left out."""
+    return frozenset(entry for entry in smiles_by_distance(molecules, rule=rule) if entry is not None)
