@@ -1,0 +1,114 @@
+"""`molkit score`: stability and validity of somebody's molecules, beside the same figures of QM9."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from molkit.errors import DataNotFound, InvalidInput
+
+if TYPE_CHECKING:
+    from molkit.metrics.score import Score
+
+COLUMNS = (
+    ("atom_stability", "atoms stable"),
+    ("molecule_stability", "molecules stable"),
+    ("validity", "valid"),
+    ("valid_and_unique", "valid and unique"),
+    ("novelty", "novel of unique"),
+)
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--rule",
+    type=click.Choice(["edm", "formal_charge", "geom"]),
+    default="edm",
+    show_default=True,
+    help="Stability convention: bond orders from distances (edm, geom), or perceived with charges and aromaticity.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def score(file: Path, rule: str, as_json: bool) -> None:
+    """Stability, validity and uniqueness of the molecules in FILE (.xyz, .sdf or .mol).
+
+    Intervals are for 95 %; the row of QM9's test molecules shows what real molecules reach by the same rule. Molecules
+    that cannot be scored are listed and left out, and the exit code is then 2.
+    """
+    from molkit.chem.files import read_molecules
+    from molkit.metrics.score import scorable, score_molecules
+    from molkit.molecule import PackedMolecules
+
+    reading = read_molecules(file)
+    good, unknown = scorable(reading.molecules, rule=rule)
+    skipped = {problem.index: problem.reason for problem in reading.problems}
+    skipped |= {reading.indices[row]: f"{file}: {reason}" for row, reason in unknown.items()}
+    if not good:
+        raise InvalidInput(f"{file}: no molecule can be scored; the first: {skipped[min(skipped)]}")
+    molecules = PackedMolecules.from_molecules([reading.molecules[row] for row in good])
+    data, reference, note = _data_row(rule)
+    ours = score_molecules(molecules, rule=rule, reference=reference)
+    if as_json:
+        report = {"file": str(file), "rule": rule, "score": ours.as_dict(), "qm9_test": data and data.as_dict()}
+        report["skipped"] = [{"index": index, "reason": reason} for index, reason in sorted(skipped.items())]
+        report["counting_skipped_as_failures"] = _with_failures(ours, len(skipped))
+        click.echo(json.dumps({**report, "note": note}, indent=2))
+    else:
+        _print_table(file.name, ours, data, note)
+        for index, reason in sorted(skipped.items()):
+            click.echo(f"left out, molecule {index + 1}: {reason}")
+        if skipped:
+            shares = _with_failures(ours, len(skipped))
+            figures = ", ".join(f"{label} {100 * shares[key]:.1f}" for key, label in COLUMNS if key in shares)
+            click.echo(f"counting the {len(skipped)} left out as failures: {figures} %")
+    if skipped:
+        raise InvalidInput(f"{len(skipped)} of {len(good) + len(skipped)} molecules in {file} were left out (listed)")
+
+
+def _data_row(rule: str) -> tuple[Score | None, frozenset[str] | None, str]:
+    """The score of QM9's test molecules, the training SMILES, and what to say about both."""
+    from molkit.chem.rdkit_tools import rdkit_version
+    from molkit.data.qm9 import load_qm9
+    from molkit.data.reference_smiles import load_reference_smiles
+    from molkit.metrics.score import score_molecules
+
+    try:
+        reference = load_reference_smiles()
+        data = score_molecules(load_qm9(split="test"), rule=rule, reference=reference.smiles)
+    except DataNotFound as error:
+        return None, None, f"no row of QM9 and no novelty: {error}"
+    note = f"novelty against {reference.description}; RDKit {rdkit_version()}"
+    if reference.rdkit_version != rdkit_version():
+        note += f" (the reference SMILES were written by {reference.rdkit_version}, novelty may be off)"
+    return data, reference.smiles, note
+
+
+def _with_failures(ours: Score, skipped: int) -> dict[str, float]:
+    """Shares of all molecules of the file, those left out being failures."""
+    share = ours.num_molecules / (ours.num_molecules + skipped)
+    return {key: getattr(ours, key).value * share for key in ("molecule_stability", "validity", "valid_and_unique")}
+
+
+def _print_table(name: str, ours: Score, data: Score | None, note: str) -> None:
+    """Percentages with intervals, one line a figure."""
+    header = f"{f'{name} ({ours.num_molecules})':>34}"
+    click.echo(
+        f"{'% by rule ' + ours.rule:<22}{header}" + (f"{f'QM9 test ({data.num_molecules})':>34}" if data else "")
+    )
+    for key, label in COLUMNS:
+        cells = "".join(f"{_cell(row, key):>34}" for row in (ours, data) if row is not None)
+        click.echo(f"{label:<22}{cells}")
+    if ours.num_not_perceived:
+        click.echo(f"{ours.num_not_perceived} molecules count as unstable because no bond graph was found")
+    click.echo(note)
+
+
+def _cell(row: Score, key: str) -> str:
+    interval = getattr(row, key)
+    if interval is None:
+        return "-"
+    percent = interval.scaled(100.0)
+    return f"{percent.value:.1f}  [{percent.low:.1f}, {percent.high:.1f}]"
