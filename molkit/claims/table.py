@@ -1,5 +1,6 @@
 """The ledger as people see it: rows for a chapter, the whole page, and the badge of the front page."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -8,6 +9,7 @@ from pathlib import Path
 from molkit.claims.ledger import STORED_PROFILES, Claim, Measurement, load_claims, select
 from molkit.claims.store import best, load_results, what_changed
 from molkit.claims.verdicts import CONSISTENT, DIFFERS, DIRECTION, NOT_ATTEMPTED, REPRODUCED, VERDICTS, Verdict, judge
+from molkit.claims.wording import cost_text, count_text, ours_text, published_text, rule_text, run_text
 
 COLUMNS = ("Claim", "Published", "Ours", "n", "Profile", "Verdict", "Cost")
 THIS_RUN = "This run (no verdict)"
@@ -52,7 +54,7 @@ class LedgerTable:
         for row in self.rows:
             cells = _cells(row)
             now = self.this_run.get(row.claim.measured_as or row.claim.id)
-            lines.append((*cells[:2], _ours(row.claim, now, count=True), *cells[2:]))
+            lines.append((*cells[:2], ours_text(row.claim, now, count=True), *cells[2:]))
         return columns, lines
 
     def markdown(self) -> str:
@@ -66,15 +68,7 @@ class LedgerTable:
         return _markdown_table(columns, body)
 
     def _repr_html_(self) -> str:
-        columns, lines = self.cells()
-        verdict = columns.index("Verdict")
-        head = "".join(f'<th scope="col" style="text-align:left">{escape(name)}</th>' for name in columns)
-        body = ""
-        for row, line in zip(self.rows, lines, strict=True):
-            cells = [_verdict_html(row.verdict) if k == verdict else escape(cell) for k, cell in enumerate(line)]
-            tags = [f'<td style="text-align:left;vertical-align:top">{cell}</td>' for cell in cells]
-            body += f"<tr>{''.join(tags)}</tr>\n"
-        return f'<table class="molkit-ledger">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>'
+        return _html_table(self.rows, self.this_run)
 
     def __repr__(self) -> str:
         columns, lines = self.cells()
@@ -140,7 +134,7 @@ def ledger_markdown(rows: Sequence[Row] | None = None) -> str:
         of_paper = [row for row in rows if row.claim.paper == paper]
         for place in dict.fromkeys(row.claim.place for row in of_paper):
             parts.append(f"### {place[0].upper()}{place[1:]}")
-            parts.append(_page_table([row for row in of_paper if row.claim.place == place]))
+            parts.append(_html_table([row for row in of_paper if row.claim.place == place], with_rules=True))
     return "\n\n".join(parts) + "\n"
 
 
@@ -172,61 +166,12 @@ def write_badge(path: Path, rows: Sequence[Row] | None = None) -> None:
     path.write_text(badge_svg(rows), encoding="utf-8")
 
 
-def published_text(claim: Claim) -> str:
-    """The published value with its spread, "unverified", or "in words"."""
-    if claim.status == "unverified":
-        return "unverified"
-    if claim.value is None:
-        return "in words"
-    spread = f" ± {_number(claim.spread, claim.decimals)}" if claim.spread is not None else ""
-    return f"{_number(claim.value, claim.decimals)}{spread}{_unit(claim)}"
-
-
-def rule_text(claim: Claim) -> str:
-    """The acceptance rule in words."""
-    rule = claim.accept
-    edge = {"at_least": -rule.tolerance, "at_most": rule.tolerance}.get(rule.kind, 0.0)
-    bound = "" if claim.value is None else f"{_number(claim.value + edge, claim.decimals)}{_unit(claim)}"
-    margin = f"{rule.tolerance:g}{_unit(claim)}"
-    words = {
-        "within": f"within {margin} of it" if rule.tolerance else "equal to it",
-        "at_least": f"at least {bound}",
-        "at_most": f"at most {bound}",
-        "order": f"{claim.direction} than {', '.join(rule.than)} beyond the interval",
-        "not_measurable": "nothing to measure",
-    }[rule.kind]
-    return f"accepted if {words}" + (f", n at least {rule.min_n:,}" if rule.min_n > 1 else "")
-
-
 def _cells(row: Row) -> tuple[str, ...]:
     claim, result = row.claim, row.measurement
     if result is None:
         return claim.label, published_text(claim), "–", "–", "–", str(row.verdict), "–"
-    ours, n = _ours(claim, result), f"{result.n:,} {result.counts}"
-    cost = f"{_duration(result.seconds)}, {result.device}"
-    return claim.label, published_text(claim), ours, n, result.profile, str(row.verdict), cost
-
-
-def _ours(claim: Claim, result: Measurement | None, *, count: bool = False) -> str:
-    if result is None:
-        return "–"
-    ends = [] if result.interval is None or result.interval_kind == "exact" else result.interval
-    interval = f" [{', '.join(_number(end, claim.decimals) for end in ends)}]" if ends else ""
-    return f"{_number(result.value, claim.decimals)}{interval}{_unit(claim)}{f' (n = {result.n:,})' if count else ''}"
-
-
-def _number(value: float, decimals: int) -> str:
-    return f"{value:,.{decimals}f}".replace("-", "−")
-
-
-def _unit(claim: Claim) -> str:
-    return f" {claim.unit}" if claim.unit else ""
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.2g} s" if seconds < 9.5 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    ours, n = ours_text(claim, result), f"{result.n:,} {result.counts}"
+    return claim.label, published_text(claim), ours, n, result.profile, str(row.verdict), cost_text(result)
 
 
 def _verdict_html(verdict: Verdict) -> str:
@@ -243,26 +188,45 @@ def _dot(word: str) -> str:
     return f'<span style="color:{COLOURS[word]}" aria-hidden="true">●</span>'
 
 
-def _page_table(rows: Sequence[Row]) -> str:
-    lines = []
+def _html_table(
+    rows: Sequence[Row], this_run: Mapping[str, Measurement] | None = None, *, with_rules: bool = False
+) -> str:
+    """Five columns (six with results of this run): n and profile stand below ours, so that a page is wide enough.
+
+    with_rules: acceptance rule, commit, basis and weights too, as on the page of the whole ledger.
+    """
+    columns = ["Claim", "Published", *([THIS_RUN] if this_run else []), "Ours", "Verdict", "Cost"]
+    head = "".join(f'<th scope="col" style="text-align:left">{name}</th>' for name in columns)
+    body = ""
     for row in rows:
-        cells = [_escape_cell(cell) for cell in _cells(row)]
-        cells[0] += f" <br><small>{_escape_cell(rule_text(row.claim))}</small>" if row.claim.attempt == "now" else ""
-        cells[COLUMNS.index("Verdict")] = _verdict_html(row.verdict)
-        lines.append([*cells, _escape_cell(_run(row.measurement))])
-    return _markdown_table((*COLUMNS, "Run"), lines)
+        claim, result = row.claim, row.measurement
+        rule = rule_text(claim) if with_rules and claim.attempt == "now" else ""
+        now = (this_run or {}).get(claim.measured_as or claim.id)
+        cells = [
+            _stacked(escape(claim.label), rule),
+            _tight(published_text(claim)),
+            *([_stacked(_tight(ours_text(claim, now)), count_text(now))] if this_run else []),
+            _stacked(_tight(ours_text(claim, result)), count_text(result) + (f", {result.profile}" if result else "")),
+            _verdict_html(row.verdict),
+            _stacked(escape(cost_text(result)), run_text(result) if with_rules else ""),
+        ]
+        tags = "".join(f'<td style="text-align:left;vertical-align:top">{cell}</td>' for cell in cells)
+        body += f"<tr>{tags}</tr>\n"
+    return f'<table class="table molkit-ledger">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>'
 
 
-def _run(result: Measurement | None) -> str:
-    if result is None:
-        return "–"
-    commit = (result.commit or "no commit")[:7] + (" with changes" if result.dirty else "")
-    return ", ".join(part for part in (result.recorded[:10], commit, result.basis, result.weights or "") if part)
+def _stacked(html: str, below: str) -> str:
+    return f"{html}<br/><small>{escape(below)}</small>" if below else html
 
 
 def _markdown_table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     rows = [columns, ["---"] * len(columns), *lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in rows)
+
+
+def _tight(text: str) -> str:
+    """HTML in which a unit stays on the line of its number."""
+    return escape(re.sub(r"(?<=[\d\]]) (?=[^\s\[(]+$)", "\u00a0", text.replace(" ± ", "\u00a0±\u00a0")))
 
 
 def _escape_cell(text: str) -> str:

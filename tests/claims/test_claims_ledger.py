@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from molkit.claims.ledger import REPOSITORY, Claim, Rule, find, load_claims, select
-from molkit.claims.table import published_text
+from molkit.claims.wording import published_text
 from molkit.errors import DataNotFound, InvalidInput
 
 GOOD = """

@@ -7,7 +7,8 @@ import pytest
 
 from molkit.claims.ledger import load_claims
 from molkit.claims.store import record
-from molkit.claims.table import badge_svg, count_verdicts, ledger_markdown, ledger_rows, rule_text, table
+from molkit.claims.table import badge_svg, count_verdicts, ledger_markdown, ledger_rows, table
+from molkit.claims.wording import rule_text
 from molkit.errors import InvalidInput
 
 CLAIM = "edm.qm9.gschnet.molecule_stable"
@@ -46,7 +47,7 @@ def test_the_notebook_table_is_well_formed_html(results):
     put()
     root = ElementTree.fromstring(table("edm.qm9.gschnet")._repr_html_())
     assert len(root.findall(".//tbody/tr")) == 4
-    assert [head.text for head in root.findall(".//th")][:3] == ["Claim", "Published", "Ours"]
+    assert [head.text for head in root.findall(".//th")] == ["Claim", "Published", "Ours", "Verdict", "Cost"]
 
 
 def test_a_smoke_result_stands_beside_the_recorded_one_without_a_verdict(results):
@@ -75,11 +76,16 @@ def test_the_page_holds_every_claim_and_the_counts_add_up(results):
     counts = count_verdicts(rows)
     assert page.startswith("# Ledger of claims\n")
     assert sum(number for word, number in counts.items() if word != "stale") == len(load_claims()) == len(rows)
-    lines = [line for line in page.splitlines() if line.startswith("| ")]
-    heads = sum(line.startswith(("| Claim", "| ---")) for line in lines)
-    assert len(lines) - heads == len(rows)
-    assert {line.count(" | ") for line in lines} == {7}
-    assert "| unverified |" in page and "accepted if" in page
+    assert page.count("<tr><td") == len(rows)
+    assert '<td style="text-align:left;vertical-align:top">unverified</td>' in page and "accepted if" in page
+    assert "\n\n" not in page[page.index("<table") : page.index("</table>")], "a blank line would end the HTML block"
+
+
+def test_the_table_is_there_in_markdown_too(results):
+    put()
+    lines = table("edm.qm9.gschnet").markdown().splitlines()
+    assert lines[0] == "| Claim | Published | Ours | n | Profile | Verdict | Cost |"
+    assert {line.count(" | ") for line in lines} == {6} and len(lines) == 6
 
 
 def test_a_claim_judged_by_another_result_shares_it(results):

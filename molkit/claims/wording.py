@@ -1,0 +1,71 @@
+"""Claims and results in words, as tables show them."""
+
+from molkit.claims.ledger import Claim, Measurement
+
+
+def published_text(claim: Claim) -> str:
+    """The published value with its spread, "unverified", or "in words"."""
+    if claim.status == "unverified":
+        return "unverified"
+    if claim.value is None:
+        return "in words"
+    spread = f" ± {_number(claim.spread, claim.decimals)}" if claim.spread is not None else ""
+    return f"{_number(claim.value, claim.decimals)}{spread}{_unit(claim)}"
+
+
+def rule_text(claim: Claim) -> str:
+    """The acceptance rule in words."""
+    rule = claim.accept
+    edge = {"at_least": -rule.tolerance, "at_most": rule.tolerance}.get(rule.kind, 0.0)
+    bound = "" if claim.value is None else f"{_number(claim.value + edge, claim.decimals)}{_unit(claim)}"
+    margin = f"{rule.tolerance:g}{_unit(claim)}"
+    words = {
+        "within": f"within {margin} of it" if rule.tolerance else "equal to it",
+        "at_least": f"at least {bound}",
+        "at_most": f"at most {bound}",
+        "order": f"{claim.direction} than {', '.join(rule.than)} beyond the interval",
+        "not_measurable": "nothing to measure",
+    }[rule.kind]
+    return f"accepted if {words}" + (f", n at least {rule.min_n:,}" if rule.min_n > 1 else "")
+
+
+def ours_text(claim: Claim, result: Measurement | None, *, count: bool = False) -> str:
+    """Our value with its interval."""
+    if result is None:
+        return "–"
+    ends = [] if result.interval is None or result.interval_kind == "exact" else result.interval
+    interval = f" [{', '.join(_number(end, claim.decimals) for end in ends)}]" if ends else ""
+    return f"{_number(result.value, claim.decimals)}{interval}{_unit(claim)}{f' (n = {result.n:,})' if count else ''}"
+
+
+def count_text(result: Measurement | None) -> str:
+    """n and what it counts."""
+    return "" if result is None else f"n = {result.n:,} {result.counts}"
+
+
+def cost_text(result: Measurement | None) -> str:
+    """Wall time and device."""
+    return "–" if result is None else f"{_duration(result.seconds)}, {result.device}"
+
+
+def run_text(result: Measurement | None) -> str:
+    """Date, commit, basis and weights."""
+    if result is None:
+        return ""
+    commit = (result.commit or "no commit")[:7] + (" with changes" if result.dirty else "")
+    weights = f"weights {result.weights}" if result.weights else ""
+    return ", ".join(part for part in (result.recorded[:10], commit, result.basis.replace("_", " "), weights) if part)
+
+
+def _number(value: float, decimals: int) -> str:
+    return f"{value:,.{decimals}f}".replace("-", "−")
+
+
+def _unit(claim: Claim) -> str:
+    return f" {claim.unit}" if claim.unit else ""
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.2g} s" if seconds < 9.5 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
