@@ -31,6 +31,7 @@ class Session:
         state = trainer.progress
         self.earlier_seconds, self.first_step, self.logged_passes = state.seconds, state.step, state.passes
         self.sums: dict[str, Any] = {}
+        self.summed = 0  # steps since the last log line
         self.loss = float("nan")
         self.stop_asked = False
         self.bar = tqdm(
@@ -64,6 +65,7 @@ class Session:
                 break
             for name, value in self.trainer.step().items():
                 self.sums[name] = self.sums.get(name, 0.0) + value
+            self.summed += 1
             state.seconds = self.earlier_seconds + self.elapsed
             self.fix_total()
             if state.step % self.trainer.config.log_every == 0:
@@ -94,11 +96,12 @@ class Session:
 
     def write_metrics(self) -> None:
         """One JSON line with the means since the last one (means of the first process), and the bar's text."""
-        state, every = self.trainer.progress, self.trainer.config.log_every
-        means = {name: float(value) / every for name, value in self.sums.items()}
+        state = self.trainer.progress
+        means = {name: float(value) / self.summed for name, value in self.sums.items()}
         now = time.monotonic()
         rate = (state.passes - self.logged_passes) / max(now - self.logged, 1e-9)
-        self.loss, self.sums, self.logged, self.logged_passes = means["loss"], {}, now, state.passes
+        self.loss, self.sums, self.summed = means["loss"], {}, 0
+        self.logged, self.logged_passes = now, state.passes
         self.bar.total = state.total_steps or None
         self.bar.set_postfix(loss=f"{self.loss:.4f}", mol_s=f"{rate:.0f}")
         if self.trainer.fabric.is_global_zero:
@@ -108,8 +111,7 @@ class Session:
 
     def last_loss(self) -> float:
         """Mean loss since the last log line, or of that line."""
-        rest = self.trainer.progress.step % self.trainer.config.log_every
-        return float(self.sums["loss"]) / rest if rest and self.sums else self.loss
+        return float(self.sums["loss"]) / self.summed if self.summed else self.loss
 
 
 @contextmanager
