@@ -29,6 +29,7 @@ FLAGS = ("-O3", "-fPIC", "-shared", "-Wno-psabi")
 COMPILERS = ("cc", "gcc")
 MAX_WIDTH = 512
 MESSAGE, MOVE = 0, 1
+FLOAT_LEVEL = 2  # the highest instruction set with float32 products only
 ERRORS = {1: MemoryError("no memory for the pair kernel"), 2: IndexError("edge_index names an atom that is not there")}
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class LayerCall(ctypes.Structure):
         *((name, ctypes.c_double) for name in ("step_range", "norm_constant")),
         *pointers("receiver", "sender", "features", "positions", "first_squared", "inverse_scale"),
         *pointers(*PARAMETERS),
-        *pointers("out", "saved", "grad_out", "grad_features", "grad_positions", "grad_first_squared"),
+        *pointers("out", "saved", "kept", "grad_out", "grad_features", "grad_positions", "grad_first_squared"),
         *pointers(*(f"grad_{name}" for name in PARAMETERS)),
     ]
 
@@ -180,10 +181,20 @@ def layer_call(
     )
 
 
+def instruction_set(precision: Precision) -> int:
+    """What `layer_level` of the C file counts; bfloat16 products fall back to float32 on CPUs without them."""
+    level = load()[1]
+    return level if precision == "bfloat16" else min(level, FLOAT_LEVEL)
+
+
+def kept_dtype(precision: Precision) -> torch.dtype:
+    """Type in which the kernel keeps pre-activations of edges for the backward pass."""
+    return torch.bfloat16 if instruction_set(precision) > FLOAT_LEVEL else torch.float32
+
+
 def run_kernel(function: str, call: LayerCall, precision: Precision) -> None:
     """Run a function of the library, which releases the GIL meanwhile."""
-    library, level, _ = load()
-    status = getattr(library, function)(ctypes.byref(call), level if precision == "bfloat16" else min(level, 2))
+    status = getattr(load()[0], function)(ctypes.byref(call), instruction_set(precision))
     if status:
         raise ERRORS.get(status, ValueError(f"{function} refused its arguments"))
 
@@ -202,16 +213,20 @@ class FusedLayer(torch.autograd.Function):
         out = torch.empty_like(features if message else positions, memory_format=torch.contiguous_format)
         saved = features.new_empty(5 * atoms * width if message else 2 * atoms * width)
         call.out, call.saved = out.data_ptr(), saved.data_ptr()
+        kept = None
+        if any(ctx.needs_input_grad):
+            kept = features.new_empty((edge_index.shape[1], width), dtype=kept_dtype(options.precision))
+            call.kept = kept.data_ptr()
         run_kernel("layer_forward", call, options.precision)
         ctx.options = options
-        ctx.save_for_backward(saved, *tensors, *parameters)
+        ctx.save_for_backward(saved, kept, *tensors, *parameters)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_out):
         """Gradients of features, positions, first_squared and the parameters."""
-        saved, *tensors = ctx.saved_tensors
+        saved, kept, *tensors = ctx.saved_tensors
         inputs, parameters = tensors[:5], tensors[5:]
         features, positions, _, first_squared, _ = inputs
         call = layer_call(ctx.options, *inputs, parameters)
@@ -219,7 +234,7 @@ class FusedLayer(torch.autograd.Function):
         grads = [torch.empty_like(features), torch.empty_like(positions)]
         grads.append(torch.empty_like(first_squared) if ctx.needs_input_grad[4] else None)
         grads.extend(None if tensor is None else torch.empty_like(tensor) for tensor in parameters)
-        call.saved, call.grad_out = saved.data_ptr(), grad_out.data_ptr()
+        call.saved, call.kept, call.grad_out = saved.data_ptr(), kept.data_ptr(), grad_out.data_ptr()
         for (name, _), grad in zip(LayerCall._fields_[-len(grads) :], grads, strict=True):
             setattr(call, name, None if grad is None else grad.data_ptr())
         run_kernel("layer_backward", call, ctx.options.precision)

@@ -1,4 +1,4 @@
-/* One layer of the EDM network, forward and backward, without any [E, F] array in memory.
+/* One layer of the EDM network, forward and backward,.
  *
  * Both kinds of layer have a pair network on the directed edges. With f [A, F] the features, d the squared distance of
  * an edge, d0 the one at the input of the network, and W1 = [R, S, w] of width F + F + 2,
@@ -8,7 +8,7 @@
  * MOVE:    length = g.m, or range tanh(g.m) when bounded;
  *          out = x + s sum of (x[receiver] - x[sender]) length / (sqrt(d + 1e-8) + norm_constant)   [A, 3]
  *
- * The backward pass computes z1 and z2 again. Edges are taken TILE at a time, so that what belongs to a tile stays in
+ * The backward pass computes z1 again; it finds z2 where the forward pass left it. Edges are taken TILE at a time, so that what belongs to a tile stays in
  * the cache. Any order of edges is right. F is a multiple of 16, at most MAX_WIDTH.
  *
  * This file includes itself once per instruction set; the caller asks layer_level() which of them the CPU has.
@@ -44,7 +44,8 @@ typedef struct {
     const float *features, *positions, *first_squared, *inverse_scale; /* [A, F], [A, 3], [E], [A] */
     parameters p;
     float *out;
-    float *saved; /* MESSAGE: [A, 5F]; MOVE: [A, 2F] and [E]; written forward, read backward */
+    float *saved; /* MESSAGE: [A, 5F]; MOVE: [A, 2F]; written forward, read backward */
+    void *kept;   /* z2 [E, F] in the type of the edge products, written forward and read backward; forward NULL: not kept */
     /* backward only */
     const float *grad_out;
     float *grad_features, *grad_positions, *grad_first_squared; /* the last may be NULL */
@@ -73,6 +74,7 @@ static int check(const layer_call *c) {
 }
 
 #define INLINE static inline __attribute__((always_inline))
+#define STAGE static __attribute__((noinline))
 #define JOIN2(a, b) a##_##b
 #define JOIN(a, b) JOIN2(a, b)
 
@@ -350,6 +352,12 @@ INLINE void N(put)(operand *rows, operand *pairs, int64_t width, int64_t r, int6
     _mm512_storeu_si512(pairs + r * width + 2 * k, _mm512_permutexvar_epi16(order, both));
 }
 
+INLINE void N(keep)(operand *p, vf v) { _mm256_storeu_si256((__m256i *)p, (__m256i)_mm512_cvtneps_pbh((__m512)v)); }
+INLINE vf N(kept)(const operand *p) {
+    const __m512i half = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
+    return (vf)_mm512_slli_epi32(half, 16);
+}
+
 /* Packed as for float32, but k and k + 1 side by side. */
 static void N(pack_edges)(const float *from, int64_t by_k, int64_t by_n, int64_t width, operand *panels) {
     for (int64_t first = 0; first < width; first += PANEL) {
@@ -392,7 +400,7 @@ INLINE void N(edge_block)(const operand *left, const operand *right, int64_t wid
 }
 
 /* out [rows, F] = left [rows, F] times the packed matrix, plus start [F]; rows is a multiple of ROWS. */
-static void N(edge_product)(const operand *left, const operand *panels, int64_t width, const float *start, float *out,
+STAGE void N(edge_product)(const operand *left, const operand *panels, int64_t width, const float *start, float *out,
                             int64_t rows) {
     for (int64_t first = 0; first < width; first += PANEL) {
         const operand *right = panels + first * width;
@@ -435,7 +443,7 @@ INLINE void N(edge_outer_block)(const operand *left, const operand *right, int64
 }
 
 /* out [F, F] += left^T right, both given as pairs of rows; rows is even. */
-static void N(edge_outer_product)(const operand *left, const operand *right, int64_t width, int64_t rows, float *out) {
+STAGE void N(edge_outer_product)(const operand *left, const operand *right, int64_t width, int64_t rows, float *out) {
     for (int64_t first = 0; first < width; first += PANEL)
         for (int64_t o = 0; o < width; o += N(OUTER)) {
             const operand *a = left + 2 * o, *b = right + 2 * first;
@@ -459,6 +467,8 @@ INLINE void N(put)(operand *rows, operand *pairs, int64_t width, int64_t r, int6
     N(store)(rows + r * width + k, a);
     N(store)(rows + (r + 1) * width + k, b);
 }
+INLINE void N(keep)(operand *p, vf v) { N(store)(p, v); }
+INLINE vf N(kept)(const operand *p) { return N(load)(p); }
 INLINE void N(pack_edges)(const float *from, int64_t by_k, int64_t by_n, int64_t width, operand *panels) {
     N(pack)(from, by_k, by_n, width, width, panels);
 }
@@ -482,7 +492,7 @@ typedef struct {
     float grad_squared[TILE], grad_first[TILE];
     operand *hidden, *hidden_pairs, *grad, *grad_pairs; /* silu(z1) and dL/dz2 */
     float *hidden_slope, *message, *message_slope;      /* [TILE, F] each */
-    operand *forward_panels, *backward_panels;          /* W2^T and W2, packed */
+    operand *edge_panels;                               /* W2^T (forward) or W2 (backward), packed */
     float edge_weight[2 * MAX_WIDTH];                   /* w^T */
     /* the atoms */
     float *panels;                          /* a packed matrix, up to [2F, F] */
@@ -493,7 +503,7 @@ typedef struct {
 
 static int N(prepare)(const layer_call *c, N(state) * s) {
     const size_t width = c->width, tile = TILE * width, square = width * width, atoms = c->num_atoms * width;
-    float *next = scratch_of(sizeof(float) * (7 * tile + 4 * square + 5 * atoms) + sizeof(N(state)));
+    float *next = scratch_of(sizeof(float) * (7 * tile + 3 * square + 5 * atoms) + sizeof(N(state)));
     if (!next) return NO_MEMORY;
     s->hidden = (operand *)next, next += tile;
     s->hidden_pairs = (operand *)next, next += tile;
@@ -502,14 +512,12 @@ static int N(prepare)(const layer_call *c, N(state) * s) {
     s->hidden_slope = next, next += tile;
     s->message = next, next += tile;
     s->message_slope = next, next += tile;
-    s->forward_panels = (operand *)next, next += square;
-    s->backward_panels = (operand *)next, next += square;
+    s->edge_panels = (operand *)next, next += square;
     s->panels = next, next += 2 * square;
     s->grad_parts = next, next += 2 * atoms;
     s->grad_inputs = next, next += 2 * atoms;
     s->work = next;
     s->parts = c->saved;
-    N(pack_edges)(c->p.weight, 1, width, width, s->forward_panels);
     for (size_t k = 0; k < 2 * width; k++)
         s->edge_weight[k] = c->p.first_weight[k % width * (2 * width + 2) + 2 * width + k / width];
 #ifndef BFLOAT
@@ -560,7 +568,7 @@ INLINE vf N(first_sum)(const layer_call *c, const N(state) * s, int64_t r, int64
 }
 
 /* silu(z1) of the tile, and its slope for the backward pass. */
-INLINE void N(hidden_stage)(const layer_call *c, N(state) * s, const int backward) {
+STAGE void N(hidden_stage)(const layer_call *c, N(state) * s, const int backward) {
     const int64_t width = c->width;
     for (int64_t r = 0; r < s->padded; r += 2)
         for (int64_t k = 0; k < width; k += LANES) {
@@ -574,20 +582,39 @@ INLINE void N(hidden_stage)(const layer_call *c, N(state) * s, const int backwar
         }
 }
 
-/* m of the tile in place of z2, with g.m in `pull`; its slope, and grad_pooled.m in `gate`, for the backward pass. */
-INLINE void N(message_stage)(const layer_call *c, N(state) * s, const int backward) {
+/* m of the tile in place of z2, with g.m in `pull`. */
+STAGE void N(message_stage)(const layer_call *c, N(state) * s) {
     const int64_t width = c->width;
     const float *head = c->p.head;
-    const int pooled = backward && c->kind == MESSAGE;
+    for (int64_t r = 0; r < s->rows; r++) {
+        float *m = s->message + r * width;
+        operand *kept = c->kept ? (operand *)c->kept + (s->first + r) * width : NULL;
+        vf head_dot = (vf){};
+        for (int64_t k = 0; k < width; k += LANES) {
+            const vf z = N(load)(m + k), h = z * N(sigmoid)(z);
+            N(store)(m + k, h);
+            if (kept) N(keep)(kept + k, z);
+            if (head) head_dot += h * N(load)(head + k);
+        }
+        if (head) s->pull[r] = N(sum)(head_dot);
+    }
+}
+
+/* From the z2 that was kept: m and its slope, g.m in `pull` and grad_pooled.m in `gate`. */
+STAGE void N(message_again)(const layer_call *c, N(state) * s) {
+    const int64_t width = c->width;
+    const float *head = c->p.head;
+    const int pooled = c->kind == MESSAGE;
     for (int64_t r = 0; r < s->padded; r++) {
         float *m = s->message + r * width, *slope = s->message_slope + r * width;
         const float *u = pooled ? s->grad_pooled + s->receiver[r] * 2 * width : NULL;
+        const operand *kept = (operand *)c->kept + (s->first + (r < s->rows ? r : s->rows - 1)) * width;
         vf head_dot = (vf){}, grad_dot = (vf){};
         for (int64_t k = 0; k < width; k += LANES) {
             vf d;
-            const vf h = N(silu)(N(load)(m + k), &d);
+            const vf h = N(silu)(N(kept)(kept + k), &d);
             N(store)(m + k, h);
-            if (backward) N(store)(slope + k, d);
+            N(store)(slope + k, d);
             if (head) head_dot += h * N(load)(head + k);
             if (head && pooled) grad_dot += h * N(load)(u + k);
         }
@@ -602,11 +629,11 @@ static void N(gate_stage)(const layer_call *c, N(state) * s) {
         N(store)(s->gate + r, c->p.head ? N(sigmoid)(N(load)(s->pull + r) + *c->p.head_bias) : N(all)(1.0f));
 }
 
-INLINE void N(pair_forward)(const layer_call *c, N(state) * s, int64_t first, const int backward) {
+INLINE void N(pair_forward)(const layer_call *c, N(state) * s, int64_t first) {
     N(take_tile)(c, s, first);
-    N(hidden_stage)(c, s, backward);
-    N(edge_product)(s->hidden, s->forward_panels, c->width, c->p.bias, s->message, s->padded);
-    N(message_stage)(c, s, backward);
+    N(hidden_stage)(c, s, 0);
+    N(edge_product)(s->hidden, s->edge_panels, c->width, c->p.bias, s->message, s->padded);
+    N(message_stage)(c, s);
 }
 
 /* ---- MESSAGE forward ---- */
@@ -619,7 +646,7 @@ static void N(message_forward)(const layer_call *c, N(state) * s) {
         memset(inputs + (2 * i + 1) * width, 0, sizeof(float) * width);
     }
     for (int64_t first = 0; first < c->num_edges; first += TILE) {
-        N(pair_forward)(c, s, first, 0);
+        N(pair_forward)(c, s, first);
         N(gate_stage)(c, s);
         for (int64_t r = 0; r < s->rows; r++) {
             const int64_t i = s->receiver[r];
@@ -657,7 +684,7 @@ INLINE void N(step_stage)(const layer_call *c, const N(state) * s, int64_t r, vf
 static void N(move_forward)(const layer_call *c, N(state) * s) {
     memcpy(c->out, c->positions, sizeof(float) * 3 * c->num_atoms);
     for (int64_t first = 0; first < c->num_edges; first += TILE) {
-        N(pair_forward)(c, s, first, 0);
+        N(pair_forward)(c, s, first);
         for (int64_t r = 0; r < TILE; r += LANES) {
             vf inverse, length, slope;
             N(step_stage)(c, s, r, &inverse, &length, &slope);
@@ -676,6 +703,7 @@ static int N(forward)(const layer_call *c) {
     if (N(prepare)(c, &s)) return NO_MEMORY;
     memset(s.gate, 0, sizeof s.gate);
     memset(s.pull, 0, sizeof s.pull);
+    N(pack_edges)(c->p.weight, 1, c->width, c->width, s.edge_panels);
     N(atom_parts)(c, &s);
     c->kind == MESSAGE ? N(message_forward)(c, &s) : N(move_forward)(c, &s);
     return OK;
@@ -727,7 +755,7 @@ static void N(step_backward)(const layer_call *c, N(state) * s) {
 }
 
 /* dL/dz2 of the tile, and its sums: the gradients of b2 and g. */
-INLINE void N(second_backward)(const layer_call *c, N(state) * s, const int pooled) {
+STAGE void N(second_backward)(const layer_call *c, N(state) * s, const int pooled) {
     const int64_t width = c->width;
     for (int64_t k = 0; k < width; k += LANES) {
         const vf head = c->p.head ? N(load)(c->p.head + k) : (vf){};
@@ -752,7 +780,7 @@ INLINE void N(second_backward)(const layer_call *c, N(state) * s, const int pool
 }
 
 /* From dL/dsilu(z1) in `message` to the gradients of the atom parts, of w (transposed, [2, F]) and of d and d0. */
-INLINE void N(first_backward)(const layer_call *c, N(state) * s, float *grad_edge_weight) {
+STAGE void N(first_backward)(const layer_call *c, N(state) * s, float *grad_edge_weight) {
     const int64_t width = c->width;
     const float *w = s->edge_weight;
     for (int64_t k = 0; k < width; k += LANES) {
@@ -806,9 +834,11 @@ static void N(pair_backward)(const layer_call *c, N(state) * s) {
     memset(c->g.bias, 0, sizeof(float) * width);
     if (c->g.head) memset(c->g.head, 0, sizeof(float) * width);
     if (c->g.head_bias) *c->g.head_bias = 0.0f;
-    N(pack_edges)(c->p.weight, width, 1, width, s->backward_panels);
+    N(pack_edges)(c->p.weight, width, 1, width, s->edge_panels);
     for (int64_t first = 0; first < c->num_edges; first += TILE) {
-        N(pair_forward)(c, s, first, 1);
+        N(take_tile)(c, s, first);
+        N(hidden_stage)(c, s, 1);
+        N(message_again)(c, s);
         if (pooled) {
             memset(s->grad_squared, 0, sizeof s->grad_squared);
             N(gate_backward)(c, s);
@@ -818,7 +848,7 @@ static void N(pair_backward)(const layer_call *c, N(state) * s) {
             N(second_backward)(c, s, 0);
         }
         N(edge_outer_product)(s->grad_pairs, s->hidden_pairs, width, s->padded, c->g.weight);
-        N(edge_product)(s->grad, s->backward_panels, width, NULL, s->message, s->padded);
+        N(edge_product)(s->grad, s->edge_panels, width, NULL, s->message, s->padded);
         N(first_backward)(c, s, grad_edge_weight);
         N(distance_backward)(c, s);
     }
