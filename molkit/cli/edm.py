@@ -1,0 +1,91 @@
+"""`molkit sample` and `molkit evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from molkit.molecule import PackedMolecules
+
+FORMATS = (".xyz", ".sdf", ".npz")
+
+
+@click.command()
+@click.argument("weights")
+@click.option("--count", default=100, show_default=True, type=click.IntRange(min=1), help="How many molecules.")
+@click.option("--calls", type=click.IntRange(min=2), help="Network calls a molecule; default: the full chain.")
+@click.option("--num-atoms", type=click.IntRange(min=1), help="Only molecules of this size.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Processes.")
+@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Folder for finished chunks (resume).")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help=".xyz, .sdf or .npz.")
+def sample(
+    weights: str,
+    count: int,
+    calls: int | None,
+    num_atoms: int | None,
+    seed: int,
+    workers: int,
+    keep: Path | None,
+    out: Path,
+) -> None:
+    """Sample molecules from WEIGHTS: a run folder, or the name of published weights."""
+    from molkit.edm.farm import sample_many
+    from molkit.edm.model import load
+    from molkit.errors import InvalidInput
+    from molkit.processes import process_pool
+
+    if out.suffix not in FORMATS:
+        raise InvalidInput(f"{out}: the name must end in {', '.join(FORMATS)}")
+    if not out.parent.is_dir():
+        raise InvalidInput(f"{out}: the folder {out.parent} does not exist")
+    model = load(weights)
+    if num_atoms is not None and num_atoms not in dict(model.config.sizes):
+        raise InvalidInput(f"{num_atoms} atoms: a size that the model's training histogram does not hold")
+    with process_pool(workers) as executor:
+        molecules = sample_many(
+            weights,
+            count,
+            seed=seed,
+            num_calls=calls,
+            num_atoms=num_atoms,
+            folder=keep,
+            executor=executor,
+            progress=True,
+        )
+    _write(out, molecules)
+    lost = count - len(molecules)
+    click.echo(f"{out}: {len(molecules)} molecules" + (f", {lost} chains failed and were left out" if lost else ""))
+
+
+def _write(out: Path, molecules: PackedMolecules) -> None:
+    """Write in the format of the file's ending; SDF needs perceived bonds and lists what it could not perceive."""
+    if out.suffix == ".npz":
+        from molkit.data.packed import write_packed
+
+        write_packed(out, molecules)
+        return
+    from molkit.chem.files import write_sdf, write_xyz
+
+    problems = write_xyz(out, molecules) if out.suffix == ".xyz" else write_sdf(out, molecules)
+    for problem in problems or ():
+        click.echo(f"molecule {problem.index + 1}: {problem.reason}", err=True)
+
+
+@click.command()
+@click.argument("weights")
+@click.option("--samples", type=click.Path(path_type=Path), help="A packed .npz; default: the samples kept with them.")
+@click.option("--nll-molecules", default=500, show_default=True, type=click.IntRange(min=0), help="Of the test split.")
+@click.option("--draws", default=1, show_default=True, type=click.IntRange(min=1), help="Steps t a molecule.")
+@click.option("--seed", default=0, show_default=True)
+def evaluate(weights: str, samples: Path | None, nll_molecules: int, draws: int, seed: int) -> None:
+    """Stability, validity, uniqueness and novelty of samples of WEIGHTS, and the likelihood bound; prints JSON."""
+    import json
+
+    from molkit.studies.edm_evaluation import evaluate_weights
+
+    report = evaluate_weights(weights, samples=samples, nll_molecules=nll_molecules, draws=draws, seed=seed)
+    click.echo(json.dumps(report, indent=2))
