@@ -254,3 +254,13 @@ def _relax_mmff94(mol: Chem.Mol, smiles: str) -> list[dict[str, float]]:
         raise InvalidInput(f"MMFF94 has no parameters for {smiles!r}; use force_field='none'")
     outcomes = AllChem.MMFFOptimizeMoleculeConfs(mol, maxIters=2000)
     return [{"mmff94_kcal": energy, "mmff94_converged": float(flag == 0)} for flag, energy in outcomes]
+
+
+def without_fluorine(smiles: str) -> str:
+    """Canonical SMILES, without stereo, of the molecule with a hydrogen in place of every fluorine."""
+    mol = Chem.RWMol(mol_from_smiles(smiles))
+    for atom in reversed([atom.GetIdx() for atom in mol.GetAtoms() if atom.GetAtomicNum() == 9]):
+        mol.RemoveAtom(atom)
+    plain = mol_from_smiles(Chem.MolToSmiles(mol))
+    Chem.RemoveStereochemistry(plain)
+    return Chem.MolToSmiles(plain)
