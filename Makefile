@@ -16,7 +16,7 @@ book: $(READY)
 	@$(BIN)/python -m molkit book build --profile $(PROFILE) --jobs $(JOBS)
 
 test: $(READY)
-	@mkdir -p _run && { $(BIN)/python -m pytest -q chapters > _run/chapters.log 2>&1 < /dev/null & chapters=$$!; \
+	@mkdir -p _run && { $(BIN)/python -m pytest chapters > _run/chapters.log 2>&1 < /dev/null & chapters=$$!; \
 	trap 'kill $$chapters 2> /dev/null' EXIT INT TERM; \
 	echo "Unit tests (the chapters run beside them):"; \
 	$(BIN)/python -m pytest tests < /dev/null; unit=$$?; \

@@ -1,7 +1,7 @@
 """From chapters to pages: run, stage, render."""
 
 import json
-import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +15,8 @@ from molkit.book.notebooks import MAX_OUTPUT_BYTES, canonical, read_notebook, wr
 from molkit.book.profiles import Settings, load_profile
 from molkit.book.stage import gathered_results, stage
 from molkit.errors import InvalidInput, RunError
+
+COLOUR_CODE = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,13 @@ def render(book: Book, source: Path) -> Path:
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        env={**os.environ, "NO_COLOR": "1"},
         check=False,
     )
-    log.write_text(done.stdout, encoding="utf-8")
+    output = COLOUR_CODE.sub("", done.stdout)
+    log.write_text(output, encoding="utf-8")
     html = scratch / "_build" / "html"
     if done.returncode != 0 or not (html / "index.html").is_file():
-        raise RunError(f"the pages could not be rendered: {first_complaint(done.stdout)} (all of it is in {log})")
+        raise RunError(f"the pages could not be rendered: {first_complaint(output)} (all of it is in {log})")
     target = book.build_folder / "html"
     shutil.rmtree(target, ignore_errors=True)
     shutil.move(html, target)

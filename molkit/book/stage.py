@@ -36,7 +36,7 @@ def stage(book: Book, profile: str, outcomes: Sequence[Outcome]) -> Path:
     not_run = [chapter for chapter, outcome in zip(chapters, shown, strict=True) if outcome is None]
     (folder / "status.md").write_text(status_markdown(known, profile=profile, not_run=not_run), encoding="utf-8")
     if "ledger" in book.pages():
-        (folder / "ledger.md").write_text(ledger_page(book, profile), encoding="utf-8")
+        _write_ledger(book, profile, folder)
     return folder
 
 
@@ -58,12 +58,14 @@ def staged_notebook(book: Book, chapter: str, profile: str) -> dict[str, Any]:
     return notebook
 
 
-def ledger_page(book: Book, profile: str) -> str:
-    """The generated ledger, from the published results and those of this profile's runs."""
-    from molkit.claims.table import ledger_markdown
+def _write_ledger(book: Book, profile: str, folder: Path) -> None:
+    """The generated ledger and its badge, from the published results and those of this profile's runs."""
+    from molkit.claims.table import ledger_markdown, ledger_rows, write_badge
 
     with _results_in_view(book, profile):
-        return ledger_markdown()
+        rows = ledger_rows()
+    (folder / "ledger.md").write_text(ledger_markdown(rows), encoding="utf-8")
+    write_badge(folder / "assets" / "badge.svg", rows)
 
 
 def gathered_results(book: Book, profile: str, folder: Path) -> list[Path]:

@@ -42,7 +42,7 @@ def show_grid(
     description: str | None = None,
     cell: int = 170,
 ) -> "HTML":
-    """Many molecules in one picture, row by row; each can be turned by itself. Raises InvalidInput when there is none."""
+    """Many molecules in one picture, row by row, each turned by itself. Raises InvalidInput when there is none."""
     if not molecules or columns < 1:
         raise InvalidInput(f"a grid needs molecules and columns, got {len(molecules)} and {columns}")
     columns = min(columns, len(molecules))

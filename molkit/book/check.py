@@ -1,0 +1,244 @@
+"""Check rendered pages: nothing comes from outside, nothing is missing, and a browser draws what it should."""
+
+import functools
+import http.server
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from molkit.errors import InvalidInput
+
+LOADING = {  # tag -> attributes whose address the browser fetches by itself
+    "script": ("src",),
+    "img": ("src", "srcset"),
+    "source": ("src", "srcset"),
+    "video": ("src", "poster"),
+    "audio": ("src",),
+    "iframe": ("src",),
+    "embed": ("src",),
+    "object": ("data",),
+    "input": ("src",),
+    "image": ("href", "xlink:href"),
+    "use": ("href", "xlink:href"),
+}
+LOADING_RELATIONS = {
+    "stylesheet",
+    "icon",
+    "preload",
+    "prefetch",
+    "modulepreload",
+    "preconnect",
+    "dns-prefetch",
+    "manifest",
+}
+CSS_ADDRESS = re.compile(r"""url\(\s*['"]?([^'")]+)['"]?\s*\)|@import\s+['"]([^'"]+)['"]""")
+SCRIPT_ADDRESS = re.compile(r"""['"]((?:https?:)?//[^'"\s]+\.(?:m?js|css|woff2?|ttf|json|png|svg|gif|jpg|wasm))['"]""")
+VIEW = re.compile(r'id="(3dmolviewer_\w+)"')
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CONSOLE = re.compile(r'CONSOLE[^"]*"(?P<text>.*)", source: (?P<source>\S*)')
+COMPLAINT = re.compile(r"Uncaught|Failed to load|Refused to|net::ERR|\bError\b|is not defined|MathJax:", re.IGNORECASE)
+PAGE_SECONDS = 120.0
+VIRTUAL_MILLISECONDS = (8_000, 30_000)  # the second is for a page that was not ready in time
+
+
+@dataclass
+class PageContent(HTMLParser):
+    """What one page loads, and what it ought to show."""
+
+    addresses: list[str] = field(default_factory=list)
+    equations: int = 0
+
+    def __post_init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self._inside = ""
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        """Collect the addresses of one tag."""
+        found = {name: value or "" for name, value in attributes}
+        for name in LOADING.get(tag, ()):
+            values = found.get(name, "").split(",") if name == "srcset" else [found.get(name, "")]
+            self.addresses += [value.split()[0] for value in values if value.strip()]
+        if tag == "link" and set(found.get("rel", "").lower().split()) & LOADING_RELATIONS:
+            self.addresses.append(found.get("href", ""))
+        self.addresses += css_addresses(found.get("style", ""))
+        self.equations += "math" in found.get("class", "").split()
+        self._inside = tag if tag in ("script", "style") else ""
+
+    def handle_endtag(self, tag: str) -> None:
+        """Leave a script or a style sheet."""
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        """Addresses inside a style sheet or a script of the page."""
+        if self._inside == "style":
+            self.addresses += css_addresses(data)
+        elif self._inside == "script":
+            self.addresses += SCRIPT_ADDRESS.findall(data)
+
+
+def page_content(html: str) -> PageContent:
+    """Parse one page."""
+    content = PageContent()
+    content.feed(html)
+    content.close()
+    return content
+
+
+def css_addresses(text: str) -> list[str]:
+    """Addresses that a style sheet makes the browser fetch; embedded data left out."""
+    found = [first or second for first, second in CSS_ADDRESS.findall(text)]
+    return [address.strip() for address in found if not address.strip().startswith(("data:", "#"))]
+
+
+def is_outside(address: str) -> bool:
+    """Whether an address leaves the site: another scheme or host."""
+    parts = urlsplit(address)
+    return bool(parts.netloc) or parts.scheme not in ("", "data", "about", "blob")
+
+
+def check_files(site: Path) -> tuple[int, list[str]]:
+    """Pages and style sheets of a rendered book: how many are sound, and what is wrong with the others."""
+    sheets = sorted(site.rglob("*.css"))
+    problems: list[str] = []
+    passed = 0
+    for path in [*pages_of(site), *sheets]:
+        text = path.read_text(encoding="utf-8", errors="replace")
+        addresses = css_addresses(text) if path.suffix == ".css" else page_content(text).addresses
+        wrong = _wrong_addresses(site, path, addresses)
+        problems += wrong
+        passed += not wrong
+    return passed, problems
+
+
+def pages_of(site: Path) -> list[Path]:
+    """HTML pages of the book itself. Raises InvalidInput when there is none."""
+    vendor = {path for name in ("_static", "vendor") for path in (site / name).rglob("*.html")}
+    pages = [path for path in sorted(site.rglob("*.html")) if path not in vendor]
+    if not pages:
+        raise InvalidInput(f"no pages in {site}: build the book first, with `make book`")
+    return pages
+
+
+def check_pages(site: Path, *, browser: bool = True) -> tuple[int, list[str], list[str]]:
+    """All checks: number passed, problems, and what was skipped and why."""
+    passed, problems = check_files(site)
+    if not browser:
+        return passed, problems, []
+    program = find_browser()
+    if program is None:
+        return passed, problems, ["browser checks: no Chromium found (name one with the variable CHROMIUM)"]
+    with serving(site) as (address, missing):
+        for page in pages_of(site):
+            name = page.relative_to(site).as_posix()
+            wrong = check_in_browser(program, f"{address}/{name}", page.read_text(encoding="utf-8"))
+            problems += [f"{name}: {text}" for text in wrong]
+            passed += not wrong
+    problems += [f"the pages ask for {path}, which the site does not have" for path in sorted(set(missing))]
+    return passed, problems, []
+
+
+def find_browser() -> str | None:
+    """CHROMIUM, or the first Chromium on the path."""
+    names = [os.environ["CHROMIUM"]] if os.environ.get("CHROMIUM") else BROWSERS
+    return next((found for name in names if (found := shutil.which(name))), None)
+
+
+def check_in_browser(program: str, address: str, html: str) -> list[str]:
+    """Open one page in headless Chromium: a canvas for each 3D view, typeset equations, a quiet console."""
+    wrong: list[str] = []
+    for milliseconds in VIRTUAL_MILLISECONDS:
+        dom, console = open_page(program, address, milliseconds)
+        wrong = judge_page(html, dom, console)
+        if not wrong:
+            break
+    return wrong
+
+
+def judge_page(html: str, dom: str, console: str) -> list[str]:
+    """What is wrong with a page, given its source, what the browser made of it, and what the browser logged."""
+    views, canvases = len(set(VIEW.findall(html))), dom.count("<canvas")
+    equations, typeset = page_content(html).equations, dom.count("<mjx-container")
+    wrong = [f"console: {text}" for text in console_complaints(console)]
+    if not dom.strip():
+        wrong.append("the browser showed nothing")
+    if canvases < views:
+        wrong.append(f"{views} 3D views, but the browser drew {canvases}")
+    if typeset < equations:
+        wrong.append(f"{equations} equations, but the browser typeset {typeset}")
+    return wrong
+
+
+def console_complaints(log: str) -> list[str]:
+    """Errors among the console messages of a browser log."""
+    messages = [match.group("text") for match in CONSOLE.finditer(log)]
+    return [text[:200] for text in messages if COMPLAINT.search(text)]
+
+
+def open_page(program: str, address: str, milliseconds: int) -> tuple[str, str]:
+    """DOM and log of a page after some virtual time, in a fresh profile that cannot reach any other host."""
+    with tempfile.TemporaryDirectory(prefix="molkit-browser-") as profile:
+        options = [
+            "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking",
+            "--disable-component-update --disable-sync --disable-dev-shm-usage --enable-logging=stderr --v=0",
+            "--use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader --window-size=1400,1200",
+        ]
+        command = [program, *" ".join(options).split(), f"--user-data-dir={profile}"]
+        command += ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+        command += [f"--virtual-time-budget={milliseconds}", "--dump-dom", address]
+        try:
+            done = subprocess.run(
+                command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PAGE_SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return "", f'CONSOLE "Error: no answer in {PAGE_SECONDS:.0f} s", source: browser'
+    return done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+
+
+@contextmanager
+def serving(site: Path) -> Iterator[tuple[str, list[str]]]:
+    """Serve a folder on loopback; its address, and the list of paths that were asked for in vain."""
+    missing: list[str] = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *arguments: object) -> None:
+            """Stay quiet."""
+
+        def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+            """Note what is missing; /favicon.ico is asked for by browsers, not by pages."""
+            path = urlsplit(self.path).path
+            if path != "/favicon.ico":
+                missing.append(path)
+            with suppress(BrokenPipeError, ConnectionResetError):  # the browser has left
+                super().send_error(code, message, explain)
+
+    handler = functools.partial(Handler, directory=str(site))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}", missing
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def _wrong_addresses(site: Path, path: Path, addresses: list[str]) -> list[str]:
+    name = path.relative_to(site).as_posix()
+    wrong = []
+    for address in dict.fromkeys(addresses):
+        if is_outside(address):
+            wrong.append(f"{name} loads {address} from outside")
+        elif (local := unquote(urlsplit(address).path)) and urlsplit(address).scheme == "":
+            target = site / local.lstrip("/") if local.startswith("/") else path.parent / local
+            if not target.exists():
+                wrong.append(f"{name} loads {local}, which the site does not have")
+    return wrong
