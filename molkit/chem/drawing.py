@@ -1,5 +1,6 @@
 """Structure drawings of many molecules as one SVG picture."""
 
+import html
 from collections.abc import Sequence
 
 from rdkit import Chem, rdBase
@@ -28,10 +29,6 @@ def svg_grid(
         raise InvalidInput(f"a grid needs one legend per molecule, got {len(legends)} for {len(entries)} molecules")
     labels = list(legends) if legends is not None else [""] * len(entries)
     mols = [_drawable(entry) for entry in entries]
-    labels = [
-        label if mol is not None else f"{label} (bonds not perceived)".strip()
-        for mol, label in zip(mols, labels, strict=True)
-    ]
     columns = min(columns, len(entries))
     width, height = panel
     canvas = rdMolDraw2D.MolDraw2DSVG(width * columns, height * -(-len(entries) // columns), width, height)
@@ -39,7 +36,21 @@ def svg_grid(
     canvas.DrawMolecules([mol if mol is not None else Chem.Mol() for mol in mols], legends=labels)
     canvas.FinishDrawing()
     text = canvas.GetDrawingText()
-    return text[text.index("<svg") :]
+    notes = [  # RDKit writes no legend under an empty panel
+        _note(labels[index], (index % columns + 0.5) * width, (index // columns + 0.5) * height)
+        for index, mol in enumerate(mols)
+        if mol is None
+    ]
+    return text[text.index("<svg") : text.rindex("</svg>")] + "".join(notes) + "</svg>\n"
+
+
+def _note(label: str, x: float, y: float) -> str:
+    """Centred lines in the middle of an empty panel."""
+    style = "text-anchor='middle' font-family='sans-serif' font-size='12' fill='#555555'"
+    return (
+        f"<text x='{x:.1f}' y='{y:.1f}' {style}>bonds not perceived</text>\n"
+        f"<text x='{x:.1f}' y='{y + 18:.1f}' {style}>{html.escape(label)}</text>\n"
+    )
 
 
 def _drawable(entry: str | Molecule) -> Chem.Mol | None:

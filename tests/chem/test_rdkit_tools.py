@@ -102,10 +102,13 @@ def test_distance_bonds_are_all_single_for_geom():
 
 
 def test_a_drawing_is_one_self_contained_svg_and_unperceived_molecules_say_so():
-    lone = Molecule([6], np.zeros((1, 3)))
-    picture = svg_grid(["CCO", lone, rt.embed_smiles("c1ccccc1")[0]], legends=["ethanol", "atom", "benzene"], columns=2)
+    lone = Molecule([6, 6], [[0, 0, 0], [0, 0, 9.0]])
+    picture = svg_grid(
+        ["CCO", lone, rt.embed_smiles("c1ccccc1")[0]], legends=["ethanol", "<two>", "benzene"], columns=2
+    )
     assert picture.startswith("<svg") and picture.rstrip().endswith("</svg>")
     assert "width='360px' height='300px'" in picture
+    assert picture.count("bonds not perceived") == 1 and "&lt;two&gt;" in picture
     assert "<image" not in picture and "href" not in picture
     with pytest.raises(InvalidInput, match="one legend per molecule"):
         svg_grid(["C"], legends=[])
