@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -187,9 +187,21 @@ def instruction_set(precision: Precision) -> int:
     return level if precision == "bfloat16" else min(level, FLOAT_LEVEL)
 
 
-def kept_dtype(precision: Precision) -> torch.dtype:
-    """Type in which the kernel keeps pre-activations of edges for the backward pass."""
-    return torch.bfloat16 if instruction_set(precision) > FLOAT_LEVEL else torch.float32
+class Buffer:
+    """Memory [count] of a call and its backward pass; it returns to a pool when the graph lets go of it.
+
+    Fresh memory from the system costs a page fault per 4 KiB, which is several percent of a training step.
+    """
+
+    pool: ClassVar[list[Tensor]] = []
+
+    def __init__(self, count: int) -> None:
+        self.memory = self.pool.pop() if self.pool else torch.empty(0)
+        if self.memory.numel() < count:
+            self.memory = torch.empty(count + count // 8)
+
+    def __del__(self) -> None:
+        self.pool.append(self.memory)
 
 
 def run_kernel(function: str, call: LayerCall, precision: Precision) -> None:
@@ -211,30 +223,29 @@ class FusedLayer(torch.autograd.Function):
         atoms, width = features.shape
         message = options.kind == MESSAGE
         out = torch.empty_like(features if message else positions, memory_format=torch.contiguous_format)
-        saved = features.new_empty(5 * atoms * width if message else 2 * atoms * width)
-        call.out, call.saved = out.data_ptr(), saved.data_ptr()
-        kept = None
-        if any(ctx.needs_input_grad):
-            kept = features.new_empty((edge_index.shape[1], width), dtype=kept_dtype(options.precision))
-            call.kept = kept.data_ptr()
+        saved = (5 if message else 2) * atoms * width
+        kept = edge_index.shape[1] * width if any(ctx.needs_input_grad) else 0
+        ctx.buffer = Buffer(saved + kept)
+        call.out, call.saved = out.data_ptr(), ctx.buffer.memory.data_ptr()
+        call.kept = call.saved + 4 * saved if kept else None
         run_kernel("layer_forward", call, options.precision)
         ctx.options = options
-        ctx.save_for_backward(saved, kept, *tensors, *parameters)
+        ctx.kept = call.kept
+        ctx.save_for_backward(*tensors, *parameters)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_out):
         """Gradients of features, positions, first_squared and the parameters."""
-        saved, kept, *tensors = ctx.saved_tensors
-        inputs, parameters = tensors[:5], tensors[5:]
+        inputs, parameters = ctx.saved_tensors[:5], ctx.saved_tensors[5:]
         features, positions, _, first_squared, _ = inputs
         call = layer_call(ctx.options, *inputs, parameters)
         grad_out = grad_out.contiguous()
         grads = [torch.empty_like(features), torch.empty_like(positions)]
         grads.append(torch.empty_like(first_squared) if ctx.needs_input_grad[4] else None)
         grads.extend(None if tensor is None else torch.empty_like(tensor) for tensor in parameters)
-        call.saved, call.kept, call.grad_out = saved.data_ptr(), kept.data_ptr(), grad_out.data_ptr()
+        call.saved, call.kept, call.grad_out = ctx.buffer.memory.data_ptr(), ctx.kept, grad_out.data_ptr()
         for (name, _), grad in zip(LayerCall._fields_[-len(grads) :], grads, strict=True):
             setattr(call, name, None if grad is None else grad.data_ptr())
         run_kernel("layer_backward", call, ctx.options.precision)
