@@ -9,6 +9,7 @@ import functools
 import hashlib
 import logging
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -79,7 +80,7 @@ def find_compiler() -> str:
 def library_path(compiler: str) -> Path:
     """Name of the built kernel in the cache; it changes with the source, the flags and the machine's architecture."""
     key = hashlib.sha256(SOURCE.read_bytes())
-    key.update(" ".join((compiler, *FLAGS, os.uname().machine)).encode())
+    key.update(" ".join((compiler, *FLAGS, platform.machine())).encode())
     return cache_folder() / f"layer-{key.hexdigest()[:20]}.so"
 
 
