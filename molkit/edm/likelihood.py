@@ -106,8 +106,10 @@ def bound(
 
     The sum over t is estimated as T times the term at uniformly drawn steps 1..T, `draws` of them per molecule (the
     paper draws one and averages five passes over the test set). Source: EDM, likelihood section.
-    Raises InvalidInput for an unknown element or a size outside the histogram.
+    Raises InvalidInput for no molecules, an unknown element or a size outside the histogram.
     """
+    if len(molecules) == 0:
+        raise InvalidInput("need at least one molecule for a likelihood, got none")
     num_atoms = torch.from_numpy(molecules.num_atoms)
     size = -log_prob_size(edm.config, num_atoms)
     parts = []

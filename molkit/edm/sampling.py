@@ -182,9 +182,11 @@ def sample_from(
 
     The geometry enters as z_start: centred, neither noised nor scaled by alpha; one-hot and Z likewise. Every
     molecule has noise of its own. Source: Rothchild et al. 2024, relaxation; positions in angstrom.
-    Raises InvalidInput for an element the model cannot place or steps outside 0..T.
+    Raises InvalidInput for no molecules, an element the model cannot place, or steps outside 0..T.
     """
     packed = molecules if isinstance(molecules, PackedMolecules) else PackedMolecules.from_molecules(molecules)
+    if len(packed) == 0:
+        raise InvalidInput("need at least one molecule to start from, got none")
     num_atoms = torch.from_numpy(packed.num_atoms)
     graph = Graph.from_sizes(num_atoms)
     positions = graph.centre(torch.from_numpy(packed.positions).float())
@@ -243,7 +245,7 @@ def _frame(edm: Edm, step: int, state: State) -> Frame:
 def _result(edm: Edm, final: State, num_atoms: Tensor, frames: tuple[Frame, ...], num_calls: int) -> SampleResult:
     """Decoded molecules; chains that left the finite numbers are listed, not returned."""
     numbers, positions = decode(edm.config, final)
-    bad_atoms = ~torch.isfinite(positions).all(-1)
+    bad_atoms = ~(torch.isfinite(final.positions).all(-1) & torch.isfinite(final.features).all(-1))
     graph_sum = torch.zeros(len(num_atoms)).index_add(
         0, torch.repeat_interleave(torch.arange(len(num_atoms)), num_atoms), bad_atoms.float()
     )
