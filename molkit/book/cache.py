@@ -22,8 +22,8 @@ WEIGHTS = "weights"  # safetensors reads without Python's knowledge, so a folder
 class RunRecord:
     """What is known about the last run of a chapter with a profile.
 
-    `code` is the hash of the notebook's code cells; `files` maps every package file and pin, `inputs` every data file
-    opened, folder listed or module imported beyond those, to SHA-256. Paths are relative to the book where they can be.
+    `code` is the hash of the notebook's code cells. `files` maps every package file and pin, `inputs` every data file
+    opened, data folder listed and further module loaded, to SHA-256. Paths are relative to the book where they can be.
     """
 
     chapter: str
@@ -75,11 +75,7 @@ def traced_paths(book: Book, trace: Path, replaced: Mapping[Path, Path] | None =
     own = trace.parent.resolve()
     found: set[Path] = set()
     for line in trace.read_text(encoding="utf-8").splitlines() if trace.is_file() else ():
-        kind, _, name = line.partition("\t")
-        if kind == "import":
-            base = book.root.joinpath(*name.split("."))
-            found |= {path for path in (base / "__init__.py", base.with_suffix(".py")) if path.is_file()}
-            continue
+        name = line.partition("\t")[2]
         path = replaced.get(Path(name).resolve(), Path(name))
         if not path.resolve().is_relative_to(own):
             found |= set(_whole(book, path))

@@ -139,8 +139,9 @@ def kernel_environment(book: Book, chapter: str, profile: str, scratch: Path) ->
         "MOLKIT_PROFILE": profile,
         "MOLKIT_3DMOL_JS": f"{'../' * len(Path('chapters', chapter).parent.parts)}vendor/3Dmol-min.js",
         "MOLKIT_TRACE": str(scratch / "trace"),
-        "MOLKIT_TRACE_ROOTS": os.pathsep.join(str(path.absolute()) for path in watched),
-        "MOLKIT_TRACE_PACKAGES": ",".join(book.packages),
+        "MOLKIT_TRACE_DATA": os.pathsep.join(str(path.absolute()) for path in watched),
+        "MOLKIT_TRACE_PACKAGES": os.pathsep.join(str(book.root / name) for name in book.packages),
+        "PYTHONPYCACHEPREFIX": "",  # compiled files lie beside their sources, so the trace can tell which is which
         "PYTHONPATH": os.pathsep.join(filter(None, python_path)),
         "PYTHONHASHSEED": "0",
         **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),

@@ -62,7 +62,7 @@ def _write_ledger(book: Book, profile: str, folder: Path) -> None:
     """The generated ledger and its badge, from the published results and those of this profile's runs."""
     from molkit.claims.table import ledger_markdown, ledger_rows, write_badge
 
-    with _results_in_view(book, profile):
+    with results_in_view(book, profile):
         rows = ledger_rows()
     (folder / "ledger.md").write_text(ledger_markdown(rows), encoding="utf-8")
     write_badge(folder / "assets" / "badge.svg", rows)
@@ -76,8 +76,8 @@ def gathered_results(book: Book, profile: str, folder: Path) -> list[Path]:
 
 
 @contextmanager
-def _results_in_view(book: Book, profile: str) -> Iterator[None]:
-    """MOLKIT_RESULTS_DIR names a folder with the published results and, over them, those of this profile."""
+def results_in_view(book: Book, profile: str | None) -> Iterator[None]:
+    """MOLKIT_RESULTS_DIR names a folder with the published results and, over them, those of a profile."""
     folder = book.build_folder / "results"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

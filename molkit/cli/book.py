@@ -113,6 +113,19 @@ def refresh(chapters: tuple, jobs: int, root: Path, package: tuple) -> None:
 
 
 @book.command()
+@PROFILE
+@ROOT
+def verdicts(profile: str, root: Path) -> None:
+    """Print each verdict that the last runs would change if their results were published; nothing if none."""
+    from molkit.book.verdicts import changed_verdicts
+    from molkit.book.verdicts import verdicts as judged
+
+    chosen = _book(root, ())
+    for line in changed_verdicts(judged(chosen), judged(chosen, profile)):
+        click.echo(line)
+
+
+@book.command()
 @click.option("--browser/--no-browser", default=True, show_default=True, help="Also open the pages in Chromium.")
 @ROOT
 def check(browser: bool, root: Path) -> None:

@@ -1,0 +1,3 @@
+"""Half of the answer."""
+
+HALF = 21

@@ -1,0 +1,1 @@
+"""An inner package with a data file."""

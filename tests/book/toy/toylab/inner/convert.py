@@ -1,0 +1,6 @@
+"""Text to number."""
+
+
+def number(text):
+    """A float."""
+    return float(text)
