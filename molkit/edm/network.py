@@ -50,17 +50,14 @@ class PairMlp(nn.Module):
         receiver = linear(features, weight[:, : self.width], self.first.bias)
         return receiver, linear(features, weight[:, self.width : 2 * self.width])
 
-    def edge_part(self, edge_features: Tensor) -> Tensor:
-        """edge_features [E, K] -> [E, F], in the precision of the distances."""
-        weight = self.first.weight[:, 2 * self.width :]
-        if weight.shape[1] == 2:
-            return torch.addcmul(edge_features[:, :1] * weight[:, 0], edge_features[:, 1:], weight[:, 1])
-        return (edge_features.unsqueeze(-2) * weight).sum(-1)
-
     def forward(self, features: Tensor, edge_index: Tensor, edge_features: Tensor) -> Tensor:
-        """features [A, F], edge_index [2, E], edge_features [E, K] -> [E, F]."""
-        receiver, sender = self.atom_parts(features)
-        hidden = receiver[edge_index[0]] + sender[edge_index[1]] + self.edge_part(edge_features)
+        """features [A, F], edge_index [2, E], edge_features [E, K] -> [E, F].
+
+        The sum is made in place, in the precision of the distances: in-place products are left alone by autocast.
+        """
+        receiver, sender = (part.to(edge_features.dtype) for part in self.atom_parts(features))
+        hidden = receiver.index_select(0, edge_index[0]).add_(sender.index_select(0, edge_index[1]))
+        hidden.addmm_(edge_features, self.first.weight[:, 2 * self.width :].t())
         return silu(self.second(silu(hidden)))
 
 
