@@ -19,6 +19,12 @@ from molkit.errors import InvalidInput, RunError
 COLOUR_CODE = re.compile(r"\x1b\[[0-9;]*m")
 
 
+class PagesFailed(RunError):
+    """The staged book could not be rendered without a warning."""
+
+    exit_code = 1
+
+
 @dataclass(frozen=True)
 class BuiltBook:
     """The first page, and what became of each chapter that was asked for."""
@@ -43,7 +49,7 @@ def build_book(
 ) -> BuiltBook:
     """Run the chapters in `settings` and render the whole book to `_build/html`.
 
-    A chapter that failed is rendered as far as it came. Raises RunError when the pages cannot be rendered without a
+    A chapter that failed is rendered as far as it came. Raises PagesFailed when the pages cannot be rendered without a
     warning; the pages of the last good build then stay where they are.
     """
     outcomes = run_chapters(book, profile, settings, jobs=jobs, force=force, report=report)
@@ -51,7 +57,7 @@ def build_book(
 
 
 def render(book: Book, source: Path) -> Path:
-    """Render a staged folder with every warning an error; the index page. Raises RunError with the first complaint."""
+    """Render a staged folder, every warning an error; the index page. Raises PagesFailed with the first complaint."""
     scratch, log = book.build_folder / "next", book.build_folder / "jupyter-book.log"
     shutil.rmtree(scratch, ignore_errors=True)
     start = "from jupyter_book.cli.main import main; main()"
@@ -69,7 +75,7 @@ def render(book: Book, source: Path) -> Path:
     log.write_text(output, encoding="utf-8")
     html = scratch / "_build" / "html"
     if done.returncode != 0 or not (html / "index.html").is_file():
-        raise RunError(f"the pages could not be rendered: {first_complaint(output)} (all of it is in {log})")
+        raise PagesFailed(f"the pages could not be rendered: {first_complaint(output)} (all of it is in {log})")
     target = book.build_folder / "html"
     shutil.rmtree(target, ignore_errors=True)
     shutil.move(html, target)

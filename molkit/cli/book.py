@@ -140,7 +140,7 @@ def check(browser: bool, root: Path) -> None:
         click.echo(f"failed: {line}", err=True)
     click.echo(f"{passed} passed, {len(problems)} failed")
     if problems:
-        raise RunError(f"{len(problems)} checks of the pages failed; the lines above name them")
+        raise _ours(f"{len(problems)} checks of the pages failed; the lines above name them")
 
 
 def _book(root: Path | None, packages: tuple[str, ...]) -> "Book":
@@ -184,6 +184,11 @@ def _few(reasons: tuple[str, ...] | list[str]) -> str:
 
 def _stop_if_failed(failed: list[str]) -> None:
     if failed:
-        error = RunError(f"{len(failed)} chapter(s) failed: {', '.join(failed)}; their partial notebooks are in _run/")
-        error.exit_code = 1
-        raise error
+        raise _ours(f"{len(failed)} chapter(s) failed: {', '.join(failed)}; their partial notebooks are in _run/")
+
+
+def _ours(message: str) -> RunError:
+    """An error of the book, not of the person who typed the command."""
+    error = RunError(message)
+    error.exit_code = 1
+    return error

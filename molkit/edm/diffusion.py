@@ -17,7 +17,9 @@ from molkit.graphs import Graph
 Network = Callable[..., tuple[Tensor, Tensor]]
 
 
-def draw_noise(graph: Graph, num_features: int, *, generator: torch.Generator, dtype=torch.float32) -> State:
+def draw_noise(
+    graph: Graph, num_features: int, *, generator: torch.Generator, dtype: torch.dtype = torch.float32
+) -> State:
     """Noise of a batch: zero-mean in positions [A, 3], ordinary in features [A, n_h]."""
     positions = zero_mean_noise(graph, generator=generator, dtype=dtype)
     features = torch.randn(len(graph.batch), num_features, generator=generator, dtype=dtype, device=generator.device)

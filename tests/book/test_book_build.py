@@ -62,7 +62,7 @@ def test_pages_with_a_warning_are_an_error_and_leave_the_last_good_ones(toy, cap
     html.mkdir(parents=True)
     (html / "index.html").write_text("the last good build")
     (toy.root / "intro.md").write_text("# Toy\n\n[a page](absent.md)\n")
-    assert molkit(["book", "build", "--profile", "smoke", "--root", str(toy.root), "--package", "toylab"]) == 2
+    assert molkit(["book", "build", "--profile", "smoke", "--root", str(toy.root), "--package", "toylab"]) == 1
     message = capsys.readouterr().err
     assert "the pages could not be rendered" in message and "absent.md" in message and message.count("\n") == 1
     assert (html / "index.html").read_text() == "the last good build"

@@ -1,0 +1,122 @@
+"""The checks of rendered pages: what is parsed, what counts as outside, and how the browser's answer is judged."""
+
+import urllib.error
+import urllib.request
+
+import pytest
+
+from molkit.book.check import (
+    check_files,
+    check_pages,
+    console_complaints,
+    css_addresses,
+    is_outside,
+    judge_page,
+    page_content,
+    serving,
+)
+from molkit.cli import run as molkit
+from molkit.errors import InvalidInput
+
+
+def site_with(tmp_path, body, css=""):
+    (tmp_path / "style.css").write_text(css)
+    (tmp_path / "here.js").write_text("")
+    (tmp_path / "index.html").write_text(f"<html><body>{body}</body></html>")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '<script src="https://cdn.example.org/a.js"></script>',
+        '<script src="//cdn.example.org/a.js"></script>',
+        '<img src="http://example.org/a.png">',
+        '<img srcset="here.js 1x, https://example.org/b.png 2x">',
+        '<link rel="stylesheet" href="https://example.org/a.css">',
+        '<link rel="preconnect" href="https://fonts.example.org">',
+        '<iframe src="https://example.org"></iframe>',
+        "<div style=\"background: url('https://example.org/a.png')\"></div>",
+        "<style>@import 'https://example.org/a.css';</style>",
+        "<script>load('https://cdn.example.org/lib/3Dmol-min.js')</script>",
+    ],
+)
+def test_whatever_a_page_loads_from_outside_is_found(tmp_path, body):
+    _, problems = check_files(site_with(tmp_path, body))
+    assert len(problems) == 1 and "index.html loads" in problems[0] and "from outside" in problems[0]
+
+
+def test_links_and_local_files_are_fine_and_missing_ones_are_not(tmp_path):
+    body = '<a href="https://example.org">away</a><script src="here.js?v=1"></script><link rel="canonical" href="https://x.org">'
+    assert check_files(site_with(tmp_path, body)) == (2, [])
+    _, problems = check_files(site_with(tmp_path, '<img src="absent.png">'))
+    assert problems == ["index.html loads absent.png, which the site does not have"]
+
+
+def test_style_sheets_are_read(tmp_path):
+    _, problems = check_files(site_with(tmp_path, "", css="a { src: url(https://example.org/f.woff2) }"))
+    assert problems == ["style.css loads https://example.org/f.woff2 from outside"]
+    assert css_addresses("a{b:url(data:font/woff2;base64,AA)} c{d:url( 'x.png' )} @import \"y.css\";") == [
+        "x.png",
+        "y.css",
+    ]
+
+
+def test_outside_is_another_host_or_scheme():
+    assert [is_outside(a) for a in ("a/b.js", "/a.js", "#x", "data:image/png;base64,AA", "")] == [False] * 5
+    assert [is_outside(a) for a in ("https://a.org/b.js", "//a.org/b.js", "ftp://a.org", "file:///etc")] == [True] * 4
+
+
+def test_a_page_is_judged_by_what_the_browser_drew():
+    html = '<div id="3dmolviewer_12"></div><span class="math notranslate">x</span>'
+    assert judge_page(html, "<canvas></canvas><mjx-container>", "") == []
+    assert judge_page(html, "<p>", "") == [
+        "1 3D views, but the browser drew 0",
+        "1 equations, but the browser typeset 0",
+    ]
+    assert judge_page("<p>", "", "") == ["the browser showed nothing"]
+    assert page_content(html).equations == 1
+
+
+def test_errors_of_the_console_are_found_and_chatter_is_not():
+    log = (
+        '[1:2:INFO:CONSOLE(3)] "Uncaught SyntaxError: no", source: http://127.0.0.1/a.html (3)\n'
+        '[1:2:INFO:CONSOLE(0)] "Failed to load resource: net::ERR_NAME_NOT_RESOLVED", source: https://a.org (0)\n'
+        '[1:2:INFO:CONSOLE(9)] "[.WebGL-0x1] GL Driver Message: GPU stall due to ReadPixels", source: x (9)\n'
+        "[1:2:ERROR:bus.cc(407)] Failed to connect to the bus\n"
+    )
+    assert console_complaints(log) == [
+        "Uncaught SyntaxError: no",
+        "Failed to load resource: net::ERR_NAME_NOT_RESOLVED",
+    ]
+
+
+def test_the_server_notes_what_is_missing(tmp_path):
+    with serving(site_with(tmp_path, "")) as (address, missing):
+        assert urllib.request.urlopen(f"{address}/index.html", timeout=10).status == 200
+        for path in ("absent.js", "favicon.ico"):
+            with pytest.raises(urllib.error.HTTPError):
+                urllib.request.urlopen(f"{address}/{path}", timeout=10)
+    assert missing == ["/absent.js"]
+
+
+def test_without_a_browser_the_skip_is_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CHROMIUM", raising=False)
+    passed, problems, skipped = check_pages(site_with(tmp_path, ""))
+    assert passed == 2 and problems == [] and "no Chromium found" in skipped[0]
+
+
+def test_the_command_counts_and_fails_with_a_line(tmp_path, capsys):
+    site = tmp_path / "_build" / "html"
+    site.mkdir(parents=True)
+    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: intro\n")
+    site_with(site, '<img src="https://example.org/a.png">')
+    assert molkit(["book", "check", "--no-browser", "--root", str(tmp_path)]) == 1
+    printed = capsys.readouterr()
+    assert "1 passed, 1 failed" in printed.out and "failed: index.html loads" in printed.err
+
+
+def test_a_book_that_was_not_built_is_said(tmp_path):
+    with pytest.raises(InvalidInput, match="build the book first"):
+        check_pages(tmp_path)

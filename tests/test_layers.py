@@ -1,0 +1,120 @@
+"""Who may import whom: arrows point down, heavy packages stay in their rooms, and reading a method stays short."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from molkit.book.dependencies import reachable_files
+from molkit.book.layout import REPOSITORY
+
+LAYERS = [  # from the ground up; rooms of one layer do not import each other unless SIDEWAYS says so
+    {"units", "errors", "rng", "processes"},
+    {"molecule", "config", "geometry", "graphs", "nn", "claims"},
+    {"chem"},
+    {"data", "metrics", "training"},
+    {"edm", "cgcf", "ofdft"},
+    {"relaxation"},
+    {"studies"},
+    {"cli", "book", "figures"},
+]
+SIDEWAYS = {("cli", "book"), ("cli", "figures"), ("graphs", "molecule"), ("claims", "molecule"), ("metrics", "data")}
+METHODS = {"edm", "cgcf", "ofdft"}
+ROOMS_OF_PACKAGES = {
+    "rdkit": {"chem"},
+    "pyscf": {"chem", "ofdft"},
+    "tblite": {"chem"},
+    "matplotlib": {"figures"},
+    "py3Dmol": {"figures"},
+    "IPython": {"figures", "book", "claims"},
+    "papermill": {"book"},
+    "nbformat": {"book"},
+    "nbclient": {"book"},
+    "click": {"cli"},
+    "lightning_fabric": {"training"},
+    "torch_geometric": {"data", "graphs", "training", "molecule"},
+    "ase": {"chem", "relaxation"},
+}
+FILES = sorted((REPOSITORY / "molkit").rglob("*.py"))
+LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
+
+
+def room_of(module: str) -> str:
+    """`molkit.edm.network` -> `edm`; the package itself and its entry point -> ""."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] != "__main__" else ""
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path: Path) -> set[str]:
+    """Absolute names of the modules a file imports, anywhere in it, those for type checkers left out."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            node.body = []
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: write imports in full"
+            if node.module == "molkit":
+                found |= {f"molkit.{alias.name}" for alias in node.names if alias.name != "__version__"}
+            else:
+                found.add(node.module)
+    return found
+
+
+def arrows() -> list[tuple[str, str, str]]:
+    """(file, its room, the room it imports) for every import between rooms."""
+    return [
+        (path.relative_to(REPOSITORY).as_posix(), room_of(module_of(path)), room_of(name))
+        for path in FILES
+        for name in imports(path)
+        if name.split(".")[0] == "molkit" and room_of(name) != room_of(module_of(path)) and room_of(module_of(path))
+    ]
+
+
+def test_every_room_has_a_layer():
+    assert {room_of(module_of(path)) for path in FILES} - {""} <= set(LEVEL)
+
+
+def test_no_arrow_points_up_or_sideways():
+    wrong = [
+        f"{file}: {source} imports {target}"
+        for file, source, target in arrows()
+        if target and LEVEL[target] >= LEVEL[source] and (source, target) not in SIDEWAYS
+    ]
+    assert wrong == []
+
+
+def test_methods_never_import_each_other():
+    assert [arrow for arrow in arrows() if {arrow[1], arrow[2]} <= METHODS] == []
+
+
+@pytest.mark.parametrize("package", ROOMS_OF_PACKAGES)
+def test_a_package_stays_in_its_rooms(package):
+    users = {
+        path.relative_to(REPOSITORY).as_posix(): room_of(module_of(path))
+        for path in FILES
+        if any(name.split(".")[0] == package for name in imports(path))
+    }
+    allowed = ROOMS_OF_PACKAGES[package]
+    assert {file: room for file, room in users.items() if room not in allowed and file != "molkit/__main__.py"} == {}
+
+
+def test_the_diffusion_of_edm_can_be_read_in_ten_files_of_three_folders():
+    files = reachable_files(["import molkit.edm.diffusion"], root=REPOSITORY, packages=("molkit",))
+    assert len(files) <= 10, [file.name for file in files]
+    assert len({file.parent for file in files}) <= 3
+
+
+def test_only_the_command_line_prints():
+    def prints(path):
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        return any(isinstance(call.func, ast.Name) and call.func.id == "print" for call in calls)
+
+    assert [module_of(path) for path in FILES if room_of(module_of(path)) != "cli" and prints(path)] == []
