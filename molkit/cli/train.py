@@ -53,3 +53,17 @@ def train(
         f"{out}: {state} at step {result.step} of {result.total_steps or 'an open number'}, "
         f"{result.passes} molecule passes, {result.seconds / 60:.1f} min, loss {result.loss:.4f}"
     )
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("name")
+@click.option("--samples", type=click.Path(path_type=Path), help="A packed .npz of samples to keep with the weights.")
+@click.option("--sample-calls", type=click.IntRange(min=2), help="Network calls behind each of these samples.")
+@click.option("--sample-seed", type=int, help="Their seed.")
+def publish(run: Path, name: str, samples: Path | None, sample_calls: int | None, sample_seed: int | None) -> None:
+    """Write the weights of RUN to data/weights/NAME, in half precision, with curve, facts and samples."""
+    from molkit.edm.publish import publish as publish_run
+
+    folder = publish_run(run, name, samples=samples, sample_calls=sample_calls, sample_seed=sample_seed)
+    click.echo(f"{folder}: {sum(path.stat().st_size for path in folder.iterdir()) / 2**20:.2f} MiB")

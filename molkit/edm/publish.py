@@ -1,0 +1,70 @@
+"""A run becomes published weights: half precision, learning curve, facts, samples and a card."""
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+from molkit.edm.model import WEIGHTS_ROOT, load, save
+from molkit.edm.published import TrainingFacts
+from molkit.errors import DataNotFound, InvalidInput
+from molkit.training.run_folder import load_state, write_text
+
+MAX_CURVE_LINES = 400
+MAX_FILE_BYTES = 15 * 2**20
+
+
+def publish(
+    run: Path,
+    name: str,
+    *,
+    samples: Path | None = None,
+    sample_calls: int | None = None,
+    sample_seed: int | None = None,
+    root: Path = WEIGHTS_ROOT,
+) -> Path:
+    """Write the averaged weights of `run` to root/name with all that a page needs; returns the folder.
+
+    Raises DataNotFound when the run or the samples are absent, InvalidInput for a name with a separator, weights that
+    are not finite in half precision, or a file above 15 MiB.
+    """
+    if not name or Path(name).name != name:
+        raise InvalidInput(f"the name of published weights must be a plain word, got {name!r}")
+    if samples is not None and not samples.is_file():
+        raise DataNotFound(f"{samples}: no such file")
+    edm = load(run, fast=False)
+    _, numbers = load_state(run)
+    facts = _facts(run, numbers, sample_calls=sample_calls, sample_seed=sample_seed)
+    folder = root / name
+    save(edm, folder, half=True, metadata={"step": facts.step, "passes": facts.passes})
+    _copy_thinned(run / "metrics.jsonl", folder / "metrics.jsonl")
+    for small in ("training.yaml", "provenance.jsonl"):
+        shutil.copyfile(run / small, folder / small)
+    if samples is not None:
+        shutil.copyfile(samples, folder / "samples.npz")
+    write_text(folder / "training.json", json.dumps(asdict(facts), indent=2) + "\n")
+    for path in folder.iterdir():
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise InvalidInput(f"{path}: {path.stat().st_size} bytes, above the 15 MiB a published file may have")
+    return folder
+
+
+def _facts(run: Path, numbers: dict, *, sample_calls: int | None, sample_seed: int | None) -> TrainingFacts:
+    last = json.loads((run / "provenance.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    return TrainingFacts(
+        step=numbers["step"],
+        passes=numbers["passes"],
+        epochs=round(numbers["passes"] / 98_412, 2),
+        seconds=round(numbers["seconds"], 1),
+        processes=last["processes"],
+        device=f"{last['device']} ({last['processor']})",
+        sample_calls=sample_calls,
+        sample_seed=sample_seed,
+    )
+
+
+def _copy_thinned(source: Path, target: Path) -> None:
+    """At most MAX_CURVE_LINES log lines, evenly spread, the last one among them."""
+    lines = source.read_text(encoding="utf-8").splitlines()
+    stride = max(1, -(-len(lines) // MAX_CURVE_LINES))
+    write_text(target, "\n".join(lines[::-1][::stride][::-1]) + "\n")

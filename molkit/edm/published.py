@@ -1,0 +1,55 @@
+"""What is kept beside published weights: samples, learning curve, training facts."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from molkit.data.packed import read_packed
+from molkit.edm.model import resolve
+from molkit.errors import DataNotFound, InvalidInput
+from molkit.molecule import PackedMolecules
+
+
+@dataclass(frozen=True)
+class TrainingFacts:
+    """What a run had seen and cost when its weights were published."""
+
+    step: int
+    passes: int  # molecules shown to the network
+    epochs: float
+    seconds: float  # wall clock, all sessions together
+    processes: int
+    device: str
+    sample_calls: int | None  # network calls behind the stored samples
+    sample_seed: int | None
+
+
+def training_facts(weights: str | Path) -> TrainingFacts:
+    """Facts of published weights. Raises DataNotFound for a run that was not published."""
+    path = resolve(weights) / "training.json"
+    if not path.is_file():
+        raise DataNotFound(f"{path}: no training facts; publish the run with `molkit publish RUN NAME`")
+    try:
+        return TrainingFacts(**json.loads(path.read_text(encoding="utf-8")))
+    except (json.JSONDecodeError, TypeError) as error:
+        raise InvalidInput(f"{path}: not the facts of a training ({error})") from error
+
+
+def stored_samples(weights: str | Path) -> PackedMolecules:
+    """The molecules sampled with these weights when they were published. Raises DataNotFound."""
+    path = resolve(weights) / "samples.npz"
+    if not path.is_file():
+        raise DataNotFound(f"{path}: no stored samples; draw some with `molkit sample {weights} --out FILE.npz`")
+    return read_packed(path)
+
+
+def learning_curve(weights: str | Path) -> list[dict[str, Any]]:
+    """The log lines of the training, oldest first. Raises DataNotFound or InvalidInput."""
+    path = resolve(weights) / "metrics.jsonl"
+    if not path.is_file():
+        raise DataNotFound(f"{path}: no learning curve was kept with these weights")
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except json.JSONDecodeError as error:
+        raise InvalidInput(f"{path}: not a file of JSON lines ({error})") from error

@@ -1,0 +1,48 @@
+"""The look of every figure: Okabe-Ito colours, light grid, axes with units."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
+    "#000000",
+    "#E69F00",
+    "#56B4E9",
+    "#009E73",
+    "#F0E442",
+    "#0072B2",
+    "#D55E00",
+    "#CC79A7",
+)
+DATA_COLOUR, MODEL_COLOUR, PAPER_COLOUR = BLACK, BLUE, VERMILION
+RULES = {
+    "figure.dpi": 110,
+    "savefig.bbox": "tight",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e7ea",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "axes.labelcolor": "#222222",
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+}
+
+
+@contextmanager
+def panels(
+    columns: int = 1, rows: int = 1, *, width: float = 7.6, height: float = 3.2, **options
+) -> Iterator[tuple[Figure, list[Axes]]]:
+    """A figure with its axes in a flat list, in the house style; closed for pyplot, so a cell shows it once."""
+    with plt.rc_context(RULES):
+        figure, axes = plt.subplots(rows, columns, figsize=(width, height * rows), squeeze=False, **options)
+        yield figure, list(axes.flat)
+        figure.tight_layout()
+        plt.close(figure)

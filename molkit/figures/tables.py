@@ -1,0 +1,50 @@
+"""Small HTML tables for the pages."""
+
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+from molkit.metrics.statistics import Interval
+
+if TYPE_CHECKING:
+    from IPython.display import HTML
+
+
+def percent(share: Interval | None) -> str:
+    """A share in [0, 1] as per cent, its interval on a second line."""
+    if share is None:
+        return "–"
+    return f"{100 * share.value:.1f}\n[{100 * share.low:.1f}, {100 * share.high:.1f}]"
+
+
+def nats(value: float, digits: int = 2) -> str:
+    """A number of nats with a true minus sign, and no sign on a zero."""
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "\u2212")
+
+
+def html_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str, bold_last: bool = False) -> "HTML":
+    """A table with a caption; the first column is a label, the others are right-aligned numbers."""
+    from IPython.display import HTML
+
+    lines = ['<div class="molkit-table"><table><caption>', escape(caption), "</caption><thead><tr>"]
+    lines += [f'<th scope="col">{escape(cell)}</th>' for cell in head]
+    lines.append("</tr></thead><tbody>")
+    for number, row in enumerate(rows):
+        bold = bold_last and number == len(rows) - 1
+        cells = [f'<th scope="row">{escape(row[0])}</th>'] + [
+            f"<td>{'<strong>' if bold else ''}{escape(cell)}{'</strong>' if bold else ''}</td>" for cell in row[1:]
+        ]
+        lines.append("<tr>" + "".join(cells) + "</tr>")
+    return HTML("".join([*lines, "</tbody></table></div>"]))
+
+
+def sentence(text: str, *values: object) -> "Text":
+    """A sentence with measured values in it, as plain text in the page."""
+    return Text(text.format(*values))
+
+
+class Text(str):
+    """A string that a notebook shows without quotation marks."""
+
+    def __repr__(self) -> str:
+        return str(self)
