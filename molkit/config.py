@@ -2,7 +2,7 @@
 
 import dataclasses
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,7 +34,7 @@ def _coerce(key: str, value: Any, hint: Any, source: str) -> Any:
     if origin is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if origin is tuple and isinstance(value, list | tuple):
-        return tuple(tuple(v) if isinstance(v, list) else v for v in value)
+        return _coerce_entries(key, value, typing.get_args(hint), source)
     if origin is typing.Literal:
         allowed = typing.get_args(hint)
         if value not in allowed:
@@ -43,8 +43,28 @@ def _coerce(key: str, value: Any, hint: Any, source: str) -> Any:
     plain = origin if isinstance(origin, type) else None
     wrong_bool = isinstance(value, bool) and plain in (int, float)
     if plain is not None and (wrong_bool or not isinstance(value, plain)):
-        raise InvalidInput(f"{source}: {key} must be {plain.__name__}, got {value!r} ({type(value).__name__})")
+        wanted = "a list" if plain is tuple else plain.__name__
+        note = "; YAML reads exponents only after a point: 1.0e-3" if plain is float and _is_number(value) else ""
+        raise InvalidInput(f"{source}: {key} must be {wanted}, got {value!r} ({type(value).__name__}){note}")
     return value
+
+
+def _coerce_entries(key: str, values: Sequence[Any], kinds: tuple[Any, ...], source: str) -> tuple[Any, ...]:
+    """A tuple whose entries have the types of its field: tuple[int, ...] or tuple[int, str]."""
+    if len(kinds) == 2 and kinds[1] is Ellipsis:
+        kinds = kinds[:1] * len(values)
+    if len(kinds) != len(values):
+        raise InvalidInput(f"{source}: an entry of {key} must hold {len(kinds)} values, got {list(values)!r}")
+    return tuple(_coerce(key, value, kind, source) for value, kind in zip(values, kinds, strict=True))
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a text reads as a number."""
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return isinstance(value, str)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -46,8 +46,16 @@ class EdmConfig:
     def __post_init__(self) -> None:
         if len(set(self.elements)) != len(self.elements) or not self.elements:
             raise InvalidInput(f"elements must be different atomic numbers, got {self.elements}")
-        if self.width < 1 or self.num_layers < 1 or self.num_steps < 1:
-            raise InvalidInput("width, num_layers and num_steps must be at least 1")
+        if not all(1 <= number <= 118 for number in self.elements):
+            raise InvalidInput(f"elements must be atomic numbers in 1..118, got {self.elements}")
+        for name in ("width", "num_layers", "num_steps", "message_sublayers"):
+            if getattr(self, name) < 1:
+                raise InvalidInput(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("message_scale", "step_range", "scale_positions", "scale_types", "scale_atomic_number"):
+            if not 0.0 < getattr(self, name) < float("inf"):
+                raise InvalidInput(f"{name} must be a positive number, got {getattr(self, name)}")
+        if not self.sizes or any(size < 1 or count < 1 for size, count in self.sizes):
+            raise InvalidInput("sizes must list (number of atoms, count) pairs, all at least 1")
 
     @property
     def num_types(self) -> int:

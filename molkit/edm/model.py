@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -16,6 +15,7 @@ from molkit.edm.engine import accelerate
 from molkit.edm.network import EdmNetwork
 from molkit.edm.schedule import log_snr_table
 from molkit.errors import DataNotFound, InvalidInput
+from molkit.training.run_folder import whole_file, write_yaml
 
 WEIGHTS_ROOT = Path(__file__).resolve().parents[2] / "data" / "weights"
 
@@ -101,13 +101,10 @@ def read_weights(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
 def save(edm: Edm, folder: Path, *, half: bool = False, metadata: dict | None = None) -> None:
     """Write config.yaml and weights.safetensors (half precision if asked) into a folder, each by rename.
 
-    Raises InvalidInput when a weight is not finite in the precision written.
+    Raises InvalidInput when a weight is not finite in the precision written, RunError when the disk refuses.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     write_weights(folder / "weights.safetensors", edm.network.state_dict(), half=half, metadata=metadata)
-    temporary = folder / "config.yaml.tmp"
-    temporary.write_text(yaml.safe_dump(to_dict(edm.config), sort_keys=False), encoding="utf-8")
-    temporary.replace(folder / "config.yaml")
+    write_yaml(folder / "config.yaml", to_dict(edm.config))
 
 
 def write_weights(path: Path, tensors: dict[str, Tensor], *, half: bool = False, metadata: dict | None = None) -> None:
@@ -118,6 +115,5 @@ def write_weights(path: Path, tensors: dict[str, Tensor], *, half: bool = False,
     for name, tensor in ready.items():
         if not bool(torch.isfinite(tensor).all()):
             raise InvalidInput(f"{path}: weight {name} is not finite" + (" in half precision" if half else ""))
-    temporary = path.with_name(path.name + ".tmp")
-    save_file(ready, temporary, metadata={"molkit": json.dumps(metadata or {}, sort_keys=True)})
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        save_file(ready, temporary, metadata={"molkit": json.dumps(metadata or {}, sort_keys=True)})

@@ -1,5 +1,6 @@
 """What the training loop needs of EDM: molecules as tensors, the simple loss, where weights go."""
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -7,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from molkit.config import from_dict, read_yaml
+from molkit.config import from_dict, read_yaml, to_dict
 from molkit.data.qm9 import load_qm9
 from molkit.edm.config import EdmConfig
 from molkit.edm.diffusion import simple_loss
@@ -118,6 +119,20 @@ def fused_bfloat16() -> bool:
     return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
+def check_same_model(folder: Path, config: EdmConfig) -> None:
+    """Raises InvalidInput when the run in the folder, if there is one, trains a model other than `config`."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return
+    stored, wanted = to_dict(from_dict(EdmConfig, read_yaml(path), source=str(path))), to_dict(config)
+    for key, value in wanted.items():
+        if stored[key] != value:
+            raise InvalidInput(
+                f"{folder}: the run there trains another model ({key} is {stored[key]}, the recipe says {value}); "
+                "use its recipe, or another --out"
+            )
+
+
 def train_recipe(
     path: Path,
     *,
@@ -129,11 +144,14 @@ def train_recipe(
     device: str = "auto",
     progress_bar: bool = True,
 ) -> TrainResult:
-    """Train, or continue, the model of a recipe in the run folder `out`.
+    """Train, or continue, the model of a recipe in the run folder `out`; the time budget includes loading the data.
 
     Raises what `read_recipe`, the data loader and the training loop raise.
     """
+    started = time.monotonic()
     recipe = read_recipe(path)
+    if resume:
+        check_same_model(out, recipe.model)
     fabric = make_fabric(device)
     molecules = load_qm9(split=recipe.data.split, limit=limit, source=recipe.data.source)
     task = EdmTask(recipe.model, molecules, recipe.training, fabric.device)
@@ -144,7 +162,7 @@ def train_recipe(
         recipe.training,
         out=out,
         fabric=fabric,
-        time_budget=time_budget,
+        time_budget=None if time_budget is None else max(0.01, time_budget - (time.monotonic() - started)),
         resume=resume,
         total_steps=total_steps,
         progress_bar=progress_bar,

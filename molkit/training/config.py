@@ -37,5 +37,14 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not 0.0 < self.ema_decay < 1.0:
             raise InvalidInput(f"ema_decay must lie between 0 and 1, got {self.ema_decay}")
-        if self.batch_pairs < 1 or self.learning_rate <= 0.0 or not 0.0 <= self.decay_fraction <= 1.0:
-            raise InvalidInput("need batch_pairs >= 1, learning_rate > 0 and decay_fraction in 0..1")
+        for name, least in (("batch_pairs", 1), ("log_every", 1), ("warmup_steps", 0), ("total_steps", 0)):
+            if getattr(self, name) < least:
+                raise InvalidInput(f"{name} must be at least {least}, got {getattr(self, name)}")
+        for name in ("learning_rate", "clip_norm"):
+            if not 0.0 < getattr(self, name) < float("inf"):
+                raise InvalidInput(f"{name} must be a positive number, got {getattr(self, name)}")
+        for name in ("decay_fraction", "final_fraction"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise InvalidInput(f"{name} must lie in 0..1, got {getattr(self, name)}")
+        if self.snapshot_from < 0 or self.weight_decay < 0.0 or self.checkpoint_seconds < 0.0:
+            raise InvalidInput("snapshot_from, weight_decay and checkpoint_seconds must not be negative")

@@ -4,6 +4,7 @@ A step is a function of the checkpoint and its number: batches follow from (seed
 (seed, rank, step), so a resumed run takes bit for bit the steps the uninterrupted one would have taken.
 """
 
+import logging
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -23,6 +24,8 @@ from molkit.training.batches import PairBatches
 from molkit.training.config import TrainConfig
 from molkit.training.schedule import NormQueue, learning_rate
 from molkit.training.session import Session, signals_to
+
+log = logging.getLogger(__name__)
 
 
 class Task(Protocol):
@@ -109,6 +112,11 @@ class Trainer:
         )
         self.network, self.optimiser = fabric.setup(network, optimiser)
         self.batches = PairBatches(task.num_atoms, config.batch_pairs, config.seed)
+        if (count := len(self.batches.epoch(0))) < fabric.world_size:
+            raise InvalidInput(
+                f"{len(task.num_atoms)} molecules make {count} batches, fewer than the {fabric.world_size} processes; "
+                "lower batch_pairs"
+            )
         self.progress = Progress(total_steps=config.total_steps)
         self.order: tuple[int, list[Tensor]] = (-1, [])
         own_precision = getattr(network, "precision", None)  # an engine that rounds its products itself
@@ -122,11 +130,6 @@ class Trainer:
         if state.batch + world > len(self.order[1]):
             state.epoch, state.batch = state.epoch + 1, 0
             self.order = (state.epoch, self.batches.epoch(state.epoch))
-        if world > len(self.order[1]):
-            raise InvalidInput(
-                f"{len(self.task.num_atoms)} molecules make {len(self.order[1])} batches, fewer than the {world} "
-                "processes; lower batch_pairs"
-            )
         group = self.order[1][state.batch : state.batch + world]
         state.batch += world
         state.passes += sum(len(rows) for rows in group)
@@ -160,9 +163,14 @@ class Trainer:
         self.fabric.backward(loss)
         norm = self.clip()
         if not bool(torch.isfinite(loss) & torch.isfinite(norm)):
+            saved = (self.out / run_folder.STATE).is_file()
+            advice = (
+                f"the last good checkpoint in {self.out} is kept; lower learning_rate, then continue with --resume"
+                if saved
+                else f"nothing was saved yet in {self.out}; lower learning_rate and start again"
+            )
             raise RunError(
-                f"step {state.step}: loss {float(loss):.4g}, gradient norm {float(norm):.4g} are not finite; the last "
-                f"good checkpoint in {self.out} is kept; lower learning_rate, then continue with --resume"
+                f"step {state.step}: loss {float(loss):.4g}, gradient norm {float(norm):.4g} are not finite; {advice}"
             )
         self.optimiser.step()
         self.average.update_parameters(self.raw)
@@ -192,9 +200,10 @@ class Trainer:
         try:
             self.raw.load_state_dict(_under("raw.", tensors))
             self.average.module.load_state_dict(_under("average.", tensors))
-        except RuntimeError as error:
+            self.average.n_averaged.copy_(tensors["average_count"])
+            self.progress = Progress(**numbers)
+        except (RuntimeError, KeyError, TypeError) as error:
             raise InvalidInput(f"{self.out}: the checkpoint belongs to another model; use another --out") from error
-        self.average.n_averaged.copy_(tensors["average_count"])
         for name, parameter in self.raw.named_parameters():
             state = {}
             for key in ("step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"):
@@ -202,7 +211,6 @@ class Trainer:
                     state[key] = tensors[f"optimiser.{key}.{name}"].to(parameter.device)
             if state:
                 self.optimiser.state[parameter] = state
-        self.progress = Progress(**numbers)
 
     def snapshot_due(self) -> bool:
         """Whether this step keeps a snapshot: snapshot_from and its doublings."""
@@ -231,6 +239,9 @@ def train(
 ) -> TrainResult:
     """Train until total_steps or the time budget (seconds), whichever comes first; the run folder stays resumable.
 
+    resume continues the run in `out`, or starts one where there is none (so that every slice of a long run can be the
+    same command).
+
     Raises InvalidInput when `out` already holds a run and resume is false, RunError when a step is not finite.
     """
     with run_folder.locked(out) if fabric.is_global_zero else nullcontext():
@@ -240,6 +251,10 @@ def train(
         trainer = Trainer(task, network, config, out, fabric)
         if has_run:
             trainer.restore()
+            if fabric.is_global_zero:
+                run_folder.keep_lines_until(out / "metrics.jsonl", trainer.progress.step)
+        elif resume:
+            log.warning("%s: no run to continue there, starting one", out)
         if total_steps is not None:
             trainer.progress.total_steps = total_steps
         _write_header(trainer, config, resumed=has_run, time_budget=time_budget)

@@ -6,7 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +38,27 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary name that becomes `path` when the block ends well and vanishes when it fails.
+
+    Raises RunError when the disk refuses; what was at `path` before is then still there.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise RunError(f"{path}: cannot be written ({error}); the last good files there are kept") from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a small file by temporary name and rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_yaml(path: Path, values: dict[str, Any]) -> None:
@@ -52,9 +67,27 @@ def write_yaml(path: Path, values: dict[str, Any]) -> None:
 
 
 def append_json(path: Path, record: dict[str, Any]) -> None:
-    """Append one JSON line."""
-    with open(path, "a", encoding="utf-8") as handle:
-        handle.write(json.dumps(record) + "\n")
+    """Append one JSON line. Raises RunError when the disk refuses."""
+    try:
+        with open(path, "a", encoding="utf-8") as handle:
+            handle.write(json.dumps(record) + "\n")
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written ({error}); the last good checkpoint is kept") from error
+
+
+def keep_lines_until(path: Path, step: int) -> None:
+    """Drop the JSON lines of steps after `step`, which a resumed run takes again, and a line that a kill tore."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if record["step"] <= step:
+            kept.append(line + "\n")
+    write_text(path, "".join(kept))
 
 
 def save_state(folder: Path, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
@@ -62,16 +95,9 @@ def save_state(folder: Path, tensors: dict[str, Tensor], numbers: dict[str, Any]
 
     Raises RunError when the disk refuses.
     """
-    path = folder / STATE
-    temporary = path.with_name(path.name + ".tmp")
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(folder / STATE) as temporary:
         save_file(ready, temporary, metadata={"molkit": json.dumps(numbers, sort_keys=True)})
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        raise RunError(f"{path}: cannot be written ({error}); the last good checkpoint is kept") from error
 
 
 def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

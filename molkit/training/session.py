@@ -50,11 +50,14 @@ class Session:
 
     def must_stop(self) -> bool:
         """Whether all processes leave the loop before the next step: time is up, or any of them was asked to."""
-        stop = self.stop_asked or bool(self.time_budget and self.elapsed > SAVING_SHARE * self.time_budget)
+        return self.agree(self.stop_asked or bool(self.time_budget and self.elapsed > SAVING_SHARE * self.time_budget))
+
+    def agree(self, vote: bool) -> bool:
+        """Whether any process votes yes; their clocks and signals differ, so each must ask at the same places."""
         fabric = self.trainer.fabric
         if fabric.world_size == 1:
-            return stop
-        votes = fabric.all_reduce(torch.tensor(float(stop), device=fabric.device), reduce_op="sum")
+            return vote
+        votes = fabric.all_reduce(torch.tensor(float(vote), device=fabric.device), reduce_op="sum")
         return bool(votes > 0)
 
     def run(self, on_step: Callable[[int], None] | None = None) -> None:
@@ -78,7 +81,7 @@ class Session:
     def fix_total(self) -> None:
         """Fix the number of steps once, from the rate measured so far and the time budget."""
         state, budget = self.trainer.progress, self.time_budget
-        if state.total_steps or not budget or self.elapsed < min(RATE_SECONDS, 0.2 * budget):
+        if state.total_steps or not budget or not self.agree(self.elapsed > min(RATE_SECONDS, 0.2 * budget)):
             return
         rate = (state.step - self.first_step) / self.elapsed
         total = state.step + int(rate * (SAVING_SHARE * budget - self.elapsed))
