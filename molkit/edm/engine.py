@@ -30,7 +30,8 @@ FLAGS = ("-O3", "-fPIC", "-shared", "-Wno-psabi")
 COMPILERS = ("cc", "gcc")
 MAX_WIDTH = 512
 MESSAGE, MOVE = 0, 1
-FLOAT_LEVEL = 2  # the highest instruction set with float32 products only
+LEVELS = {"avx2": 1, "avx512": 2, "avx512_bf16": 3}  # as `layer_level` of the C file counts them
+FLOAT_LEVEL = LEVELS["avx512"]  # the highest instruction set with float32 products only
 ERRORS = {1: MemoryError("no memory for the pair kernel"), 2: IndexError("edge_index names an atom that is not there")}
 
 logger = logging.getLogger(__name__)
@@ -125,10 +126,21 @@ def load_library() -> tuple[ctypes.CDLL, int]:
             library = open_library(path)
     except OSError as error:
         raise EngineUnavailable(f"the kernel cannot be built or opened: {error}") from error
-    level = library.layer_level()
+    level = min(library.layer_level(), level_limit())
     if level == 0:
         raise EngineUnavailable("this CPU has no AVX2")
     return library, level
+
+
+def level_limit() -> int:
+    """The highest instruction set to use: that named by MOLKIT_MAX_ISA (a key of LEVELS), else any.
+
+    It lets a machine show what a lesser one would do. Raises EngineUnavailable for another name.
+    """
+    name = os.environ.get("MOLKIT_MAX_ISA")
+    if name and name not in LEVELS:
+        raise EngineUnavailable(f"MOLKIT_MAX_ISA must be one of {', '.join(LEVELS)}; got {name!r}")
+    return LEVELS[name] if name else max(LEVELS.values())
 
 
 @functools.cache
