@@ -23,7 +23,7 @@
 
 enum { MESSAGE = 0, MOVE = 1 };
 enum { OK = 0, NO_MEMORY = 1, BAD_INDEX = 2, BAD_CALL = 3 };
-enum { MAX_WIDTH = 512, TILE = 48, ROWS = 6, CHUNK = 64 }; /* ROWS is even and divides TILE; so does 16 */
+enum { MAX_WIDTH = 512, TILE = 48, ROWS = 6, CHUNK = 96 }; /* ROWS is even and divides TILE; so does 16 */
 
 typedef struct {
     const float *first_weight, *first_bias; /* [R, S, w] [F, 2F + 2], b1 [F] */
@@ -131,6 +131,7 @@ int layer_backward(const layer_call *c, int level) {
 #define vf N(vector)
 #define vi N(integers)
 #define operand N(operand_type)
+#define factor N(factor_type)
 #define PANEL (COLUMNS * LANES)
 
 typedef float vf __attribute__((vector_size(4 * LANES)));
@@ -168,11 +169,19 @@ INLINE float N(sum)(vf v) {
 
 #define MAGIC 12582912.0f /* 1.5 * 2^23: adding it rounds to an integer, held in the low bits */
 
-/* 1 / (1 + exp(-x)): 2^n times a polynomial of degree 5 for 2^r, |r| <= 1/2 (minimax, relative error 8e-8). */
+/* 1 / (1 + exp(-x)): 2^n times a minimax polynomial for 2^r, |r| <= 1/2, of degree 5 (relative error 8e-8), or of
+ * degree 3 (8e-5) when the products are bfloat16. */
 INLINE vf N(sigmoid)(vf x) {
     vf y = N(clamp)(x * -1.44269504f, -126.0f, 126.0f);
     vf shifted = y + MAGIC;
     vf r = y - (shifted - MAGIC);
+#ifdef BFLOAT
+    vf p = N(all)(0.0551716685f);
+    p = p * r + 0.242611125f;
+    p = p * r + 0.693260968f;
+    p = p * r + 0.999928057f;
+    return (vf)_mm512_rcp14_ps((__m512)(1.0f + (vf)((vi)p + ((vi)shifted << 23))));
+#else
     vf p = N(all)(0.00132764724f);
     p = p * r + 0.00967554189f;
     p = p * r + 0.0555071309f;
@@ -180,6 +189,7 @@ INLINE vf N(sigmoid)(vf x) {
     p = p * r + 0.693146944f;
     p = p * r + 1.00000012f;
     return N(inverse)(1.0f + (vf)((vi)p + ((vi)shifted << 23)));
+#endif
 }
 
 /* tanh(x) = u / (u + 2), u = exp(2x) - 1 with its own leading term, so that small x keep their precision. */
@@ -205,37 +215,112 @@ INLINE vf N(silu)(vf z, vf *slope) {
     return h;
 }
 
-/* ---- products of float32 matrices ---- */
+/* ---- factors of products: float32, or bfloat16 with STEP terms of a sum side by side; sums are float32 ---- */
+
+#ifdef BFLOAT
+typedef uint16_t operand;
+typedef __m512bh factor;
+typedef int32_t N(unaligned_pair) __attribute__((aligned(2), may_alias));
+#define STEP 2
+#define ONE(p) ((factor)_mm512_set1_epi32(*(const N(unaligned_pair) *)(p)))
+#define MANY(p) ((factor)_mm512_loadu_si512(p))
+#define DOT(sum, a, b) ((vf)_mm512_dpbf16_ps((__m512)(sum), (a), (b)))
+
+/* Rows r and r + 1, columns k .. k + 16, in two layouts, either of them NULL when not wanted: `rows` [.., width], and
+ * `pairs` [.. / 2, width, 2]. */
+INLINE void N(put)(operand *rows, operand *pairs, int64_t width, int64_t r, int64_t k, vf a, vf b) {
+    const __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a);
+    if (rows) {
+        _mm256_storeu_si256((__m256i *)(rows + r * width + k), _mm512_castsi512_si256(both));
+        _mm256_storeu_si256((__m256i *)(rows + (r + 1) * width + k), _mm512_extracti64x4_epi64(both, 1));
+    }
+    if (!pairs) return;
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
+                                           5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    _mm512_storeu_si512(pairs + r * width + 2 * k, _mm512_permutexvar_epi16(order, both));
+}
+INLINE void N(keep)(operand *p, vf v) { _mm256_storeu_si256((__m256i *)p, (__m256i)_mm512_cvtneps_pbh((__m512)v)); }
+INLINE vf N(kept)(const operand *p) {
+    const __m512i half = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
+    return (vf)_mm512_slli_epi32(half, 16);
+}
+INLINE operand N(rounded)(float x) { /* to nearest, ties to even */
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
+#else
+typedef float operand;
+typedef vf factor;
+#define STEP 1
+#define ONE(p) N(all)(*(p))
+#define MANY(p) N(load)(p)
+#define DOT(sum, a, b) ((sum) + (a) * (b))
+
+INLINE void N(put)(operand *rows, operand *pairs, int64_t width, int64_t r, int64_t k, vf a, vf b) {
+    operand *to = rows ? rows : pairs; /* one layout serves both products */
+    N(store)(to + r * width + k, a);
+    N(store)(to + (r + 1) * width + k, b);
+}
+INLINE void N(keep)(operand *p, vf v) { N(store)(p, v); }
+INLINE vf N(kept)(const operand *p) { return N(load)(p); }
+INLINE operand N(rounded)(float x) { return x; }
+#endif
+
+/* A left factor: element (r, k) at data[r * by + k], or, in pairs of rows, at data[(r / 2 * by + k) * 2 + r % 2]. */
+typedef struct {
+    const operand *data;
+    int64_t by;
+} N(matrix);
+
+/* The float32 matrix x [rows, width] as a factor, in `buffer` when it must be converted. */
+static N(matrix) N(as_factor)(const float *x, int64_t by, int64_t rows, int64_t width, int pairs, operand *buffer) {
+#ifdef BFLOAT
+    for (int64_t r = 0; r < rows; r += 2)
+        for (int64_t k = 0; k < width; k += LANES) {
+            const vf a = N(load)(x + r * by + k), b = r + 1 < rows ? N(load)(x + (r + 1) * by + k) : (vf){};
+            N(put)(pairs ? NULL : buffer, pairs ? buffer : NULL, width, r, k, a, b);
+        }
+    return (N(matrix)){buffer, width};
+#else
+    (void)rows, (void)width, (void)pairs, (void)buffer;
+    return (N(matrix)){x, by};
+#endif
+}
+
+/* ---- products ---- */
 
 INLINE int64_t N(panel_width)(int64_t width, int64_t first) { return width - first < PANEL ? width - first : PANEL; }
 
 /* The matrix B[k][n] = from[k * by_k + n * by_n], k < depth, n < width, as panels of at most PANEL columns. */
-static void N(pack)(const float *from, int64_t by_k, int64_t by_n, int64_t depth, int64_t width, float *panels) {
+static void N(pack)(const float *from, int64_t by_k, int64_t by_n, int64_t depth, int64_t width, operand *panels) {
     for (int64_t first = 0; first < width; first += PANEL) {
         const int64_t columns = N(panel_width)(width, first);
         for (int64_t n = 0; n < columns; n++)
-            for (int64_t k = 0; k < depth; k++) panels[k * columns + n] = from[k * by_k + (first + n) * by_n];
+            for (int64_t k = 0; k < depth; k++)
+                panels[(k / STEP * columns + n) * STEP + k % STEP] = N(rounded)(from[k * by_k + (first + n) * by_n]);
         panels += depth * columns;
     }
 }
 
 /* out = left right + start for `rows` rows and `columns` vectors of columns; start NULL is zero. */
-INLINE void N(block)(const float *left, int64_t by_left, const float *right, int64_t depth, const float *start,
+INLINE void N(block)(const operand *left, int64_t by_left, const operand *right, int64_t depth, const float *start,
                      int64_t by_start, float *out, int64_t by_out, const int rows, const int columns) {
     vf sum[ROWS][COLUMNS];
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 8
         for (int c = 0; c < columns; c++) sum[r][c] = start ? N(load)(start + r * by_start + c * LANES) : (vf){};
-    for (int64_t k = 0; k < depth; k++) {
-        vf b[COLUMNS];
+    for (int64_t k = 0; k < depth; k += STEP) {
+        factor b[COLUMNS];
 #pragma GCC unroll 8
-        for (int c = 0; c < columns; c++) b[c] = N(load)(right + (k * columns + c) * LANES);
+        for (int c = 0; c < columns; c++) b[c] = MANY(right + (k * columns + c * STEP) * LANES);
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++) {
-            const vf a = N(all)(left[r * by_left + k]);
+            const factor a = ONE(left + r * by_left + k);
 #pragma GCC unroll 8
-            for (int c = 0; c < columns; c++) sum[r][c] += a * b[c];
+            for (int c = 0; c < columns; c++) sum[r][c] = DOT(sum[r][c], a, b[c]);
         }
     }
 #pragma GCC unroll 8
@@ -245,20 +330,21 @@ INLINE void N(block)(const float *left, int64_t by_left, const float *right, int
 }
 
 /* out [rows, width] = left [rows, depth] times packed panels, plus start (rows of it by_start apart; NULL is zero). */
-static void N(product)(const float *left, int64_t by_left, const float *panels, int64_t depth, int64_t width,
-                       const float *start, int64_t by_start, float *out, int64_t by_out, int64_t rows) {
+STAGE void N(product)(N(matrix) left, const operand *panels, int64_t depth, int64_t width, const float *start,
+                      int64_t by_start, float *out, int64_t by_out, int64_t rows) {
     for (int64_t first = 0; first < width; first += PANEL) {
         const int64_t columns = N(panel_width)(width, first) / LANES;
-        const float *right = panels + first * depth;
+        const operand *right = panels + first * depth;
         for (int64_t r = 0; r < rows;) {
-            const float *a = left + r * by_left, *s = start ? start + r * by_start + first : NULL;
+            const operand *a = left.data + r * left.by;
+            const float *s = start ? start + r * by_start + first : NULL;
             float *o = out + r * by_out + first;
             const int whole = rows - r >= ROWS;
             r += whole ? ROWS : 1;
-#define BLOCK(count)                                                                          \
-    case count:                                                                               \
-        if (whole) N(block)(a, by_left, right, depth, s, by_start, o, by_out, ROWS, count);   \
-        else N(block)(a, by_left, right, depth, s, by_start, o, by_out, 1, count);            \
+#define BLOCK(count)                                                                        \
+    case count:                                                                             \
+        if (whole) N(block)(a, left.by, right, depth, s, by_start, o, by_out, ROWS, count); \
+        else N(block)(a, left.by, right, depth, s, by_start, o, by_out, 1, count);          \
         break;
             switch (columns) {
                 BLOCK(1)
@@ -276,22 +362,22 @@ static void N(product)(const float *left, int64_t by_left, const float *panels, 
 enum { N(OUTER) = 16 / COLUMNS }; /* divides 16, so it divides every width */
 
 /* out [OUTER, columns] += sum over rows of left[row, 0..OUTER) right[row, 0..columns) */
-INLINE void N(outer_block)(const float *left, int64_t by_left, const float *right, int64_t by_right, int64_t rows,
+INLINE void N(outer_block)(const operand *left, int64_t by_left, const operand *right, int64_t by_right, int64_t rows,
                            float *out, int64_t by_out, const int columns) {
     vf sum[N(OUTER)][COLUMNS];
 #pragma GCC unroll 8
     for (int o = 0; o < N(OUTER); o++)
 #pragma GCC unroll 8
         for (int c = 0; c < columns; c++) sum[o][c] = N(load)(out + o * by_out + c * LANES);
-    for (int64_t k = 0; k < rows; k++) {
-        vf b[COLUMNS];
+    for (int64_t k = 0; k < rows; k += STEP) {
+        factor b[COLUMNS];
 #pragma GCC unroll 8
-        for (int c = 0; c < columns; c++) b[c] = N(load)(right + k * by_right + c * LANES);
+        for (int c = 0; c < columns; c++) b[c] = MANY(right + k * by_right + c * STEP * LANES);
 #pragma GCC unroll 8
         for (int o = 0; o < N(OUTER); o++) {
-            const vf a = N(all)(left[k * by_left + o]);
+            const factor a = ONE(left + k * by_left + o * STEP);
 #pragma GCC unroll 8
-            for (int c = 0; c < columns; c++) sum[o][c] += a * b[c];
+            for (int c = 0; c < columns; c++) sum[o][c] = DOT(sum[o][c], a, b[c]);
         }
     }
 #pragma GCC unroll 8
@@ -300,28 +386,36 @@ INLINE void N(outer_block)(const float *left, int64_t by_left, const float *righ
         for (int c = 0; c < columns; c++) N(store)(out + o * by_out + c * LANES, sum[o][c]);
 }
 
-/* out [depth, width] += left^T right, left [rows, depth], right [rows, width]. */
-static void N(outer_product)(const float *left, int64_t by_left, const float *right, int64_t by_right, int64_t depth,
-                             int64_t width, int64_t all_rows, float *out, int64_t by_out) {
+/* out [depth, width] += left^T right, left [rows, depth], right [rows, width], both in pairs of rows. */
+STAGE void N(outer_product)(N(matrix) left, N(matrix) right, int64_t depth, int64_t width, int64_t all_rows, float *out,
+                            int64_t by_out) {
     for (int64_t start = 0; start < all_rows; start += CHUNK) {
         const int64_t rows = all_rows - start < CHUNK ? all_rows - start : CHUNK;
         for (int64_t first = 0; first < width; first += PANEL) {
-            const int64_t columns = N(panel_width)(width, first) / LANES;
-            const float *b = right + start * by_right + first;
+            const operand *b = right.data + start * right.by + first * STEP;
             for (int64_t o = 0; o < depth; o += N(OUTER)) {
-                const float *a = left + start * by_left + o;
+                const operand *a = left.data + start * left.by + o * STEP;
                 float *target = out + o * by_out + first;
-                switch (columns) {
-                case 1: N(outer_block)(a, by_left, b, by_right, rows, target, by_out, 1); break;
-                case 2: N(outer_block)(a, by_left, b, by_right, rows, target, by_out, 2); break;
+                switch (N(panel_width)(width, first) / LANES) {
+                case 1: N(outer_block)(a, left.by, b, right.by, rows, target, by_out, 1); break;
+                case 2: N(outer_block)(a, left.by, b, right.by, rows, target, by_out, 2); break;
 #if COLUMNS == 4
-                case 3: N(outer_block)(a, by_left, b, by_right, rows, target, by_out, 3); break;
-                case 4: N(outer_block)(a, by_left, b, by_right, rows, target, by_out, 4); break;
+                case 3: N(outer_block)(a, left.by, b, right.by, rows, target, by_out, 3); break;
+                case 4: N(outer_block)(a, left.by, b, right.by, rows, target, by_out, 4); break;
 #endif
                 }
             }
         }
     }
+}
+
+/* out [depth, width] = left^T right over the atoms, from float32 matrices. */
+static void N(weight_gradient)(const float *left, int64_t by_left, int64_t depth, const float *right, int64_t by_right,
+                               int64_t width, int64_t rows, operand *left_buffer, operand *right_buffer, float *out,
+                               int64_t by_out) {
+    for (int64_t o = 0; o < depth; o++) memset(out + o * by_out, 0, sizeof(float) * width);
+    N(outer_product)(N(as_factor)(left, by_left, rows, depth, 1, left_buffer),
+                     N(as_factor)(right, by_right, rows, width, 1, right_buffer), depth, width, rows, out, by_out);
 }
 
 /* out [width] = sum of the rows of x */
@@ -332,154 +426,6 @@ static void N(column_sums)(const float *x, int64_t by_x, int64_t rows, int64_t w
         N(store)(out + k, total);
     }
 }
-
-/* ---- products on the edges: float32, or bfloat16 factors with float32 sums ---- */
-
-#ifdef BFLOAT
-typedef uint16_t operand;
-typedef int32_t N(unaligned_pair) __attribute__((aligned(2), may_alias));
-#define PAIR(p) ((__m512bh)_mm512_set1_epi32(*(const N(unaligned_pair) *)(p)))
-#define DOT(sum, a, b) ((vf)_mm512_dpbf16_ps((__m512)(sum), (a), (b)))
-
-/* Rows r and r + 1, columns k .. k + 16, in two layouts: `rows` [TILE, F], and `pairs` [TILE / 2, F, 2] or NULL. */
-INLINE void N(put)(operand *rows, operand *pairs, int64_t width, int64_t r, int64_t k, vf a, vf b) {
-    const __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a);
-    _mm256_storeu_si256((__m256i *)(rows + r * width + k), _mm512_castsi512_si256(both));
-    _mm256_storeu_si256((__m256i *)(rows + (r + 1) * width + k), _mm512_extracti64x4_epi64(both, 1));
-    if (!pairs) return;
-    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
-                                           5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-    _mm512_storeu_si512(pairs + r * width + 2 * k, _mm512_permutexvar_epi16(order, both));
-}
-
-INLINE void N(keep)(operand *p, vf v) { _mm256_storeu_si256((__m256i *)p, (__m256i)_mm512_cvtneps_pbh((__m512)v)); }
-INLINE vf N(kept)(const operand *p) {
-    const __m512i half = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
-    return (vf)_mm512_slli_epi32(half, 16);
-}
-
-/* Packed as for float32, but k and k + 1 side by side. */
-static void N(pack_edges)(const float *from, int64_t by_k, int64_t by_n, int64_t width, operand *panels) {
-    for (int64_t first = 0; first < width; first += PANEL) {
-        const int64_t columns = N(panel_width)(width, first);
-        for (int64_t n = 0; n < columns; n++)
-            for (int64_t k = 0; k < width; k++) {
-                uint32_t bits;
-                memcpy(&bits, from + k * by_k + (first + n) * by_n, 4);
-                bits += 0x7fff + (bits >> 16 & 1); /* to nearest, ties to even */
-                panels[(k / 2 * columns + n) * 2 + k % 2] = bits >> 16;
-            }
-        panels += width * columns;
-    }
-}
-
-INLINE void N(edge_block)(const operand *left, const operand *right, int64_t width, const float *start, float *out,
-                          const int columns) {
-    vf sum[ROWS][COLUMNS];
-#pragma GCC unroll 8
-    for (int c = 0; c < columns; c++) {
-        const vf first = start ? N(load)(start + c * LANES) : (vf){};
-#pragma GCC unroll 8
-        for (int r = 0; r < ROWS; r++) sum[r][c] = first;
-    }
-    for (int64_t k = 0; k < width; k += 2) {
-        __m512bh b[COLUMNS];
-#pragma GCC unroll 8
-        for (int c = 0; c < columns; c++) b[c] = (__m512bh)_mm512_loadu_si512(right + (k / 2 * columns + c) * 32);
-#pragma GCC unroll 8
-        for (int r = 0; r < ROWS; r++) {
-            const __m512bh a = PAIR(left + r * width + k);
-#pragma GCC unroll 8
-            for (int c = 0; c < columns; c++) sum[r][c] = DOT(sum[r][c], a, b[c]);
-        }
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; r++)
-#pragma GCC unroll 8
-        for (int c = 0; c < columns; c++) N(store)(out + r * width + c * LANES, sum[r][c]);
-}
-
-/* out [rows, F] = left [rows, F] times the packed matrix, plus start [F]; rows is a multiple of ROWS. */
-STAGE void N(edge_product)(const operand *left, const operand *panels, int64_t width, const float *start, float *out,
-                            int64_t rows) {
-    for (int64_t first = 0; first < width; first += PANEL) {
-        const operand *right = panels + first * width;
-        const float *s = start ? start + first : NULL;
-        for (int64_t r = 0; r < rows; r += ROWS) {
-            const operand *a = left + r * width;
-            float *o = out + r * width + first;
-            switch (N(panel_width)(width, first) / LANES) {
-            case 1: N(edge_block)(a, right, width, s, o, 1); break;
-            case 2: N(edge_block)(a, right, width, s, o, 2); break;
-            case 3: N(edge_block)(a, right, width, s, o, 3); break;
-            case 4: N(edge_block)(a, right, width, s, o, 4); break;
-            }
-        }
-    }
-}
-
-INLINE void N(edge_outer_block)(const operand *left, const operand *right, int64_t width, int64_t rows, float *out,
-                                const int columns) {
-    vf sum[N(OUTER)][COLUMNS];
-#pragma GCC unroll 8
-    for (int o = 0; o < N(OUTER); o++)
-#pragma GCC unroll 8
-        for (int c = 0; c < columns; c++) sum[o][c] = N(load)(out + o * width + c * LANES);
-    for (int64_t k = 0; k < rows; k += 2) {
-        __m512bh b[COLUMNS];
-#pragma GCC unroll 8
-        for (int c = 0; c < columns; c++) b[c] = (__m512bh)_mm512_loadu_si512(right + k * width + c * 32);
-#pragma GCC unroll 8
-        for (int o = 0; o < N(OUTER); o++) {
-            const __m512bh a = PAIR(left + k * width + 2 * o);
-#pragma GCC unroll 8
-            for (int c = 0; c < columns; c++) sum[o][c] = DOT(sum[o][c], a, b[c]);
-        }
-    }
-#pragma GCC unroll 8
-    for (int o = 0; o < N(OUTER); o++)
-#pragma GCC unroll 8
-        for (int c = 0; c < columns; c++) N(store)(out + o * width + c * LANES, sum[o][c]);
-}
-
-/* out [F, F] += left^T right, both given as pairs of rows; rows is even. */
-STAGE void N(edge_outer_product)(const operand *left, const operand *right, int64_t width, int64_t rows, float *out) {
-    for (int64_t first = 0; first < width; first += PANEL)
-        for (int64_t o = 0; o < width; o += N(OUTER)) {
-            const operand *a = left + 2 * o, *b = right + 2 * first;
-            float *target = out + o * width + first;
-            switch (N(panel_width)(width, first) / LANES) {
-            case 1: N(edge_outer_block)(a, b, width, rows, target, 1); break;
-            case 2: N(edge_outer_block)(a, b, width, rows, target, 2); break;
-            case 3: N(edge_outer_block)(a, b, width, rows, target, 3); break;
-            case 4: N(edge_outer_block)(a, b, width, rows, target, 4); break;
-            }
-        }
-}
-#undef PAIR
-#undef DOT
-
-#else
-typedef float operand;
-
-INLINE void N(put)(operand *rows, operand *pairs, int64_t width, int64_t r, int64_t k, vf a, vf b) {
-    (void)pairs; /* one layout serves both products */
-    N(store)(rows + r * width + k, a);
-    N(store)(rows + (r + 1) * width + k, b);
-}
-INLINE void N(keep)(operand *p, vf v) { N(store)(p, v); }
-INLINE vf N(kept)(const operand *p) { return N(load)(p); }
-INLINE void N(pack_edges)(const float *from, int64_t by_k, int64_t by_n, int64_t width, operand *panels) {
-    N(pack)(from, by_k, by_n, width, width, panels);
-}
-INLINE void N(edge_product)(const operand *left, const operand *panels, int64_t width, const float *start, float *out,
-                            int64_t rows) {
-    N(product)(left, width, panels, width, width, start, 0, out, width, rows);
-}
-INLINE void N(edge_outer_product)(const operand *left, const operand *right, int64_t width, int64_t rows, float *out) {
-    N(outer_product)(left, width, right, width, width, width, rows, out, width);
-}
-#endif
 
 /* ---- what a call works with ---- */
 
@@ -495,7 +441,8 @@ typedef struct {
     operand *edge_panels;                               /* W2^T (forward) or W2 (backward), packed */
     float edge_weight[2 * MAX_WIDTH];                   /* w^T */
     /* the atoms */
-    float *panels;                          /* a packed matrix, up to [2F, F] */
+    operand *panels;                        /* a packed matrix, up to [2F, F] */
+    operand *left, *right;                  /* factors on the way to a product, [A + 1, 2F] each */
     float *parts;                           /* [R f + b1, S f] [A, 2F] */
     float *grad_parts, *grad_inputs, *work; /* [A, 2F], [A, 2F], [A, F] */
     const float *grad_pooled;               /* [A, F], rows 2F apart */
@@ -503,7 +450,7 @@ typedef struct {
 
 static int N(prepare)(const layer_call *c, N(state) * s) {
     const size_t width = c->width, tile = TILE * width, square = width * width, atoms = c->num_atoms * width;
-    float *next = scratch_of(sizeof(float) * (7 * tile + 3 * square + 5 * atoms) + sizeof(N(state)));
+    float *next = scratch_of(sizeof(float) * (7 * tile + 3 * square + 9 * atoms + 4 * width) + sizeof(N(state)));
     if (!next) return NO_MEMORY;
     s->hidden = (operand *)next, next += tile;
     s->hidden_pairs = (operand *)next, next += tile;
@@ -513,7 +460,9 @@ static int N(prepare)(const layer_call *c, N(state) * s) {
     s->message = next, next += tile;
     s->message_slope = next, next += tile;
     s->edge_panels = (operand *)next, next += square;
-    s->panels = next, next += 2 * square;
+    s->panels = (operand *)next, next += 2 * square;
+    s->left = (operand *)next, next += 2 * (atoms + width);
+    s->right = (operand *)next, next += 2 * (atoms + width);
     s->grad_parts = next, next += 2 * atoms;
     s->grad_inputs = next, next += 2 * atoms;
     s->work = next;
@@ -530,10 +479,11 @@ static int N(prepare)(const layer_call *c, N(state) * s) {
 /* R f + b1 and S f of every atom. */
 static void N(atom_parts)(const layer_call *c, N(state) * s) {
     const int64_t width = c->width, by = 2 * width + 2;
+    const N(matrix) features = N(as_factor)(c->features, width, c->num_atoms, width, 0, s->left);
     for (int side = 0; side < 2; side++) {
         N(pack)(c->p.first_weight + side * width, 1, by, width, width, s->panels);
-        N(product)(c->features, width, s->panels, width, width, side ? NULL : c->p.first_bias, 0,
-                   s->parts + side * width, 2 * width, c->num_atoms);
+        N(product)(features, s->panels, width, width, side ? NULL : c->p.first_bias, 0, s->parts + side * width,
+                   2 * width, c->num_atoms);
     }
 }
 
@@ -632,7 +582,8 @@ static void N(gate_stage)(const layer_call *c, N(state) * s) {
 INLINE void N(pair_forward)(const layer_call *c, N(state) * s, int64_t first) {
     N(take_tile)(c, s, first);
     N(hidden_stage)(c, s, 0);
-    N(edge_product)(s->hidden, s->edge_panels, c->width, c->p.bias, s->message, s->padded);
+    N(product)((N(matrix)){s->hidden, c->width}, s->edge_panels, c->width, c->width, c->p.bias, 0, s->message, c->width,
+               s->padded);
     N(message_stage)(c, s);
 }
 
@@ -658,7 +609,8 @@ static void N(message_forward)(const layer_call *c, N(state) * s) {
         }
     }
     N(pack)(c->p.update_weight, 1, 2 * width, 2 * width, width, s->panels);
-    N(product)(inputs, 2 * width, s->panels, 2 * width, width, c->p.update_bias, 0, pre, width, atoms);
+    N(product)(N(as_factor)(inputs, 2 * width, atoms, 2 * width, 0, s->left), s->panels, 2 * width, width,
+               c->p.update_bias, 0, pre, width, atoms);
     for (int64_t k = 0; k < atoms * width; k += LANES) {
         const vf z = N(load)(pre + k);
         N(store)(s->work + k, z * N(sigmoid)(z));
@@ -667,7 +619,8 @@ static void N(message_forward)(const layer_call *c, N(state) * s) {
         for (int64_t k = 0; k < width; k += LANES)
             N(store)(c->out + i * width + k, N(load)(c->features + i * width + k) + N(load)(c->p.last_bias + k));
     N(pack)(c->p.last_weight, 1, width, width, width, s->panels);
-    N(product)(s->work, width, s->panels, width, width, c->out, width, c->out, width, atoms);
+    N(product)(N(as_factor)(s->work, width, atoms, width, 0, s->left), s->panels, width, width, c->out, width, c->out,
+               width, atoms);
 }
 
 /* ---- MOVE forward ---- */
@@ -703,7 +656,7 @@ static int N(forward)(const layer_call *c) {
     if (N(prepare)(c, &s)) return NO_MEMORY;
     memset(s.gate, 0, sizeof s.gate);
     memset(s.pull, 0, sizeof s.pull);
-    N(pack_edges)(c->p.weight, 1, c->width, c->width, s.edge_panels);
+    N(pack)(c->p.weight, 1, c->width, c->width, c->width, s.edge_panels);
     N(atom_parts)(c, &s);
     c->kind == MESSAGE ? N(message_forward)(c, &s) : N(move_forward)(c, &s);
     return OK;
@@ -834,7 +787,7 @@ static void N(pair_backward)(const layer_call *c, N(state) * s) {
     memset(c->g.bias, 0, sizeof(float) * width);
     if (c->g.head) memset(c->g.head, 0, sizeof(float) * width);
     if (c->g.head_bias) *c->g.head_bias = 0.0f;
-    N(pack_edges)(c->p.weight, width, 1, width, s->edge_panels);
+    N(pack)(c->p.weight, width, 1, width, width, s->edge_panels);
     for (int64_t first = 0; first < c->num_edges; first += TILE) {
         N(take_tile)(c, s, first);
         N(hidden_stage)(c, s, 1);
@@ -847,22 +800,24 @@ static void N(pair_backward)(const layer_call *c, N(state) * s) {
             N(step_backward)(c, s);
             N(second_backward)(c, s, 0);
         }
-        N(edge_outer_product)(s->grad_pairs, s->hidden_pairs, width, s->padded, c->g.weight);
-        N(edge_product)(s->grad, s->edge_panels, width, NULL, s->message, s->padded);
+        N(outer_product)((N(matrix)){s->grad_pairs, width}, (N(matrix)){s->hidden_pairs, width}, width, width,
+                         s->padded, c->g.weight, width);
+        N(product)((N(matrix)){s->grad, width}, s->edge_panels, width, width, NULL, 0, s->message, width, s->padded);
         N(first_backward)(c, s, grad_edge_weight);
         N(distance_backward)(c, s);
     }
     for (int64_t n = 0; n < width; n++) {
-        memset(c->g.first_weight + n * by, 0, sizeof(float) * 2 * width);
         c->g.first_weight[n * by + 2 * width] = grad_edge_weight[n];
         c->g.first_weight[n * by + 2 * width + 1] = grad_edge_weight[width + n];
     }
     N(column_sums)(s->grad_parts, 2 * width, atoms, width, c->g.first_bias);
     for (int side = 0; side < 2; side++) {
         const float *grad = s->grad_parts + side * width;
-        N(outer_product)(grad, 2 * width, c->features, width, width, width, atoms, c->g.first_weight + side * width, by);
+        N(weight_gradient)(grad, 2 * width, width, c->features, width, width, atoms, s->left, s->right,
+                           c->g.first_weight + side * width, by);
         N(pack)(c->p.first_weight + side * width, by, 1, width, width, s->panels);
-        N(product)(grad, 2 * width, s->panels, width, width, c->grad_features, width, c->grad_features, width, atoms);
+        N(product)(N(as_factor)(grad, 2 * width, atoms, width, 0, s->left), s->panels, width, width, c->grad_features,
+                   width, c->grad_features, width, atoms);
     }
 }
 
@@ -876,17 +831,19 @@ static void N(update_backward)(const layer_call *c, N(state) * s) {
         N(store)(activated + k, N(silu)(N(load)(pre + k), &d));
         N(store)(slope + k, d);
     }
-    memset(c->g.last_weight, 0, sizeof(float) * width * width);
-    N(outer_product)(c->grad_out, width, activated, width, width, width, atoms, c->g.last_weight, width);
+    N(weight_gradient)(c->grad_out, width, width, activated, width, width, atoms, s->left, s->right, c->g.last_weight,
+                       width);
     N(column_sums)(c->grad_out, width, atoms, width, c->g.last_bias);
     N(pack)(c->p.last_weight, width, 1, width, width, s->panels);
-    N(product)(c->grad_out, width, s->panels, width, width, NULL, 0, grad, width, atoms);
+    N(product)(N(as_factor)(c->grad_out, width, atoms, width, 0, s->left), s->panels, width, width, NULL, 0, grad, width,
+               atoms);
     for (int64_t k = 0; k < atoms * width; k += LANES) N(store)(grad + k, N(load)(grad + k) * N(load)(slope + k));
-    memset(c->g.update_weight, 0, sizeof(float) * 2 * width * width);
-    N(outer_product)(grad, width, inputs, 2 * width, width, 2 * width, atoms, c->g.update_weight, 2 * width);
+    N(weight_gradient)(grad, width, width, inputs, 2 * width, 2 * width, atoms, s->left, s->right, c->g.update_weight,
+                       2 * width);
     N(column_sums)(grad, width, atoms, width, c->g.update_bias);
     N(pack)(c->p.update_weight, 2 * width, 1, width, 2 * width, s->panels);
-    N(product)(grad, width, s->panels, width, 2 * width, NULL, 0, s->grad_inputs, 2 * width, atoms);
+    N(product)(N(as_factor)(grad, width, atoms, width, 0, s->left), s->panels, width, 2 * width, NULL, 0,
+               s->grad_inputs, 2 * width, atoms);
 }
 
 static int N(backward)(const layer_call *c) {
@@ -917,6 +874,11 @@ static int N(backward)(const layer_call *c) {
 #undef vf
 #undef vi
 #undef operand
+#undef factor
+#undef STEP
+#undef ONE
+#undef MANY
+#undef DOT
 #undef PANEL
 #undef MAGIC
 #undef LANES
