@@ -49,7 +49,7 @@ def test_a_perfect_predictor_has_the_analytic_bound():
 
 
 def test_predicting_zero_costs_the_sum_of_weights():
-    """E sum_t w_t |noise|^2 / 2 = 24.91 (d(M) + 6 M) / 2, and d(M) / 2 at step 0; 6,000 molecules, four standard errors."""
+    """E sum_t w_t |noise|^2 / 2 = 24.91 (d(M) + 6 M) / 2, and d(M) / 2 at step 0; four standard errors of 6,000."""
     size, num = 4, 6000
     molecules = random_molecules([size] * num)
     terms = bound(edm_with(tiny_config(), predicts_zero), molecules, generator=generator(1), pair_budget=10**6)

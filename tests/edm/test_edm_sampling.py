@@ -67,7 +67,7 @@ def test_the_network_is_called_as_often_as_said(num_calls, expected):
 
 
 def test_a_step_is_the_posterior_with_the_predicted_clean_state():
-    """Mean alpha_ts sigma_s^2 / sigma_t^2 z + alpha_s sigma_ts^2 / sigma_t^2 x, deviation sigma_ts sigma_s / sigma_t."""
+    """Mean (alpha_ts sigma_s^2 z + alpha_s sigma_ts^2 x) / sigma_t^2, deviation sigma_ts sigma_s / sigma_t."""
     table = log_snr_table(tiny_config())
     now, after = table[700], table[640]
     parts = [torch.randn(6, 3, generator=generator(k), dtype=torch.float64) for k in range(3)]

@@ -1,0 +1,67 @@
+"""Configurations are read strictly: unknown keys, wrong types and impossible values are named in one line."""
+
+import pytest
+
+from molkit.config import from_dict, read_yaml, to_dict
+from molkit.edm.config import EdmConfig
+from molkit.errors import DataNotFound, InvalidInput
+from molkit.training.config import TrainConfig
+
+
+def test_values_survive_the_way_through_yaml_types():
+    config = EdmConfig(width=32, elements=(1, 6), sizes=((3, 5), (4, 2)), schedule="cosine")
+    values = to_dict(config)
+    assert values["sizes"] == [[3, 5], [4, 2]]
+    assert from_dict(EdmConfig, values) == config
+
+
+def test_a_whole_number_will_do_for_a_real_one():
+    assert from_dict(EdmConfig, {"scale_types": 8}).scale_types == 8.0
+    assert isinstance(from_dict(EdmConfig, {"scale_types": 8}).scale_types, float)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (EdmConfig, {"widht": 64}, "recipe: unknown key 'widht'; known keys are .*width"),
+        (EdmConfig, {"width": "64"}, r"width must be int, got '64' \(str\)"),
+        (EdmConfig, {"width": 64.5}, "width must be int"),
+        (EdmConfig, {"width": True}, "width must be int, got True"),
+        (EdmConfig, {"width": None}, "width must be int, got None"),
+        (EdmConfig, {"attention": 1}, "attention must be bool, got 1"),
+        (EdmConfig, {"schedule": "linear"}, "schedule must be one of polynomial, cosine, got 'linear'"),
+        (EdmConfig, {"elements": 6}, "elements must be a list, got 6"),
+        (EdmConfig, {"elements": ["C", "H"]}, "elements must be int, got 'C'"),
+        (EdmConfig, {"elements": []}, "elements must be different atomic numbers"),
+        (EdmConfig, {"elements": [6, 6]}, "elements must be different atomic numbers"),
+        (EdmConfig, {"elements": [0, 6]}, "elements must be atomic numbers in 1..118"),
+        (EdmConfig, {"sizes": [[3, 1, 2]]}, r"an entry of sizes must hold 2 values, got \[3, 1, 2\]"),
+        (EdmConfig, {"sizes": []}, "sizes must list"),
+        (EdmConfig, {"num_layers": 0}, "num_layers must be at least 1, got 0"),
+        (EdmConfig, {"scale_types": 0.0}, "scale_types must be a positive number, got 0.0"),
+        (EdmConfig, {"message_scale": float("nan")}, "message_scale must be a positive number, got nan"),
+        (TrainConfig, {"learning_rate": "1e-3"}, "learning_rate must be float, got '1e-3'.* after a point: 1.0e-3"),
+        (TrainConfig, {"learning_rate": float("nan")}, "learning_rate must be a positive number, got nan"),
+        (TrainConfig, {"ema_decay": 1.0}, "ema_decay must lie between 0 and 1, got 1.0"),
+        (TrainConfig, {"log_every": 0}, "log_every must be at least 1, got 0"),
+        (TrainConfig, {"total_steps": -5}, "total_steps must be at least 0, got -5"),
+        (TrainConfig, {"decay_fraction": 1.5}, "decay_fraction must lie in 0..1, got 1.5"),
+        (TrainConfig, {"snapshot_from": -1}, "must not be negative"),
+        (TrainConfig, ["width"], "recipe: expected a table of keys and values, got list"),
+    ],
+)
+def test_wrong_values_are_named_in_one_line(kind, values, message):
+    with pytest.raises(InvalidInput, match=message) as error:
+        from_dict(kind, values, source="recipe")
+    assert "\n" not in str(error.value)
+
+
+def test_files_that_are_no_tables_are_named(tmp_path):
+    path = tmp_path / "a.yaml"
+    with pytest.raises(DataNotFound, match="a.yaml: no such file"):
+        read_yaml(path)
+    for content, message in ((b"[1, 2]", "got list"), (b"a: [1", "not readable as YAML"), (b"\xff\xfe\x00", "YAML")):
+        path.write_bytes(content)
+        with pytest.raises(InvalidInput, match=message) as error:
+            read_yaml(path)
+        assert "\n" not in str(error.value)
