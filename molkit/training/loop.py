@@ -252,6 +252,8 @@ def train(
         if has_run:
             trainer.restore()
             if fabric.is_global_zero:
+                run_folder.drop_lines_after(out / "metrics.jsonl", trainer.progress.step)
+            if fabric.is_global_zero:
                 run_folder.keep_lines_until(out / "metrics.jsonl", trainer.progress.step)
         elif resume:
             log.warning("%s: no run to continue there, starting one", out)
