@@ -75,7 +75,7 @@ def diffusion_term(edm: Edm, clean: State, graph: Graph, *, steps: Tensor, gener
 
 
 def step_probabilities(table: Tensor, *, uniform_share: float) -> Tensor:
-    """Probability of drawing step 1..T, [T] float64: a uniform share, the rest half as 1 / t and half as the weight w_t.
+    """Probability of drawing step 1..T, [T] float64: a uniform share, the rest half as 1 / t, half as the weight w_t.
 
     A trained network's terms fall roughly as 1 / t, a useless one's follow w_t; drawing large terms more often, and
     dividing by the probability, estimates the same sum with a far smaller variance. uniform_share = 1 is the paper's
