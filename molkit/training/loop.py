@@ -161,7 +161,7 @@ class Trainer:
         with torch.autocast(self.fabric.device.type, torch.bfloat16, enabled=self.bfloat16):
             loss, terms = self.task.loss(self.network, rows, generator=generator)
         self.fabric.backward(loss)
-        norm = self.clip()
+        loss, norm = loss.detach(), self.clip()
         if not bool(torch.isfinite(loss) & torch.isfinite(norm)):
             saved = (self.out / run_folder.STATE).is_file()
             advice = (
@@ -175,7 +175,7 @@ class Trainer:
         self.optimiser.step()
         self.average.update_parameters(self.raw)
         state.step += 1
-        return {"loss": loss.detach(), "gradient_norm": norm, "learning_rate": rate, **terms}
+        return {"loss": loss, "gradient_norm": norm, "learning_rate": rate, **terms}
 
     def tensors(self) -> dict[str, Tensor]:
         """Raw weights, averaged weights and optimiser state by name."""
@@ -251,8 +251,6 @@ def train(
         trainer = Trainer(task, network, config, out, fabric)
         if has_run:
             trainer.restore()
-            if fabric.is_global_zero:
-                run_folder.drop_lines_after(out / "metrics.jsonl", trainer.progress.step)
             if fabric.is_global_zero:
                 run_folder.keep_lines_until(out / "metrics.jsonl", trainer.progress.step)
         elif resume:

@@ -90,16 +90,6 @@ def keep_lines_until(path: Path, step: int) -> None:
     write_text(path, "".join(kept))
 
 
-def drop_lines_after(path: Path, step: int) -> None:
-    """Forget log lines of steps that a killed session took after its last checkpoint; they will be taken again."""
-    if not path.is_file():
-        return
-    lines = path.read_text(encoding="utf-8").splitlines()
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
-    if len(kept) < len(lines):
-        write_text(path, "".join(f"{line}\n" for line in kept))
-
-
 def save_state(folder: Path, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
     """Write everything needed to continue into one file; a failure leaves the last good one.
 
