@@ -35,6 +35,7 @@ def sample(
     """Sample molecules from WEIGHTS: a run folder, or the name of published weights."""
     from molkit.edm.farm import sample_many
     from molkit.edm.model import load
+    from molkit.edm.sampling import step_grid
     from molkit.errors import InvalidInput
     from molkit.processes import process_pool
 
@@ -45,6 +46,7 @@ def sample(
     model = load(weights)
     if num_atoms is not None and num_atoms not in dict(model.config.sizes):
         raise InvalidInput(f"{num_atoms} atoms: a size that the model's training histogram does not hold")
+    step_grid(model.config.num_steps, calls)  # refuses a wrong number of calls before anything is drawn
     with process_pool(workers) as executor:
         molecules = sample_many(
             weights,

@@ -85,12 +85,11 @@ def sample_many(
         SampleTask(str(weights), k, min(CHUNK, count - start), seed, num_calls, num_atoms, place)
         for k, start in enumerate(starts)
     ]
-    bar = tqdm(total=count, disable=not progress, unit="molecule")
     parts: dict[int, PackedMolecules] = {}
-    for chunk, molecules in _finished(tasks, executor):
-        parts[chunk] = molecules
-        bar.update(tasks[chunk].count)
-    bar.close()
+    with tqdm(total=count, disable=not progress, unit="molecule") as bar:
+        for chunk, molecules in _finished(tasks, executor):
+            parts[chunk] = molecules
+            bar.update(tasks[chunk].count)
     return join(parts[k] for k in range(len(tasks)))
 
 
