@@ -1,9 +1,20 @@
 """Fully connected molecular graphs over the real atoms of a batch, and sums over molecules."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+# Atoms to which molecules are padded where a layout needs equal sizes: QM9 then wastes 10 % of its pairs.
+WIDTHS = (12, 16, 18, 20, 23, 29)
+
+
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """A host tensor on the device, without waiting for the work queued there."""
+    if torch.device(device).type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def batch_vector(num_atoms: Tensor) -> Tensor:
@@ -29,14 +40,16 @@ def fully_connected(num_atoms: Tensor) -> Tensor:
 
 
 def sum_per_molecule(values: Tensor, batch: Tensor, num_molecules: int) -> Tensor:
-    """Sum of values [A, ...] over the atoms of each molecule, [B, ...]."""
+    """Sum of values [A, ...] over the atoms of each molecule, [B, ...]; the same bits every time, on GPUs too."""
     out = values.new_zeros((num_molecules, *values.shape[1:]))
+    if values.is_cuda:  # index_add adds there in whatever order the threads arrive
+        return out.index_put((batch,), values, accumulate=True)
     return out.index_add(0, batch, values)
 
 
 def remove_mean(positions: Tensor, batch: Tensor, num_molecules: int) -> Tensor:
     """Positions [A, 3] with the plain mean of each molecule's atoms at the origin."""
-    counts = torch.bincount(batch, minlength=num_molecules).to(positions.dtype).clamp(min=1)
+    counts = sum_per_molecule(torch.ones_like(batch), batch, num_molecules).to(positions.dtype).clamp(min=1)
     mean = sum_per_molecule(positions, batch, num_molecules) / counts[:, None]
     return positions - mean[batch]
 
@@ -67,9 +80,28 @@ class Graph:
         """Positions [A, 3] with the mean of each molecule removed."""
         return remove_mean(positions, self.batch, self.num_molecules)
 
+    @classmethod
+    def without_edges(cls, num_atoms: Tensor, device: torch.device | str) -> "Graph":
+        """The molecules alone, made on the device, for a network that knows its pairs; num_atoms [B] on the host."""
+        total = int(num_atoms.sum())
+        sizes = to_device(num_atoms, device)
+        molecules = torch.arange(len(num_atoms), device=device)
+        batch = torch.repeat_interleave(molecules, sizes, output_size=total)
+        return cls(sizes, batch, torch.empty(2, 0, dtype=torch.long, device=device))
+
     def to(self, device: torch.device | str) -> "Graph":
         """The same graph on another device."""
         return Graph(self.num_atoms.to(device), self.batch.to(device), self.edge_index.to(device))
+
+
+def padded_width(num_atoms: Tensor, widths: Sequence[int] = WIDTHS) -> Tensor:
+    """Width of the bucket of each molecule, [B]: the smallest of the ascending `widths` that holds num_atoms [B].
+
+    Molecules larger than the last width get the next multiple of 8.
+    """
+    edges = torch.tensor(widths, device=num_atoms.device)
+    inside = edges[torch.bucketize(num_atoms, edges).clamp(max=len(edges) - 1)]
+    return torch.where(num_atoms > edges[-1], (num_atoms + 7) // 8 * 8, inside)
 
 
 def split_by_pairs(num_atoms: Tensor, pair_budget: int) -> list[Tensor]:
