@@ -18,7 +18,7 @@ LAYERS = [  # from the ground up; rooms of one layer do not import each other un
     {"studies"},
     {"cli", "book", "figures"},
 ]
-SIDEWAYS = {("cli", "book"), ("cli", "figures"), ("graphs", "molecule"), ("claims", "molecule"), ("metrics", "data")}
+SIDEWAYS = {("cli", "book")}
 METHODS = {"edm", "cgcf", "ofdft"}
 ROOMS_OF_PACKAGES = {
     "rdkit": {"chem"},

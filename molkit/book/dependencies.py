@@ -9,9 +9,9 @@ from pathlib import Path
 def reachable_files(code: Iterable[str], *, root: Path, packages: tuple[str, ...]) -> list[Path]:
     """Every file of the packages below `root` that the code's imports reach, sorted.
 
-    Imports inside functions count, so do the `__init__` of every parent, string constants that name a module (as in
-    `import_module("molkit.cli.book")`), all modules of a package whose `__init__` answers attributes lazily, and the
-    files beside a reached module that are not Python (tables, C source).
+    Imports inside functions count, so do the `__init__` of every parent, `import_module("a.b")` with a plain name, all
+    modules of a package whose `__init__` answers attributes lazily, and the files beside a reached module that are not
+    Python (tables, C source). A name put together at run time is not seen here; the trace of the run sees it.
     """
     finder = _Finder(root, packages)
     waiting = sorted({name for text in code for name in finder.imported(_parse(plain_python(text)), package="")})
@@ -76,8 +76,11 @@ def _mentioned(tree: ast.AST, package: str) -> Iterator[str]:
             base = ".".join([*_climb(package, node.level), *([node.module] if node.module else [])])
             yield base
             yield from (f"{base}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value) < 200:
-            yield node.value
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in (
+            "import_module",
+            "__import__",
+        ):
+            yield from (item.value for item in node.args[:1] if isinstance(item, ast.Constant))
 
 
 def _climb(package: str, level: int) -> list[str]:
