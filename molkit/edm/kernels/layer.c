@@ -433,9 +433,11 @@ typedef struct {
     /* a tile of edges: rows of them, rounded up to `padded` by repeating the last one */
     int64_t first, rows, padded;
     int64_t receiver[TILE], sender[TILE];
+    int64_t num_runs, run[TILE + 1]; /* rows run[n] .. run[n + 1] have the same receiver */
     float displacement[3][TILE], squared[TILE], first_squared[TILE];
-    float gate[TILE], pull[TILE];              /* dL/dm = gate grad_pooled[receiver] + pull g */
-    float grad_squared[TILE], grad_first[TILE];
+    float gate[TILE], pull[TILE]; /* dL/dm = gate grad_pooled[receiver] + pull g */
+    float step[TILE];             /* what a move multiplies the displacement by; 0 in a message layer */
+    float grad_squared[TILE];
     operand *hidden, *hidden_pairs, *grad, *grad_pairs; /* silu(z1) and dL/dz2 */
     float *hidden_slope, *message, *message_slope;      /* [TILE, F] each */
     operand *edge_panels;                               /* W2^T (forward) or W2 (backward), packed */
@@ -490,6 +492,7 @@ static void N(atom_parts)(const layer_call *c, N(state) * s) {
 /* Indices and geometry of the edges from `first` on. */
 static void N(take_tile)(const layer_call *c, N(state) * s, int64_t first) {
     s->first = first;
+    s->num_runs = 0;
     s->rows = c->num_edges - first < TILE ? c->num_edges - first : TILE;
     s->padded = (s->rows + ROWS - 1) / ROWS * ROWS;
     for (int64_t r = 0; r < TILE; r++) {
@@ -500,7 +503,9 @@ static void N(take_tile)(const layer_call *c, N(state) * s, int64_t first) {
         for (int axis = 0; axis < 3; axis++)
             s->displacement[axis][r] = c->positions[3 * i + axis] - c->positions[3 * j + axis];
         s->first_squared[r] = c->first_squared[e];
+        if (r < s->rows && (r == 0 || i != s->receiver[r - 1])) s->run[s->num_runs++] = r;
     }
+    s->run[s->num_runs] = s->rows;
     for (int64_t r = 0; r < TILE; r += LANES) {
         const vf x = N(load)(s->displacement[0] + r), y = N(load)(s->displacement[1] + r),
                  z = N(load)(s->displacement[2] + r);
@@ -599,13 +604,15 @@ static void N(message_forward)(const layer_call *c, N(state) * s) {
     for (int64_t first = 0; first < c->num_edges; first += TILE) {
         N(pair_forward)(c, s, first);
         N(gate_stage)(c, s);
-        for (int64_t r = 0; r < s->rows; r++) {
-            const int64_t i = s->receiver[r];
-            const vf gate = N(all)(s->gate[r] * c->inverse_scale[i]);
-            const float *m = s->message + r * width;
+        for (int64_t n = 0; n < s->num_runs; n++) {
+            const int64_t i = s->receiver[s->run[n]];
             float *pooled = inputs + (2 * i + 1) * width;
-            for (int64_t k = 0; k < width; k += LANES)
-                N(store)(pooled + k, N(load)(pooled + k) + gate * N(load)(m + k));
+            for (int64_t k = 0; k < width; k += LANES) {
+                vf total = (vf){};
+                for (int64_t r = s->run[n]; r < s->run[n + 1]; r++)
+                    total += s->gate[r] * N(load)(s->message + r * width + k);
+                N(store)(pooled + k, N(load)(pooled + k) + c->inverse_scale[i] * total);
+            }
         }
     }
     N(pack)(c->p.update_weight, 1, 2 * width, 2 * width, width, s->panels);
@@ -641,11 +648,11 @@ static void N(move_forward)(const layer_call *c, N(state) * s) {
         for (int64_t r = 0; r < TILE; r += LANES) {
             vf inverse, length, slope;
             N(step_stage)(c, s, r, &inverse, &length, &slope);
-            N(store)(s->gate + r, inverse * length);
+            N(store)(s->step + r, inverse * length);
         }
         for (int64_t r = 0; r < s->rows; r++) {
             const int64_t i = s->receiver[r];
-            const float step = s->gate[r] * c->inverse_scale[i];
+            const float step = s->step[r] * c->inverse_scale[i];
             for (int axis = 0; axis < 3; axis++) c->out[3 * i + axis] += step * s->displacement[axis][r];
         }
     }
@@ -656,6 +663,7 @@ static int N(forward)(const layer_call *c) {
     if (N(prepare)(c, &s)) return NO_MEMORY;
     memset(s.gate, 0, sizeof s.gate);
     memset(s.pull, 0, sizeof s.pull);
+    memset(s.step, 0, sizeof s.step);
     N(pack)(c->p.weight, 1, c->width, c->width, c->width, s.edge_panels);
     N(atom_parts)(c, &s);
     c->kind == MESSAGE ? N(message_forward)(c, &s) : N(move_forward)(c, &s);
@@ -680,29 +688,20 @@ static void N(gate_backward)(const layer_call *c, N(state) * s) {
 
 /* From g.m to the pull of every edge of a move, and the direct part of the gradient of its geometry. */
 static void N(step_backward)(const layer_call *c, N(state) * s) {
-    float step[TILE] __attribute__((aligned(64))), along[TILE] __attribute__((aligned(64)));
+    float along[TILE];
     for (int64_t r = 0; r < TILE; r++) {
         const int64_t i = s->receiver[r];
-        const float scale = r < s->rows ? c->inverse_scale[i] : 0.0f;
         along[r] = 0.0f;
-        for (int axis = 0; axis < 3; axis++) along[r] += scale * c->grad_out[3 * i + axis] * s->displacement[axis][r];
+        for (int axis = 0; axis < 3; axis++) along[r] += c->grad_out[3 * i + axis] * s->displacement[axis][r];
+        along[r] *= r < s->rows ? c->inverse_scale[i] : 0.0f;
     }
     for (int64_t r = 0; r < TILE; r += LANES) {
         vf inverse, length, slope;
-        const vf dot = N(load)(along + r);
+        const vf dot = N(load)(along + r), distance = N(root)(N(load)(s->squared + r) + 1e-8f);
         N(step_stage)(c, s, r, &inverse, &length, &slope);
-        N(store)(step + r, inverse * length);
+        N(store)(s->step + r, inverse * length);
         N(store)(s->pull + r, dot * inverse * slope);
-        const vf distance = N(root)(N(load)(s->squared + r) + 1e-8f);
         N(store)(s->grad_squared + r, -0.5f * dot * length * inverse * inverse / distance);
-    }
-    for (int64_t r = 0; r < s->rows; r++) {
-        const int64_t i = s->receiver[r], j = s->sender[r];
-        for (int axis = 0; axis < 3; axis++) {
-            const float g = c->grad_out[3 * i + axis] * c->inverse_scale[i] * step[r];
-            c->grad_positions[3 * i + axis] += g;
-            c->grad_positions[3 * j + axis] -= g;
-        }
     }
     memset(s->gate, 0, sizeof s->gate);
 }
@@ -738,41 +737,52 @@ STAGE void N(first_backward)(const layer_call *c, N(state) * s, float *grad_edge
     const float *w = s->edge_weight;
     for (int64_t k = 0; k < width; k += LANES) {
         vf sum_x = (vf){}, sum_y = (vf){};
-        for (int64_t r = 0; r < s->rows; r++) {
-            float *p = s->grad_parts + s->receiver[r] * 2 * width + k;
-            float *q = s->grad_parts + s->sender[r] * 2 * width + width + k;
-            const vf g = N(load)(s->message + r * width + k) * N(load)(s->hidden_slope + r * width + k);
-            N(store)(s->message + r * width + k, g);
-            N(store)(p, N(load)(p) + g);
-            N(store)(q, N(load)(q) + g);
-            sum_x += g * s->squared[r];
-            sum_y += g * s->first_squared[r];
+        for (int64_t n = 0; n < s->num_runs; n++) {
+            float *p = s->grad_parts + s->receiver[s->run[n]] * 2 * width + k;
+            vf total = (vf){};
+            for (int64_t r = s->run[n]; r < s->run[n + 1]; r++) {
+                float *q = s->grad_parts + (s->sender[r] * 2 + 1) * width + k, *at = s->message + r * width + k;
+                const vf g = N(load)(at) * N(load)(s->hidden_slope + r * width + k);
+                N(store)(at, g);
+                N(store)(q, N(load)(q) + g);
+                total += g;
+                sum_x += g * s->squared[r];
+                sum_y += g * s->first_squared[r];
+            }
+            N(store)(p, N(load)(p) + total);
         }
         N(store)(grad_edge_weight + k, N(load)(grad_edge_weight + k) + sum_x);
         N(store)(grad_edge_weight + width + k, N(load)(grad_edge_weight + width + k) + sum_y);
     }
     for (int64_t r = 0; r < s->rows; r++) {
-        vf x = (vf){}, y = (vf){};
-        for (int64_t k = 0; k < width; k += LANES) {
-            const vf g = N(load)(s->message + r * width + k);
-            x += g * N(load)(w + k);
-            y += g * N(load)(w + width + k);
-        }
+        vf x = (vf){};
+        for (int64_t k = 0; k < width; k += LANES) x += N(load)(s->message + r * width + k) * N(load)(w + k);
         s->grad_squared[r] += N(sum)(x);
-        s->grad_first[r] = N(sum)(y);
+    }
+    if (!c->grad_first_squared) return;
+    for (int64_t r = 0; r < s->rows; r++) {
+        vf y = (vf){};
+        for (int64_t k = 0; k < width; k += LANES) y += N(load)(s->message + r * width + k) * N(load)(w + width + k);
+        c->grad_first_squared[s->first + r] = N(sum)(y);
     }
 }
 
-/* From the gradient of the squared distances to that of the positions. */
-static void N(distance_backward)(const layer_call *c, const N(state) * s) {
-    for (int64_t r = 0; r < s->rows; r++) {
-        const int64_t i = s->receiver[r], j = s->sender[r];
-        for (int axis = 0; axis < 3; axis++) {
-            const float g = 2.0f * s->grad_squared[r] * s->displacement[axis][r];
-            c->grad_positions[3 * i + axis] += g;
-            c->grad_positions[3 * j + axis] -= g;
+/* From the gradients of the squared distances, and of what a move adds with the step of each edge, to the positions. */
+STAGE void N(position_gradient)(const layer_call *c, const N(state) * s) {
+    for (int64_t n = 0; n < s->num_runs; n++) {
+        const int64_t i = s->receiver[s->run[n]];
+        float total[3] = {0.0f, 0.0f, 0.0f}, push[3];
+        for (int axis = 0; axis < 3; axis++)
+            push[axis] = c->kind == MOVE ? c->inverse_scale[i] * c->grad_out[3 * i + axis] : 0.0f;
+        for (int64_t r = s->run[n]; r < s->run[n + 1]; r++) {
+            float *other = c->grad_positions + 3 * s->sender[r];
+            for (int axis = 0; axis < 3; axis++) {
+                const float g = 2.0f * s->grad_squared[r] * s->displacement[axis][r] + push[axis] * s->step[r];
+                total[axis] += g;
+                other[axis] -= g;
+            }
         }
-        if (c->grad_first_squared) c->grad_first_squared[s->first + r] = s->grad_first[r];
+        for (int axis = 0; axis < 3; axis++) c->grad_positions[3 * i + axis] += total[axis];
     }
 }
 
@@ -804,7 +814,7 @@ static void N(pair_backward)(const layer_call *c, N(state) * s) {
                          s->padded, c->g.weight, width);
         N(product)((N(matrix)){s->grad, width}, s->edge_panels, width, width, NULL, 0, s->message, width, s->padded);
         N(first_backward)(c, s, grad_edge_weight);
-        N(distance_backward)(c, s);
+        N(position_gradient)(c, s);
     }
     for (int64_t n = 0; n < width; n++) {
         c->g.first_weight[n * by + 2 * width] = grad_edge_weight[n];
@@ -852,6 +862,7 @@ static int N(backward)(const layer_call *c) {
     if (N(prepare)(c, &s)) return NO_MEMORY;
     memset(s.gate, 0, sizeof s.gate);
     memset(s.pull, 0, sizeof s.pull);
+    memset(s.step, 0, sizeof s.step);
     if (c->kind == MESSAGE) {
         memset(c->grad_positions, 0, sizeof(float) * 3 * atoms);
         N(update_backward)(c, &s);
