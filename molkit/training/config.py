@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from molkit.errors import InvalidInput
+from molkit.graphs import WIDTHS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +16,12 @@ class TrainConfig:
     """
 
     seed: int = 0
+    batching: Literal["pairs", "buckets"] = (
+        "pairs"  # any molecules up to a number of pairs, or equally many of a bucket
+    )
     batch_pairs: int = 20_000  # ordered atom pairs per batch and process, about 64 QM9 molecules
+    batch_molecules: int = 256  # molecules per batch and process of `buckets`, and of a dense call on a GPU
+    bucket_widths: tuple[int, ...] = WIDTHS  # atoms to which the molecules of a bucket are padded
     learning_rate: float = 1e-4
     warmup_steps: int = 200
     total_steps: int = 0
@@ -30,6 +36,7 @@ class TrainConfig:
     stratified_steps: bool = True
     precision: Literal["float32", "bfloat16", "auto"] = "auto"
     engine: Literal["auto", "readable", "fused", "compiled"] = "auto"
+    compile_scope: Literal["block", "stack"] = "block"  # one program for each block, or for all of them together
     log_every: int = 100
     checkpoint_seconds: float = 120.0
     snapshot_from: int = 1000  # snapshots of the averaged weights at this step and every doubling; 0 for none
@@ -37,7 +44,13 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not 0.0 < self.ema_decay < 1.0:
             raise InvalidInput(f"ema_decay must lie between 0 and 1, got {self.ema_decay}")
-        for name, least in (("batch_pairs", 1), ("log_every", 1), ("warmup_steps", 0), ("total_steps", 0)):
+        for name, least in (
+            ("batch_pairs", 1),
+            ("batch_molecules", 1),
+            ("log_every", 1),
+            ("warmup_steps", 0),
+            ("total_steps", 0),
+        ):
             if getattr(self, name) < least:
                 raise InvalidInput(f"{name} must be at least {least}, got {getattr(self, name)}")
         for name in ("learning_rate", "clip_norm"):
@@ -48,3 +61,6 @@ class TrainConfig:
                 raise InvalidInput(f"{name} must lie in 0..1, got {getattr(self, name)}")
         if self.snapshot_from < 0 or self.weight_decay < 0.0 or self.checkpoint_seconds < 0.0:
             raise InvalidInput("snapshot_from, weight_decay and checkpoint_seconds must not be negative")
+        widths = self.bucket_widths
+        if not widths or list(widths) != sorted(set(widths)) or widths[0] < 1:
+            raise InvalidInput(f"bucket_widths must be ascending numbers of atoms, got {widths}")

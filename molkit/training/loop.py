@@ -13,19 +13,25 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from molkit.errors import InvalidInput, RunError
 from molkit.rng import generator_from
 from molkit.training import run_folder
-from molkit.training.batches import PairBatches
+from molkit.training.batches import batches_for
 from molkit.training.config import TrainConfig
 from molkit.training.schedule import NormQueue, learning_rate
 from molkit.training.session import Session, signals_to
 
 log = logging.getLogger(__name__)
+
+try:
+    from lightning_fabric import Fabric
+except ModuleNotFoundError as error:  # the same code lies inside the package `lightning`
+    if error.name != "lightning_fabric":
+        raise
+    from lightning.fabric import Fabric
 
 
 class Task(Protocol):
@@ -111,16 +117,17 @@ class Trainer:
             fused=True,
         )
         self.network, self.optimiser = fabric.setup(network, optimiser)
-        self.batches = PairBatches(task.num_atoms, config.batch_pairs, config.seed)
+        self.batches = batches_for(config, task.num_atoms, processes=fabric.world_size)
         if (count := len(self.batches.epoch(0))) < fabric.world_size:
             raise InvalidInput(
                 f"{len(task.num_atoms)} molecules make {count} batches, fewer than the {fabric.world_size} processes; "
-                "lower batch_pairs"
+                f"lower {'batch_pairs' if config.batching == 'pairs' else 'batch_molecules'}"
             )
         self.progress = Progress(total_steps=config.total_steps)
         self.order: tuple[int, list[Tensor]] = (-1, [])
         own_precision = getattr(network, "precision", None)  # an engine that rounds its products itself
         self.bfloat16 = own_precision is None and use_bfloat16(config.precision, fabric.device)
+        self.unchecked = torch.zeros((), device=fabric.device)  # losses and norms not looked at; NaN stays in the sum
 
     def next_rows(self) -> Tensor:
         """Rows of this process's next batch; moves the progress on."""
@@ -156,26 +163,33 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         rows = self.next_rows()
-        generator = generator_from(self.config.seed, self.fabric.global_rank, state.step)
+        device = self.fabric.device
+        generator = generator_from(self.config.seed, self.fabric.global_rank, state.step, device=device)
         self.optimiser.zero_grad(set_to_none=True)
-        with torch.autocast(self.fabric.device.type, torch.bfloat16, enabled=self.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16):
             loss, terms = self.task.loss(self.network, rows, generator=generator)
         self.fabric.backward(loss)
         loss, norm = loss.detach(), self.clip()
-        if not bool(torch.isfinite(loss) & torch.isfinite(norm)):
-            saved = (self.out / run_folder.STATE).is_file()
-            advice = (
-                f"the last good checkpoint in {self.out} is kept; lower learning_rate, then continue with --resume"
-                if saved
-                else f"nothing was saved yet in {self.out}; lower learning_rate and start again"
-            )
-            raise RunError(
-                f"step {state.step}: loss {float(loss):.4g}, gradient norm {float(norm):.4g} are not finite; {advice}"
-            )
+        self.unchecked = self.unchecked + loss + norm
+        if device.type == "cpu" or state.step % self.config.log_every == 0:  # looking makes a GPU wait
+            self.require_finite(f"loss {float(loss):.4g}, gradient norm {float(norm):.4g}")
         self.optimiser.step()
         self.average.update_parameters(self.raw)
         state.step += 1
         return {"loss": loss, "gradient_norm": norm, "learning_rate": rate, **terms}
+
+    def require_finite(self, found: str = "loss or gradient norm") -> None:
+        """Raise RunError when the loss or the gradient norm of a step since the last look was not finite."""
+        if bool(torch.isfinite(self.unchecked)):
+            self.unchecked = torch.zeros_like(self.unchecked)
+            return
+        saved = (self.out / run_folder.STATE).is_file()
+        advice = (
+            f"the last good checkpoint in {self.out} is kept; lower learning_rate, then continue with --resume"
+            if saved
+            else f"nothing was saved yet in {self.out}; lower learning_rate and start again"
+        )
+        raise RunError(f"step {self.progress.step}: {found} are not finite; {advice}")
 
     def tensors(self) -> dict[str, Tensor]:
         """Raw weights, averaged weights and optimiser state by name."""
@@ -189,7 +203,8 @@ class Trainer:
         return found
 
     def save(self) -> None:
-        """Write the checkpoint and the averaged weights (first process only)."""
+        """Write the checkpoint and the averaged weights (first process only). Raises RunError as `step` does."""
+        self.require_finite()
         if self.fabric.is_global_zero:
             self.task.save_weights(self.out, self.average.module)
             run_folder.save_state(self.out, self.tensors(), asdict(self.progress))

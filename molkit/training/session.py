@@ -92,6 +92,7 @@ class Session:
         """Snapshot and checkpoint when due."""
         trainer, step = self.trainer, self.trainer.progress.step
         if trainer.snapshot_due() and trainer.fabric.is_global_zero:
+            trainer.require_finite()
             trainer.task.save_weights(trainer.out / "snapshots" / f"step_{step:08d}", trainer.average.module)
         if time.monotonic() - self.saved > trainer.config.checkpoint_seconds:
             trainer.save()
