@@ -21,6 +21,7 @@ from molkit.rng import generator_from
 from molkit.training import run_folder
 from molkit.training.batches import batches_for
 from molkit.training.config import TrainConfig
+from molkit.training.files import write_yaml
 from molkit.training.schedule import NormQueue, learning_rate
 from molkit.training.session import Session, signals_to
 
@@ -280,7 +281,7 @@ def _write_header(trainer: Trainer, config: TrainConfig, *, resumed: bool, time_
     """training.yaml at the start of a run, and one provenance line a session."""
     if not trainer.fabric.is_global_zero:
         return
-    run_folder.write_yaml(trainer.out / "training.yaml", asdict(config))
+    write_yaml(trainer.out / "training.yaml", asdict(config))
     record = run_folder.provenance(
         resumed=resumed,
         step=trainer.progress.step,

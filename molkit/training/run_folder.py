@@ -6,18 +6,18 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 import molkit
 from molkit.errors import InvalidInput, RunError
+from molkit.training.files import whole_file, write_text
 
 STATE = "training/state.safetensors"
 
@@ -36,34 +36,6 @@ def locked(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise RunError(f"{folder}: another process is using this run folder; choose another --out") from error
         yield
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary name that becomes `path` when the block ends well and vanishes when it fails.
-
-    Raises RunError when the disk refuses; what was at `path` before is then still there.
-    """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise RunError(f"{path}: cannot be written ({error}); the last good files there are kept") from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file by temporary name and rename."""
-    with whole_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_yaml(path: Path, values: dict[str, Any]) -> None:
-    """Write a table as YAML by temporary name and rename."""
-    write_text(path, yaml.safe_dump(values, sort_keys=False))
 
 
 def append_json(path: Path, record: dict[str, Any]) -> None:

@@ -86,6 +86,7 @@ class Session:
         rate = (state.step - self.first_step) / self.elapsed
         total = state.step + int(rate * (SAVING_SHARE * budget - self.elapsed))
         state.total_steps = int(self.trainer.fabric.broadcast(total, src=0))
+        self.saved = -float("inf")  # a checkpoint follows, so that a kill cannot change the schedule
         log.info("%.2f steps a second: the run will take %d steps", rate, state.total_steps)
 
     def keep(self) -> None:

@@ -276,6 +276,22 @@ def test_the_number_of_steps_is_fixed_once_from_the_measured_rate_and_stored(tmp
     assert second.step > first.step or first.finished
 
 
+def test_a_kill_after_the_number_of_steps_was_fixed_does_not_change_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("molkit.training.session.RATE_SECONDS", 0.01)
+    fixed = []
+
+    def kill_when_fixed(_):
+        if (tmp_path / run_folder.STATE).is_file():
+            fixed.append(load_state(tmp_path)[1]["total_steps"])
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(tmp_path, config=settings(total_steps=0), time_budget=20.0, on_step=kill_when_fixed)
+    assert fixed[0] > 0
+    resumed = run(tmp_path, config=settings(total_steps=0), time_budget=5.0, resume=True, on_step=stop_at(40))
+    assert resumed.total_steps == fixed[0]
+
+
 def test_without_budget_or_end_a_run_goes_on_until_told(tmp_path):
     result = run(tmp_path, config=settings(total_steps=0), on_step=stop_at(20))
     assert (result.step, result.total_steps, result.finished) == (20, 0, False)
