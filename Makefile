@@ -3,7 +3,7 @@
 # Both make .venv first if it is missing or its requirements have changed. PYTHON=... names the interpreter to use.
 
 PROFILE ?= fast
-JOBS ?= 1
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
