@@ -106,7 +106,7 @@ def _discrete_loss(
     config: EdmConfig, clean: State, noisy: State, log_snr: Tensor, at_zero: Tensor, graph: Graph
 ) -> Tensor:
     """-log p(h | z_0) of each molecule at step 0, else 0, [B]."""
-    if not bool(at_zero.any()):
+    if not at_zero.is_cuda and not bool(at_zero.any()):  # asking would make a GPU wait
         return torch.zeros_like(graph.num_atoms, dtype=clean.positions.dtype)
     spread = sigma(log_snr)
     log_probability = log_prob_types(config, clean, noisy.features, spread)

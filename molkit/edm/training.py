@@ -10,44 +10,57 @@ from torch import Tensor, nn
 
 from molkit.config import from_dict, read_yaml, to_dict
 from molkit.data.qm9 import load_qm9
+from molkit.edm.compiled import compile_for
 from molkit.edm.config import EdmConfig
+from molkit.edm.dense import Planner
 from molkit.edm.diffusion import simple_loss
 from molkit.edm.engine import accelerate
-from molkit.edm.features import State, encode, type_channels
+from molkit.edm.features import State, encode
 from molkit.edm.model import Edm, build, save
 from molkit.edm.network import EdmNetwork
 from molkit.edm.schedule import log_snr_table
 from molkit.errors import InvalidInput
-from molkit.graphs import Graph
+from molkit.graphs import Graph, to_device
 from molkit.molecule import PackedMolecules
 from molkit.training.config import TrainConfig
-from molkit.training.loop import TrainResult, make_fabric, train
+from molkit.training.loop import TrainResult, make_fabric, train, use_bfloat16
 
 RECIPES = Path(__file__).resolve().parents[2] / "data" / "recipes"
 
 
 class EdmTask:
-    """Training molecules on one device, and the loss of any rows of them."""
+    """Training molecules on one device, and the loss of any rows of them.
+
+    Raises InvalidInput for an element the model cannot place.
+    """
+
+    planner: Planner | None = None  # of a network on size buckets, which needs sizes on the host and no edges
 
     def __init__(
         self, config: EdmConfig, molecules: PackedMolecules, training: TrainConfig, device: torch.device | str = "cpu"
     ) -> None:
         self.config, self.training = config, training
-        self.table = log_snr_table(config)
+        self.table = log_snr_table(config).to(device)
         self.num_atoms = torch.from_numpy(molecules.num_atoms)
         self.ptr = torch.from_numpy(molecules.ptr)
-        self.atomic_numbers = torch.from_numpy(molecules.atomic_numbers).to(device)
-        self.positions = torch.from_numpy(molecules.positions).float().to(device)
+        atomic_numbers = torch.from_numpy(molecules.atomic_numbers).to(device)
+        self.clean = encode(config, atomic_numbers, torch.from_numpy(molecules.positions).float().to(device))
         self.device = torch.device(device)
-        type_channels(config, self.atomic_numbers)  # refuses elements the model cannot place
+
+    def graph(self, num_atoms: Tensor) -> Graph:
+        """Molecules of the given sizes on the device."""
+        if self.planner is None:
+            return Graph.from_sizes(num_atoms).to(self.device)
+        graph = Graph.without_edges(num_atoms, self.device)
+        self.planner.announce(graph.batch, num_atoms)
+        return graph
 
     def batch(self, rows: Tensor) -> tuple[State, Graph]:
         """Centred, scaled molecules of the given rows, and their graph."""
-        graph = Graph.from_sizes(self.num_atoms[rows])
-        first = self.ptr[rows] - (graph.num_atoms.cumsum(0) - graph.num_atoms)
-        atoms = (torch.arange(len(graph.batch)) + first[graph.batch]).to(self.device)
-        graph = graph.to(self.device)
-        return encode(self.config, self.atomic_numbers[atoms], graph.centre(self.positions[atoms])), graph
+        graph = self.graph(self.num_atoms[rows])
+        first = to_device(self.ptr[rows], self.device) - (graph.num_atoms.cumsum(0) - graph.num_atoms)
+        atoms = torch.arange(len(graph.batch), device=self.device) + first[graph.batch]
+        return State(graph.centre(self.clean.positions[atoms]), self.clean.features[atoms]), graph
 
     def loss(self, network: nn.Module, rows: Tensor, *, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean simple loss of the molecules in these rows, and the mean squared noise error."""
@@ -107,7 +120,16 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def engine_for(network: EdmNetwork, training: TrainConfig, device: torch.device) -> EdmNetwork:
-    """The network, behind the engine that the recipe asks for where it applies: the fused kernel on CPUs."""
+    """The network, behind the engine that the recipe asks for: the fused kernel on CPUs, torch.compile on GPUs."""
+    if training.engine == "compiled" or (training.engine == "auto" and device.type == "cuda"):
+        return compile_for(
+            network,
+            device,
+            precision="bfloat16" if use_bfloat16(training.precision, device) else "float32",
+            widths=training.bucket_widths,
+            molecules=training.batch_molecules,
+            scope=training.compile_scope,
+        )
     if device.type == "cpu" and training.engine in ("auto", "fused"):
         wants_bfloat16 = training.precision == "bfloat16" or (training.precision == "auto" and fused_bfloat16())
         return accelerate(network, precision="bfloat16" if wants_bfloat16 else "float32")
@@ -156,6 +178,7 @@ def train_recipe(
     molecules = load_qm9(split=recipe.data.split, limit=limit, source=recipe.data.source)
     task = EdmTask(recipe.model, molecules, recipe.training, fabric.device)
     network = engine_for(build(recipe.model, seed=recipe.training.seed).network, recipe.training, fabric.device)
+    task.planner = getattr(network, "planner", None)
     return train(
         task,
         network,
