@@ -19,8 +19,8 @@ from molkit.training.run_folder import load_state
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 TWO_PROCESSES = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 
-# Every process trains twice and writes down what its own weights are: three steps, then for a second and a half by the
-# clock, the second process's clock running ahead of the first's.
+# Every process trains twice and writes down what its own weights are: three steps, then for some seconds by the clock,
+# where the second process's clock runs ahead of the first's.
 ON_EACH_PROCESS = """
 import hashlib, sys
 from pathlib import Path
@@ -40,7 +40,7 @@ def ahead(self, trainer, *arguments, **options):
 session.Session.__init__ = ahead
 
 common = {"limit": 60, "device": "cpu", "progress_bar": False}
-for name, options in (("steps", {"total_steps": 3}), ("clock", {"time_budget": 4.0})):
+for name, options in (("steps", {"total_steps": 3}), ("clock", {"time_budget": 2.5})):
     result = train_recipe(folder / "tiny.yaml", out=folder / name, **common, **options)
     trainer = seen[-1]
     digest = hashlib.sha256()
