@@ -42,7 +42,7 @@ def fully_connected(num_atoms: Tensor) -> Tensor:
 def sum_per_molecule(values: Tensor, batch: Tensor, num_molecules: int) -> Tensor:
     """Sum of values [A, ...] over the atoms of each molecule, [B, ...]; the same bits every time, on GPUs too."""
     out = values.new_zeros((num_molecules, *values.shape[1:]))
-    if values.is_cuda:  # index_add adds there in whatever order the threads arrive
+    if values.is_cuda and values.is_floating_point():  # index_add adds there in the order in which threads arrive
         return out.index_put((batch,), values, accumulate=True)
     return out.index_add(0, batch, values)
 

@@ -31,7 +31,7 @@ from molkit.rng import generator_from
 LIMITS = {"noise": 1e-2, "positions": 3e-2, "features": 3e-2, "gradients": 1e-1}
 FLOAT32_SHARE = 1e-2  # of these limits for networks in float32; measured: 1e-6
 PROBE_NORM = 0.02  # of the weights of a coordinate step: fresh ones are so small that an error in them would not show
-REFERENCE_PAIRS = 100_000  # the readable network answers in slices of this many pairs
+REFERENCE_PAIRS = 20_000  # the readable network answers in slices of this many pairs
 MAX_RECOMPILES = 64  # shapes, with and without gradients, before the compiler gives up; torch allows 8
 
 Scope = Literal["block", "stack"]
@@ -73,7 +73,9 @@ def compiled_stack(scope: Scope = "block") -> Callable[..., tuple[Tensor, Tensor
     By "block" all blocks share one program, which is quick to compile; by "stack" all of them are one program, which
     takes as many times longer but leaves Python alone while it runs.
     """
-    torch._dynamo.config.recompile_limit = max(MAX_RECOMPILES, torch._dynamo.config.recompile_limit)
+    from torch._dynamo import config
+
+    config.recompile_limit = max(MAX_RECOMPILES, config.recompile_limit)
     if scope == "stack":
         return torch.compile(dense_stack, dynamic=False, fullgraph=True)
     return functools.partial(dense_stack, run_block=torch.compile(dense_block, dynamic=False, fullgraph=True))
@@ -124,9 +126,9 @@ def make_probe(config: EdmConfig, smallest: int, width: int, molecules: int, *, 
     return Probe(graph, *tensors)
 
 
-def probe_network(network: EdmNetwork) -> EdmNetwork:
-    """A copy whose coordinate steps are large enough to be seen, ready for gradients."""
-    copied = readable_copy(network).requires_grad_(True)
+def probe_network(network: EdmNetwork, *, training: bool = True) -> EdmNetwork:
+    """A copy whose coordinate steps are large enough to be seen; a program is made for parameters of its `training`."""
+    copied = readable_copy(network).requires_grad_(training)
     with torch.no_grad():
         for block in copied.blocks:
             weight = block.coordinates.length.weight
@@ -214,7 +216,7 @@ def unfit(
     rung: Rung, network: EdmNetwork, *, widths: Sequence[int], molecules: int, training: bool, device: torch.device
 ) -> str:
     """Why this way of running the network must not be used here, in one line; empty when it may."""
-    truth = PlainEdmNetwork(probe_network(network), precision="float32")
+    truth = PlainEdmNetwork(probe_network(network, training=training), precision="float32")
     candidate = rung.network(truth, widths, molecules)
     worst = 0.0
     try:
