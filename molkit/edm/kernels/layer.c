@@ -8,8 +8,9 @@
  * MOVE:    length = g.m, or range tanh(g.m) when bounded;
  *          out = x + s sum of (x[receiver] - x[sender]) length / (sqrt(d + 1e-8) + norm_constant)   [A, 3]
  *
- * The backward pass computes z1 again; it finds z2 where the forward pass left it. Edges are taken TILE at a time, so that what belongs to a tile stays in
- * the cache. Any order of edges is right. F is a multiple of 16, at most MAX_WIDTH.
+ * The backward pass computes z1 again; it finds z2 where the forward pass left it. Edges are taken TILE at a time, so
+ * that what belongs to a tile stays in the cache. Any order of edges is right; sorted by receiver is fastest. F is a
+ * multiple of 16, at most MAX_WIDTH.
  *
  * This file includes itself once per instruction set; the caller asks layer_level() which of them the CPU has.
  * Built with: cc -O3 -fPIC -shared. All arrays are float32, row-major and without gaps; indices are int64.
@@ -23,7 +24,8 @@
 
 enum { MESSAGE = 0, MOVE = 1 };
 enum { OK = 0, NO_MEMORY = 1, BAD_INDEX = 2, BAD_CALL = 3 };
-enum { MAX_WIDTH = 512, TILE = 48, ROWS = 6, CHUNK = 96 }; /* ROWS is even and divides TILE; so does 16 */
+enum { MAX_WIDTH = 512, TILE = 48, ROWS = 6, CHUNK = 96, PAD = 16 }; /* ROWS is even and divides TILE; so does 16 */
+/* Rows of a tile are F + PAD apart: with a power of two many rows would share few lines of the cache. */
 
 typedef struct {
     const float *first_weight, *first_bias; /* [R, S, w] [F, 2F + 2], b1 [F] */
@@ -45,7 +47,7 @@ typedef struct {
     parameters p;
     float *out;
     float *saved; /* MESSAGE: [A, 5F]; MOVE: [A, 2F]; written forward, read backward */
-    void *kept;   /* z2 [E, F] in the type of the edge products, written forward and read backward; forward NULL: not kept */
+    void *kept;   /* z2 [E, F] in the type of the factors, written forward (unless NULL) and read backward */
     /* backward only */
     const float *grad_out;
     float *grad_features, *grad_positions, *grad_first_squared; /* the last may be NULL */
@@ -235,8 +237,8 @@ INLINE void N(put)(operand *rows, operand *pairs, int64_t width, int64_t r, int6
         _mm256_storeu_si256((__m256i *)(rows + (r + 1) * width + k), _mm512_extracti64x4_epi64(both, 1));
     }
     if (!pairs) return;
-    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
-                                           5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                                           21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     _mm512_storeu_si512(pairs + r * width + 2 * k, _mm512_permutexvar_epi16(order, both));
 }
 INLINE void N(keep)(operand *p, vf v) { _mm256_storeu_si256((__m256i *)p, (__m256i)_mm512_cvtneps_pbh((__m512)v)); }
@@ -451,7 +453,7 @@ typedef struct {
 } N(state);
 
 static int N(prepare)(const layer_call *c, N(state) * s) {
-    const size_t width = c->width, tile = TILE * width, square = width * width, atoms = c->num_atoms * width;
+    const size_t width = c->width, tile = TILE * (width + PAD), square = width * width, atoms = c->num_atoms * width;
     float *next = scratch_of(sizeof(float) * (7 * tile + 3 * square + 9 * atoms + 4 * width) + sizeof(N(state)));
     if (!next) return NO_MEMORY;
     s->hidden = (operand *)next, next += tile;
@@ -524,25 +526,25 @@ INLINE vf N(first_sum)(const layer_call *c, const N(state) * s, int64_t r, int64
 
 /* silu(z1) of the tile, and its slope for the backward pass. */
 STAGE void N(hidden_stage)(const layer_call *c, N(state) * s, const int backward) {
-    const int64_t width = c->width;
+    const int64_t width = c->width, pitch = width + PAD;
     for (int64_t r = 0; r < s->padded; r += 2)
         for (int64_t k = 0; k < width; k += LANES) {
             vf slope_a, slope_b;
             const vf a = N(silu)(N(first_sum)(c, s, r, k), &slope_a);
             const vf b = N(silu)(N(first_sum)(c, s, r + 1, k), &slope_b);
-            N(put)(s->hidden, backward ? s->hidden_pairs : NULL, width, r, k, a, b);
+            N(put)(s->hidden, backward ? s->hidden_pairs : NULL, pitch, r, k, a, b);
             if (!backward) continue;
-            N(store)(s->hidden_slope + r * width + k, slope_a);
-            N(store)(s->hidden_slope + (r + 1) * width + k, slope_b);
+            N(store)(s->hidden_slope + r * pitch + k, slope_a);
+            N(store)(s->hidden_slope + (r + 1) * pitch + k, slope_b);
         }
 }
 
 /* m of the tile in place of z2, with g.m in `pull`. */
 STAGE void N(message_stage)(const layer_call *c, N(state) * s) {
-    const int64_t width = c->width;
+    const int64_t width = c->width, pitch = width + PAD;
     const float *head = c->p.head;
     for (int64_t r = 0; r < s->rows; r++) {
-        float *m = s->message + r * width;
+        float *m = s->message + r * pitch;
         operand *kept = c->kept ? (operand *)c->kept + (s->first + r) * width : NULL;
         vf head_dot = (vf){};
         for (int64_t k = 0; k < width; k += LANES) {
@@ -557,11 +559,11 @@ STAGE void N(message_stage)(const layer_call *c, N(state) * s) {
 
 /* From the z2 that was kept: m and its slope, g.m in `pull` and grad_pooled.m in `gate`. */
 STAGE void N(message_again)(const layer_call *c, N(state) * s) {
-    const int64_t width = c->width;
+    const int64_t width = c->width, pitch = width + PAD;
     const float *head = c->p.head;
     const int pooled = c->kind == MESSAGE;
     for (int64_t r = 0; r < s->padded; r++) {
-        float *m = s->message + r * width, *slope = s->message_slope + r * width;
+        float *m = s->message + r * pitch, *slope = s->message_slope + r * pitch;
         const float *u = pooled ? s->grad_pooled + s->receiver[r] * 2 * width : NULL;
         const operand *kept = (operand *)c->kept + (s->first + (r < s->rows ? r : s->rows - 1)) * width;
         vf head_dot = (vf){}, grad_dot = (vf){};
@@ -587,8 +589,8 @@ static void N(gate_stage)(const layer_call *c, N(state) * s) {
 INLINE void N(pair_forward)(const layer_call *c, N(state) * s, int64_t first) {
     N(take_tile)(c, s, first);
     N(hidden_stage)(c, s, 0);
-    N(product)((N(matrix)){s->hidden, c->width}, s->edge_panels, c->width, c->width, c->p.bias, 0, s->message, c->width,
-               s->padded);
+    N(product)((N(matrix)){s->hidden, c->width + PAD}, s->edge_panels, c->width, c->width, c->p.bias, 0, s->message,
+               c->width + PAD, s->padded);
     N(message_stage)(c, s);
 }
 
@@ -610,7 +612,7 @@ static void N(message_forward)(const layer_call *c, N(state) * s) {
             for (int64_t k = 0; k < width; k += LANES) {
                 vf total = (vf){};
                 for (int64_t r = s->run[n]; r < s->run[n + 1]; r++)
-                    total += s->gate[r] * N(load)(s->message + r * width + k);
+                    total += s->gate[r] * N(load)(s->message + r * (width + PAD) + k);
                 N(store)(pooled + k, N(load)(pooled + k) + c->inverse_scale[i] * total);
             }
         }
@@ -708,7 +710,7 @@ static void N(step_backward)(const layer_call *c, N(state) * s) {
 
 /* dL/dz2 of the tile, and its sums: the gradients of b2 and g. */
 STAGE void N(second_backward)(const layer_call *c, N(state) * s, const int pooled) {
-    const int64_t width = c->width;
+    const int64_t width = c->width, pitch = width + PAD;
     for (int64_t k = 0; k < width; k += LANES) {
         const vf head = c->p.head ? N(load)(c->p.head + k) : (vf){};
         vf bias_sum = (vf){}, head_sum = (vf){};
@@ -716,7 +718,7 @@ STAGE void N(second_backward)(const layer_call *c, N(state) * s, const int poole
             vf g[2];
 #pragma GCC unroll 2
             for (int q = 0; q < 2; q++) {
-                const int64_t at = (r + q) * width + k;
+                const int64_t at = (r + q) * pitch + k;
                 const vf pull = N(all)(s->pull[r + q]);
                 g[q] = pull * head;
                 if (pooled) g[q] += s->gate[r + q] * N(load)(s->grad_pooled + s->receiver[r + q] * 2 * width + k);
@@ -724,7 +726,7 @@ STAGE void N(second_backward)(const layer_call *c, N(state) * s, const int poole
                 bias_sum += g[q];
                 head_sum += pull * N(load)(s->message + at);
             }
-            N(put)(s->grad, s->grad_pairs, width, r, k, g[0], g[1]);
+            N(put)(s->grad, s->grad_pairs, pitch, r, k, g[0], g[1]);
         }
         N(store)(c->g.bias + k, N(load)(c->g.bias + k) + bias_sum);
         if (c->p.head) N(store)(c->g.head + k, N(load)(c->g.head + k) + head_sum);
@@ -733,7 +735,7 @@ STAGE void N(second_backward)(const layer_call *c, N(state) * s, const int poole
 
 /* From dL/dsilu(z1) in `message` to the gradients of the atom parts, of w (transposed, [2, F]) and of d and d0. */
 STAGE void N(first_backward)(const layer_call *c, N(state) * s, float *grad_edge_weight) {
-    const int64_t width = c->width;
+    const int64_t width = c->width, pitch = width + PAD;
     const float *w = s->edge_weight;
     for (int64_t k = 0; k < width; k += LANES) {
         vf sum_x = (vf){}, sum_y = (vf){};
@@ -741,8 +743,8 @@ STAGE void N(first_backward)(const layer_call *c, N(state) * s, float *grad_edge
             float *p = s->grad_parts + s->receiver[s->run[n]] * 2 * width + k;
             vf total = (vf){};
             for (int64_t r = s->run[n]; r < s->run[n + 1]; r++) {
-                float *q = s->grad_parts + (s->sender[r] * 2 + 1) * width + k, *at = s->message + r * width + k;
-                const vf g = N(load)(at) * N(load)(s->hidden_slope + r * width + k);
+                float *q = s->grad_parts + (s->sender[r] * 2 + 1) * width + k, *at = s->message + r * pitch + k;
+                const vf g = N(load)(at) * N(load)(s->hidden_slope + r * pitch + k);
                 N(store)(at, g);
                 N(store)(q, N(load)(q) + g);
                 total += g;
@@ -756,13 +758,13 @@ STAGE void N(first_backward)(const layer_call *c, N(state) * s, float *grad_edge
     }
     for (int64_t r = 0; r < s->rows; r++) {
         vf x = (vf){};
-        for (int64_t k = 0; k < width; k += LANES) x += N(load)(s->message + r * width + k) * N(load)(w + k);
+        for (int64_t k = 0; k < width; k += LANES) x += N(load)(s->message + r * pitch + k) * N(load)(w + k);
         s->grad_squared[r] += N(sum)(x);
     }
     if (!c->grad_first_squared) return;
     for (int64_t r = 0; r < s->rows; r++) {
         vf y = (vf){};
-        for (int64_t k = 0; k < width; k += LANES) y += N(load)(s->message + r * width + k) * N(load)(w + width + k);
+        for (int64_t k = 0; k < width; k += LANES) y += N(load)(s->message + r * pitch + k) * N(load)(w + width + k);
         c->grad_first_squared[s->first + r] = N(sum)(y);
     }
 }
@@ -788,7 +790,7 @@ STAGE void N(position_gradient)(const layer_call *c, const N(state) * s) {
 
 /* The pair network on all edges, and the layers in front of it; adds to grad_features and grad_positions. */
 static void N(pair_backward)(const layer_call *c, N(state) * s) {
-    const int64_t width = c->width, atoms = c->num_atoms, by = 2 * width + 2;
+    const int64_t width = c->width, pitch = width + PAD, atoms = c->num_atoms, by = 2 * width + 2;
     const int pooled = c->kind == MESSAGE;
     float grad_edge_weight[2 * MAX_WIDTH];
     memset(grad_edge_weight, 0, sizeof grad_edge_weight);
@@ -810,9 +812,9 @@ static void N(pair_backward)(const layer_call *c, N(state) * s) {
             N(step_backward)(c, s);
             N(second_backward)(c, s, 0);
         }
-        N(outer_product)((N(matrix)){s->grad_pairs, width}, (N(matrix)){s->hidden_pairs, width}, width, width,
+        N(outer_product)((N(matrix)){s->grad_pairs, pitch}, (N(matrix)){s->hidden_pairs, pitch}, width, width,
                          s->padded, c->g.weight, width);
-        N(product)((N(matrix)){s->grad, width}, s->edge_panels, width, width, NULL, 0, s->message, width, s->padded);
+        N(product)((N(matrix)){s->grad, pitch}, s->edge_panels, width, width, NULL, 0, s->message, pitch, s->padded);
         N(first_backward)(c, s, grad_edge_weight);
         N(position_gradient)(c, s);
     }
@@ -845,8 +847,8 @@ static void N(update_backward)(const layer_call *c, N(state) * s) {
                        width);
     N(column_sums)(c->grad_out, width, atoms, width, c->g.last_bias);
     N(pack)(c->p.last_weight, width, 1, width, width, s->panels);
-    N(product)(N(as_factor)(c->grad_out, width, atoms, width, 0, s->left), s->panels, width, width, NULL, 0, grad, width,
-               atoms);
+    N(product)(N(as_factor)(c->grad_out, width, atoms, width, 0, s->left), s->panels, width, width, NULL, 0, grad,
+               width, atoms);
     for (int64_t k = 0; k < atoms * width; k += LANES) N(store)(grad + k, N(load)(grad + k) * N(load)(slope + k));
     N(weight_gradient)(grad, width, width, inputs, 2 * width, 2 * width, atoms, s->left, s->right, c->g.update_weight,
                        2 * width);
