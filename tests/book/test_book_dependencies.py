@@ -24,7 +24,8 @@ def loaded_files(code: str, root: Path) -> set[Path]:
     done = subprocess.run(
         [sys.executable, "-c", code + LOADED], cwd=root, capture_output=True, text=True, check=True, timeout=120
     )
-    files = {Path(file).resolve() for file in json.loads(done.stdout.splitlines()[-1])}
+    named = {Path(file).resolve() for file in json.loads(done.stdout.splitlines()[-1])}
+    files = {file for file in named if file.is_file()}  # torch has made-up modules with names like "_ops.py"
     return {file for file in files if file.is_relative_to(root) and ".venv" not in file.parts}
 
 
