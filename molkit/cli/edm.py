@@ -20,6 +20,7 @@ FORMATS = (".xyz", ".sdf", ".npz")
 @click.option("--num-atoms", type=click.IntRange(min=1), help="Only molecules of this size.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Processes.")
+@click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
 @click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Folder for finished chunks (resume).")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help=".xyz, .sdf or .npz.")
 def sample(
@@ -29,6 +30,7 @@ def sample(
     num_atoms: int | None,
     seed: int,
     workers: int,
+    device: str,
     keep: Path | None,
     out: Path,
 ) -> None:
@@ -39,6 +41,7 @@ def sample(
     from molkit.errors import InvalidInput
     from molkit.processes import process_pool
 
+    require_device(device, workers)
     if out.suffix not in FORMATS:
         raise InvalidInput(f"{out}: the name must end in {', '.join(FORMATS)}")
     if not out.parent.is_dir():
@@ -55,12 +58,27 @@ def sample(
             num_calls=calls,
             num_atoms=num_atoms,
             folder=keep,
+            device=device,
             executor=executor,
             progress=True,
         )
     _write(out, molecules)
     lost = count - len(molecules)
     click.echo(f"{out}: {len(molecules)} molecules" + (f", {lost} chains failed and were left out" if lost else ""))
+
+
+def require_device(device: str, workers: int) -> None:
+    """Refuse a GPU that is not there, and several processes on one."""
+    if device == "cpu":
+        return
+    import torch
+
+    from molkit.errors import InvalidInput
+
+    if not torch.cuda.is_available():
+        raise InvalidInput("device cuda was asked for, but PyTorch sees no GPU here; use --device cpu")
+    if workers > 1:
+        raise InvalidInput(f"one process feeds the GPU; leave --workers at 1, got {workers}")
 
 
 def _write(out: Path, molecules: PackedMolecules) -> None:

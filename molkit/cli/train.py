@@ -64,9 +64,10 @@ def train(
 def publish(run: Path, name: str, samples: Path | None, sample_calls: int | None, sample_seed: int | None) -> None:
     """Write the weights of RUN to data/weights/NAME, in half precision, with curve, facts and samples."""
     from molkit.edm.publish import publish as publish_run
-    from molkit.studies.edm_card import write_card
 
     folder = publish_run(run, name, samples=samples, sample_calls=sample_calls, sample_seed=sample_seed)
     if (folder / "samples.npz").is_file():
+        from molkit.studies.edm_card import write_card  # needs RDKit; a bare training machine publishes without it
+
         click.echo(f"{write_card(folder)}: scored and written")
     click.echo(f"{folder}: {sum(path.stat().st_size for path in folder.iterdir()) / 2**20:.2f} MiB")

@@ -1,6 +1,6 @@
 """Many samples in chunks that follow from the seed: interrupted, resumed or spread over processes, always the same."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +14,10 @@ from molkit.edm.model import Edm, load
 from molkit.edm.sampling import sample
 from molkit.errors import InvalidInput
 from molkit.molecule import PackedMolecules
-from molkit.rng import generator_from
+from molkit.rng import fork, generator_from
 
 CHUNK = 250  # molecules per task; part of the definition of a seed
+GPU_CHUNKS = 16  # chunks drawn in one batch of chains on a GPU
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class SampleTask:
     num_calls: int | None
     num_atoms: int | None
     folder: str | None
+    device: str = "cpu"
 
     @property
     def path(self) -> Path | None:
@@ -40,26 +42,37 @@ class SampleTask:
         return None if self.folder is None else Path(self.folder) / name
 
 
-def draw_chunk(edm: Edm, task: SampleTask) -> PackedMolecules:
-    """The molecules of one chunk; sizes and noise follow from (seed, chunk). Failed chains are left out."""
-    generator = generator_from("sample", task.seed, task.chunk)
-    sizes = edm.draw_sizes(task.count, generator=generator)
-    if task.num_atoms is not None:
-        sizes = torch.full_like(sizes, task.num_atoms)
-    return sample(edm, sizes, generator=generator, num_calls=task.num_calls).molecules
+def draw_chunks(edm: Edm, tasks: Sequence[SampleTask]) -> list[PackedMolecules]:
+    """The molecules of each chunk, drawn together; sizes and noise follow from (seed, chunk) alone.
+
+    Failed chains are left out.
+    """
+    sizes, generators = [], []
+    for task in tasks:
+        generator = generator_from("sample", task.seed, task.chunk)
+        drawn = edm.draw_sizes(task.count, generator=generator)
+        sizes.append(drawn if task.num_atoms is None else torch.full_like(drawn, task.num_atoms))
+        generators += fork(generator, task.count)
+    result = sample(edm, torch.cat(sizes), generator=generators, num_calls=tasks[0].num_calls)
+    chunk_of_row = np.repeat(np.arange(len(tasks)), [task.count for task in tasks])
+    chunk_of_molecule = np.delete(chunk_of_row, list(result.failed))
+    return [result.molecules.select(chunk_of_molecule == k) for k in range(len(tasks))]
 
 
-def run_task(task: SampleTask) -> tuple[int, PackedMolecules]:
-    """One chunk in a process of its own: read it if it is there, else draw it and write its file."""
-    path = task.path
-    if path is not None and path.is_file():
-        return task.chunk, read_packed(path)
-    torch.set_num_threads(1)
-    molecules = draw_chunk(load(task.weights), task)
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_packed(path, molecules)
-    return task.chunk, molecules
+def run_tasks(tasks: Sequence[SampleTask]) -> list[tuple[int, PackedMolecules]]:
+    """Chunks of one group: read those that are there, draw the others together, each into a file of its own."""
+    done = {task.chunk: read_packed(task.path) for task in tasks if task.path is not None and task.path.is_file()}
+    missing = [task for task in tasks if task.chunk not in done]
+    if missing:
+        if missing[0].device == "cpu":
+            torch.set_num_threads(1)
+        drawn = draw_chunks(load(missing[0].weights, device=missing[0].device), missing)
+        for task, molecules in zip(missing, drawn, strict=True):
+            done[task.chunk] = molecules
+            if task.path is not None:
+                task.path.parent.mkdir(parents=True, exist_ok=True)
+                write_packed(task.path, molecules)
+    return sorted(done.items())
 
 
 def sample_many(
@@ -70,35 +83,41 @@ def sample_many(
     num_calls: int | None = None,
     num_atoms: int | None = None,
     folder: Path | None = None,
+    device: str = "cpu",
     executor: Executor | None = None,
     progress: bool = False,
 ) -> PackedMolecules:
     """`count` molecules of published weights or a run folder, the same for any executor; fewer if chains failed.
 
-    With `folder` every finished chunk is kept there and not drawn again. Raises InvalidInput for count < 1.
+    On a GPU many chunks are drawn together, to fill it. With `folder` every finished chunk is kept there and not drawn
+    again. Raises InvalidInput for count < 1.
     """
     if count < 1:
         raise InvalidInput(f"count must be at least 1, got {count}")
     place = None if folder is None else str(folder)
     starts = range(0, count, CHUNK)
     tasks = [
-        SampleTask(str(weights), k, min(CHUNK, count - start), seed, num_calls, num_atoms, place)
+        SampleTask(str(weights), k, min(CHUNK, count - start), seed, num_calls, num_atoms, place, device)
         for k, start in enumerate(starts)
     ]
     parts: dict[int, PackedMolecules] = {}
     with tqdm(total=count, disable=not progress, unit="molecule") as bar:
-        for chunk, molecules in _finished(tasks, executor):
+        for chunk, molecules in _finished(tasks, executor, together=1 if device == "cpu" else GPU_CHUNKS):
             parts[chunk] = molecules
             bar.update(tasks[chunk].count)
     return join(parts[k] for k in range(len(tasks)))
 
 
-def _finished(tasks: list[SampleTask], executor: Executor | None) -> Iterator[tuple[int, PackedMolecules]]:
+def _finished(
+    tasks: list[SampleTask], executor: Executor | None, *, together: int
+) -> Iterator[tuple[int, PackedMolecules]]:
+    groups = [tasks[first : first + together] for first in range(0, len(tasks), together)]
     if executor is None:
-        yield from map(run_task, tasks)
+        for group in groups:
+            yield from run_tasks(group)
         return
-    for future in as_completed([executor.submit(run_task, task) for task in tasks]):
-        yield future.result()
+    for future in as_completed([executor.submit(run_tasks, group) for group in groups]):
+        yield from future.result()
 
 
 def join(parts: Iterable[PackedMolecules]) -> PackedMolecules:

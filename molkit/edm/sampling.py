@@ -152,7 +152,7 @@ def sample(
     edm: Edm,
     num_atoms: Tensor,
     *,
-    generator: torch.Generator,
+    generator: torch.Generator | Sequence[torch.Generator],
     num_calls: int | None = None,
     keep_frames: int = 0,
     ending: Literal["sample", "mean"] = "sample",
@@ -161,6 +161,7 @@ def sample(
 ) -> SampleResult:
     """One molecule for each entry of num_atoms [B], from noise; num_calls network calls (default T + 1).
 
+    `generator` is forked into one for each molecule, unless one for each is given.
     keep_frames keeps that many frames evenly over the chain (and the noise it starts from). Source: EDM, sampling
     algorithm; fewer calls stride the steps evenly. Raises InvalidInput for sizes below 1 or a wrong num_calls.
     """
@@ -207,7 +208,7 @@ def _sample_batches(
     start: State | None,
     num_atoms: Tensor,
     steps: list[int],
-    generator: torch.Generator,
+    generator: torch.Generator | Sequence[torch.Generator],
     ending: Literal["sample", "mean"],
     keep_frames: int,
     pair_budget: int | None,
@@ -216,7 +217,7 @@ def _sample_batches(
     """Chains in batches of similar size, put back into the order of num_atoms."""
     if pair_budget is None:
         pair_budget = GPU_PAIR_BUDGET if edm.device.type == "cuda" else PAIR_BUDGET
-    generators = fork(generator, len(num_atoms))
+    generators = fork(generator, len(num_atoms)) if isinstance(generator, torch.Generator) else generator
     order = torch.argsort(num_atoms, stable=True)
     ends = num_atoms.cumsum(0)
     kept = {steps[round(k * (len(steps) - 1) / keep_frames)] for k in range(keep_frames + 1)} if keep_frames else set()

@@ -53,6 +53,7 @@ def test_sample_of_one_size_has_that_size(weights, tmp_path):
         (["--out", "a.txt"], (".xyz, .sdf, .npz",)),
         (["--out", "nowhere/a.xyz"], ("nowhere", "does not exist")),
         (["--num-atoms", "28", "--out", "a.xyz"], ("28 atoms", "histogram")),
+        (["--device", "cuda", "--out", "a.xyz"], ("no GPU",)),
         (["--calls", "5000", "--out", "a.xyz"], ("network calls", "5000")),
     ],
 )

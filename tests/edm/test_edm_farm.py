@@ -5,7 +5,7 @@ import pytest
 from edm_toys import tiny_config
 
 from molkit.edm import farm
-from molkit.edm.model import build, save
+from molkit.edm.model import build, load, save
 from molkit.errors import InvalidInput
 from molkit.processes import process_pool
 
@@ -34,9 +34,18 @@ def test_two_processes_draw_the_molecules_that_one_draws(weights):
 def test_finished_chunks_are_read_not_drawn_again(weights, tmp_path, monkeypatch):
     first = draw(weights, folder=tmp_path / "chunks")
     assert len(list((tmp_path / "chunks").glob("*.npz"))) == 2
-    monkeypatch.setattr(farm, "draw_chunk", lambda *_: pytest.fail("a finished chunk was drawn again"))
+    monkeypatch.setattr(farm, "draw_chunks", lambda *_: pytest.fail("a finished chunk was drawn again"))
     again = draw(weights, folder=tmp_path / "chunks")
     np.testing.assert_allclose(first.positions, again.positions, atol=3e-4)  # packed at 2.5e-4 angstrom
+
+
+def test_chunks_drawn_together_are_those_drawn_alone(weights):
+    tasks = [farm.SampleTask(str(weights), k, 4, 5, 4, None, None) for k in range(2)]
+    together = farm.draw_chunks(load(weights), tasks)
+    for task, molecules in zip(tasks, together, strict=True):
+        alone = farm.draw_chunks(load(weights), [task])[0]
+        assert np.array_equal(alone.atomic_numbers, molecules.atomic_numbers)
+        np.testing.assert_allclose(alone.positions, molecules.positions, atol=1e-4)
 
 
 def test_another_seed_gives_other_molecules(weights):
