@@ -11,6 +11,7 @@ import click
 @click.option("--time-budget", type=click.FloatRange(min=1.0), help="Seconds after which the run saves and stops.")
 @click.option("--total-steps", type=click.IntRange(min=1), help="Length of the schedule; default: from the budget.")
 @click.option("--resume", is_flag=True, help="Continue the run in --out.")
+@click.option("--from", "start_from", metavar="WEIGHTS", help="Begin a new run with these weights (name or folder).")
 @click.option("--limit", type=click.IntRange(min=1), help="Train on this many molecules only.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1), help="CPU threads a process.")
@@ -22,6 +23,7 @@ def train(
     total_steps: int | None,
     resume: bool,
     limit: int | None,
+    start_from: str | None,
     device: str,
     threads: int,
     quiet: bool,
@@ -45,6 +47,7 @@ def train(
         total_steps=total_steps,
         resume=resume,
         limit=limit,
+        start_from=start_from,
         device=device,
         progress_bar=not quiet,
     )

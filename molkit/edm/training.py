@@ -16,8 +16,9 @@ from molkit.edm.dense import Planner
 from molkit.edm.diffusion import simple_loss
 from molkit.edm.engine import accelerate
 from molkit.edm.features import State, encode
-from molkit.edm.model import Edm, build, save
+from molkit.edm.model import Edm, build, load, resolve, save
 from molkit.edm.network import EdmNetwork
+from molkit.edm.published import training_facts
 from molkit.edm.schedule import log_snr_table
 from molkit.errors import InvalidInput
 from molkit.graphs import Graph, to_device
@@ -163,10 +164,13 @@ def train_recipe(
     total_steps: int | None = None,
     resume: bool = False,
     limit: int | None = None,
+    start_from: str | None = None,
     device: str = "auto",
     progress_bar: bool = True,
 ) -> TrainResult:
     """Train, or continue, the model of a recipe in the run folder `out`; the time budget includes loading the data.
+
+    start_from begins a new run with published weights or those of another run, and a fresh optimiser.
 
     Raises what `read_recipe`, the data loader and the training loop raise.
     """
@@ -177,7 +181,9 @@ def train_recipe(
     fabric = make_fabric(device)
     molecules = load_qm9(split=recipe.data.split, limit=limit, source=recipe.data.source)
     task = EdmTask(recipe.model, molecules, recipe.training, fabric.device)
-    network = engine_for(build(recipe.model, seed=recipe.training.seed).network, recipe.training, fabric.device)
+    fresh = build(recipe.model, seed=recipe.training.seed).network
+    earlier_passes = 0 if start_from is None else take_weights(fresh, recipe.model, start_from)
+    network = engine_for(fresh, recipe.training, fabric.device)
     task.planner = getattr(network, "planner", None)
     return train(
         task,
@@ -188,5 +194,18 @@ def train_recipe(
         time_budget=None if time_budget is None else max(0.01, time_budget - (time.monotonic() - started)),
         resume=resume,
         total_steps=total_steps,
+        started_from=start_from,
+        earlier_passes=earlier_passes,
         progress_bar=progress_bar,
     )
+
+
+def take_weights(network: EdmNetwork, config: EdmConfig, source: str) -> int:
+    """Copy the weights of published weights or a run into the network; returns the molecule passes they had seen.
+
+    Raises DataNotFound, or InvalidInput when they belong to another model.
+    """
+    folder = resolve(source)
+    check_same_model(folder, config)
+    network.load_state_dict(load(folder, fast=False).network.state_dict())
+    return training_facts(folder).passes if (folder / "training.json").is_file() else 0

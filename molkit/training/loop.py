@@ -250,13 +250,16 @@ def train(
     time_budget: float | None = None,
     resume: bool = False,
     total_steps: int | None = None,
+    started_from: str | None = None,
+    earlier_passes: int = 0,
     on_step: Callable[[int], None] | None = None,
     progress_bar: bool = True,
 ) -> TrainResult:
     """Train until total_steps or the time budget (seconds), whichever comes first; the run folder stays resumable.
 
     resume continues the run in `out`, or starts one where there is none (so that every slice of a long run can be the
-    same command).
+    same command). started_from names the weights a new run begins with, earlier_passes what they had seen; both are
+    recorded, and passes are counted on.
 
     Raises InvalidInput when `out` already holds a run and resume is false, RunError when a step is not finite.
     """
@@ -269,21 +272,27 @@ def train(
             trainer.restore()
             if fabric.is_global_zero:
                 run_folder.keep_lines_until(out / "metrics.jsonl", trainer.progress.step)
-        elif resume:
-            log.warning("%s: no run to continue there, starting one", out)
+        else:
+            trainer.progress.passes = earlier_passes
+            if resume:
+                log.warning("%s: no run to continue there, starting one", out)
         if total_steps is not None:
             trainer.progress.total_steps = total_steps
-        _write_header(trainer, config, resumed=has_run, time_budget=time_budget)
+        _write_header(trainer, config, resumed=has_run, time_budget=time_budget, started_from=started_from)
         return _run(trainer, time_budget, on_step, progress_bar and fabric.is_global_zero)
 
 
-def _write_header(trainer: Trainer, config: TrainConfig, *, resumed: bool, time_budget: float | None) -> None:
+def _write_header(
+    trainer: Trainer, config: TrainConfig, *, resumed: bool, time_budget: float | None, started_from: str | None
+) -> None:
     """training.yaml at the start of a run, and one provenance line a session."""
     if not trainer.fabric.is_global_zero:
         return
     write_yaml(trainer.out / "training.yaml", asdict(config))
     record = run_folder.provenance(
         resumed=resumed,
+        started_from=started_from,
+        passes=trainer.progress.passes,
         step=trainer.progress.step,
         total_steps=trainer.progress.total_steps,
         time_budget=time_budget,

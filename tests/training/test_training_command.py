@@ -50,6 +50,21 @@ def test_a_run_is_continued_to_a_later_end(recipe, tmp_path, capsys):
     assert [json.loads(line)["step"] for line in sessions] == [0, 3]
 
 
+def test_a_new_run_begins_with_given_weights_and_says_so(recipe, tmp_path):
+    assert train(recipe, tmp_path / "first") == 0
+    assert train(recipe, tmp_path / "second", "--from", str(tmp_path / "first"), "--total-steps", "1") == 0
+    first, second = (load(tmp_path / name, fast=False).network.state_dict() for name in ("first", "second"))
+    assert max(float((first[name] - second[name]).abs().max()) for name in first) < 1e-3
+    record = json.loads((tmp_path / "second/provenance.jsonl").read_text().splitlines()[0])
+    assert record["started_from"] == str(tmp_path / "first")
+
+
+def test_weights_of_another_model_are_refused_as_a_start(recipe, tmp_path, capsys):
+    assert train(recipe, tmp_path / "run", "--from", "edm_qm9") == 2
+    assert "another model" in error_line(capsys)
+    assert not (tmp_path / "run").exists()
+
+
 def test_recipes_that_come_with_the_package_are_found_by_name(capsys, tmp_path):
     from molkit.edm.training import RECIPES, read_recipe
 
