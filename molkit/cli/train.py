@@ -64,11 +64,26 @@ def train(
 @click.option("--samples", type=click.Path(path_type=Path), help="A packed .npz of samples to keep with the weights.")
 @click.option("--sample-calls", type=click.IntRange(min=2), help="Network calls behind each of these samples.")
 @click.option("--sample-seed", type=int, help="Their seed.")
-def publish(run: Path, name: str, samples: Path | None, sample_calls: int | None, sample_seed: int | None) -> None:
+@click.option("--sample-count", type=click.IntRange(min=1), help="How many were asked for, failed chains included.")
+def publish(
+    run: Path,
+    name: str,
+    samples: Path | None,
+    sample_calls: int | None,
+    sample_seed: int | None,
+    sample_count: int | None,
+) -> None:
     """Write the weights of RUN to data/weights/NAME, in half precision, with curve, facts and samples."""
     from molkit.edm.publish import publish as publish_run
 
-    folder = publish_run(run, name, samples=samples, sample_calls=sample_calls, sample_seed=sample_seed)
+    folder = publish_run(
+        run,
+        name,
+        samples=samples,
+        sample_calls=sample_calls,
+        sample_seed=sample_seed,
+        samples_requested=sample_count,
+    )
     if (folder / "samples.npz").is_file():
         from molkit.studies.edm_card import write_card  # needs RDKit; a bare training machine publishes without it
 

@@ -21,6 +21,7 @@ def publish(
     samples: Path | None = None,
     sample_calls: int | None = None,
     sample_seed: int | None = None,
+    samples_requested: int | None = None,
     root: Path = WEIGHTS_ROOT,
 ) -> Path:
     """Write the averaged weights of `run` to root/name with all that a page needs; returns the folder.
@@ -34,7 +35,7 @@ def publish(
         raise DataNotFound(f"{samples}: no such file")
     edm = load(run, fast=False)
     _, numbers = load_state(run)
-    facts = _facts(run, numbers, sample_calls=sample_calls, sample_seed=sample_seed)
+    facts = _facts(run, numbers, sample_calls=sample_calls, sample_seed=sample_seed, requested=samples_requested)
     folder = root / name
     save(edm, folder, half=True, metadata={"step": facts.step, "passes": facts.passes})
     _copy_thinned(run / "metrics.jsonl", folder / "metrics.jsonl")
@@ -49,7 +50,9 @@ def publish(
     return folder
 
 
-def _facts(run: Path, numbers: dict, *, sample_calls: int | None, sample_seed: int | None) -> TrainingFacts:
+def _facts(
+    run: Path, numbers: dict, *, sample_calls: int | None, sample_seed: int | None, requested: int | None
+) -> TrainingFacts:
     last = json.loads((run / "provenance.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     return TrainingFacts(
         step=numbers["step"],
@@ -60,6 +63,7 @@ def _facts(run: Path, numbers: dict, *, sample_calls: int | None, sample_seed: i
         device=f"{last['device']} ({last['processor']})",
         sample_calls=sample_calls,
         sample_seed=sample_seed,
+        samples_requested=requested,
     )
 
 

@@ -23,6 +23,7 @@ class TrainingFacts:
     device: str
     sample_calls: int | None  # network calls behind the stored samples
     sample_seed: int | None
+    samples_requested: int | None = None  # chains that did not stay finite are missing among the stored samples
 
 
 def training_facts(weights: str | Path) -> TrainingFacts:

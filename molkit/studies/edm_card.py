@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from molkit.edm.model import load, resolve
-from molkit.edm.published import learning_curve, stored_samples, training_facts
+from molkit.edm.published import TrainingFacts, learning_curve, stored_samples, training_facts
 from molkit.metrics.score import Score
 from molkit.metrics.statistics import Interval
 from molkit.studies.edm_evaluation import NllResult, nll_on_test, score, score_data
@@ -68,9 +68,18 @@ def _figures(weights: str | Path, ours: Score, data: Score, nll: NllResult) -> s
     lines += [
         "",
         f"95 % intervals in brackets. The bound: {len(nll.num_atoms):,} molecules of the test split, "
-        f"steps drawn for each: {nll.draws}, more often where the bound is paid.",
+        f"steps drawn for each: {nll.draws}, more often where the bound is paid. "
+        f"{_failed(facts, ours.num_molecules)}",
     ]
     return "\n".join(lines)
+
+
+def _failed(facts: TrainingFacts, kept: int) -> str:
+    """What became of chains that are not among the stored samples."""
+    if facts.samples_requested is None:
+        return "How many chains were asked for was not noted."
+    lost = facts.samples_requested - kept
+    return f"Of {facts.samples_requested:,} chains {lost} did not stay finite and are not counted above."
 
 
 def _cell(share: Interval | None) -> str:

@@ -151,7 +151,7 @@ def stability_table(weights: str, live: LiveSamples, *, num_data: int | None, se
         started = perf_counter()
         timed.append((scorer(), perf_counter() - started))
     (data, data_seconds), (gschnet, gschnet_seconds), (ours, ours_seconds) = timed
-    kept = f"stored samples, {facts.sample_calls} network calls each"
+    kept = f"stored samples, {facts.sample_calls} network calls each{_lost(weights, facts)}"
     rows = (
         TableRow("EDM, published", None, {"atoms": 98.7, "molecules": 82.0, "valid": 91.9, "unique": 90.7}),
         TableRow("QM9, published", None, {"atoms": 99.0, "molecules": 95.2, "valid": 97.7, "unique": 97.7}),
@@ -167,6 +167,12 @@ def stability_table(weights: str, live: LiveSamples, *, num_data: int | None, se
         *_record("edm", ours, basis="trained_here", seconds=ours_seconds, weights=weights, facts=facts, novelty=True),
     ]
     return StabilityTable(rows, model_in_words(weights), tuple(measurements))
+
+
+def _lost(weights: str, facts: TrainingFacts) -> str:
+    """The chains that failed among the stored samples, in words."""
+    lost = (facts.samples_requested or 0) - len(stored_samples(weights))
+    return f"; {lost} of {facts.samples_requested:,} chains failed" if lost > 0 else ""
 
 
 def _some(molecules: PackedMolecules, limit: int | None) -> PackedMolecules:
