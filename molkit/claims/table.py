@@ -107,6 +107,11 @@ def table(selection: str | Sequence[str], measurements: Sequence[Measurement] = 
     return LedgerTable(tuple(ledger_rows(selection)), unsaved)
 
 
+def table_of(measurements: Sequence[Measurement]) -> LedgerTable:
+    """The rows of the claims that were measured just now, in that order."""
+    return table([measurement.claim_id for measurement in measurements], measurements)
+
+
 def count_verdicts(rows: Sequence[Row]) -> dict[str, int]:
     """How many rows have each of the five verdicts, and `stale`: those of them whose result is stale."""
     counts = {word: sum(row.verdict.word == word for row in rows) for word in VERDICTS}

@@ -45,6 +45,12 @@ def stored_samples(weights: str | Path) -> PackedMolecules:
     return read_packed(path)
 
 
+def num_failed_chains(weights: str | Path) -> int:
+    """How many of the chains behind the stored samples did not stay finite (0 where that was not noted)."""
+    requested = training_facts(weights).samples_requested
+    return 0 if requested is None else requested - len(stored_samples(weights))
+
+
 def learning_curve(weights: str | Path) -> list[dict[str, Any]]:
     """The log lines of the training, oldest first. Raises DataNotFound or InvalidInput."""
     path = resolve(weights) / "metrics.jsonl"

@@ -24,6 +24,8 @@ class Score:
     validity: Interval
     valid_and_unique: Interval  # distinct / all; depends on the number of molecules
     novelty: Interval | None  # novel / distinct; None without reference
+    valid_unique_novel: Interval | None  # novel / all; None without reference
+    num_failed: int  # chains that gave no molecule; they count in every denominator, never as a success
     num_not_finite: int
     num_not_perceived: int
     rdkit_version: str
@@ -34,24 +36,34 @@ class Score:
 
 
 def score_molecules(
-    molecules: PackedMolecules, *, rule: StabilityRule = "edm", reference: Collection[str] | None = None
+    molecules: PackedMolecules,
+    *,
+    rule: StabilityRule = "edm",
+    reference: Collection[str] | None = None,
+    num_failed: int = 0,
 ) -> Score:
     """Stability by the given rule, and validity, uniqueness, novelty by bond distances.
+
+    `num_failed` chains that gave no molecule count as molecules of the mean size without a stable atom.
 
     Raises InvalidInput for no molecules or an element the rule does not know (see `scorable`).
     """
     stable = stability(molecules, rule=rule)
     chemical = validity(molecules, reference_smiles=reference, rule="geom" if rule == "geom" else "qm9")
-    count, unique, novel = len(molecules), chemical.num_unique, chemical.num_novel
+    count, unique, novel = len(molecules) + num_failed, chemical.num_unique, chemical.num_novel
+    lost_atoms = np.full(num_failed, round(float(stable.num_atoms.mean())))
+    stable_atoms = np.concatenate([stable.stable_atoms, np.zeros(num_failed, dtype=np.int64)])
     return Score(
         rule=rule,
         num_molecules=count,
         num_atoms=len(molecules.atomic_numbers),
-        atom_stability=ratio_interval(stable.stable_atoms, stable.num_atoms),
+        atom_stability=ratio_interval(stable_atoms, np.concatenate([stable.num_atoms, lost_atoms])),
         molecule_stability=proportion_interval(int(stable.molecule_stable.sum()), count),
         validity=proportion_interval(chemical.num_valid, count),
         valid_and_unique=proportion_interval(unique, count),
         novelty=None if novel is None or not unique else proportion_interval(novel, unique),
+        valid_unique_novel=None if novel is None else proportion_interval(novel, count),
+        num_failed=num_failed,
         num_not_finite=stable.num_not_finite,
         num_not_perceived=stable.num_not_perceived,
         rdkit_version=chemical.rdkit_version,

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from molkit.edm.model import load, resolve
-from molkit.edm.published import TrainingFacts, learning_curve, stored_samples, training_facts
+from molkit.edm.published import TrainingFacts, learning_curve, training_facts
 from molkit.metrics.score import Score
 from molkit.metrics.statistics import Interval
-from molkit.studies.edm_evaluation import NllResult, nll_on_test, score, score_data
+from molkit.studies.edm_evaluation import NllResult, nll_on_test, score_data, score_stored
 from molkit.training.run_folder import write_text
 
 CURVE_ROWS = 12
@@ -18,7 +18,7 @@ def write_card(weights: str | Path, *, nll_molecules: int | None = None, seed: i
     Raises DataNotFound when the weights were published without samples.
     """
     folder = resolve(weights)
-    ours, data = score(stored_samples(weights)), score_data()
+    ours, data = score_stored(weights), score_data()
     nll = nll_on_test(weights, num_molecules=nll_molecules, seed=seed)
     sections = (_model(weights), _figures(weights, ours, data, nll), _curve(weights), _limits())
     write_text(folder / "card.md", "\n\n".join(sections) + "\n")
@@ -69,17 +69,16 @@ def _figures(weights: str | Path, ours: Score, data: Score, nll: NllResult) -> s
         "",
         f"95 % intervals in brackets. The bound: {len(nll.num_atoms):,} molecules of the test split, "
         f"steps drawn for each: {nll.draws}, more often where the bound is paid. "
-        f"{_failed(facts, ours.num_molecules)}",
+        f"{_failed(facts, ours.num_failed)}",
     ]
     return "\n".join(lines)
 
 
-def _failed(facts: TrainingFacts, kept: int) -> str:
+def _failed(facts: TrainingFacts, lost: int) -> str:
     """What became of chains that are not among the stored samples."""
     if facts.samples_requested is None:
         return "How many chains were asked for was not noted."
-    lost = facts.samples_requested - kept
-    return f"Of {facts.samples_requested:,} chains {lost} did not stay finite and are not counted above."
+    return f"Of {facts.samples_requested:,} chains {lost} did not stay finite; they are counted as failures."
 
 
 def _cell(share: Interval | None) -> str:

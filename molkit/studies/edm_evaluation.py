@@ -15,7 +15,7 @@ from molkit.data.reference_smiles import load_reference_smiles
 from molkit.edm import likelihood
 from molkit.edm.likelihood import BoundTerms
 from molkit.edm.model import load
-from molkit.edm.published import stored_samples
+from molkit.edm.published import num_failed_chains, stored_samples
 from molkit.errors import InvalidInput
 from molkit.metrics.score import Score, score_molecules
 from molkit.metrics.statistics import Interval, bootstrap_interval
@@ -33,9 +33,20 @@ class NllResult:
     seconds: float
 
 
-def score(molecules: PackedMolecules) -> Score:
+def score(molecules: PackedMolecules, *, num_failed: int = 0) -> Score:
     """Stability, validity, uniqueness and novelty (against the SMILES of QM9's training molecules)."""
-    return score_molecules(molecules, reference=load_reference_smiles().smiles)
+    return score_molecules(molecules, reference=load_reference_smiles().smiles, num_failed=num_failed)
+
+
+def score_stored(weights: str | Path, *, limit: int | None = None) -> Score:
+    """The same figures of the samples kept with the weights, failed chains counted as failures.
+
+    `limit` takes that many, evenly spread, and then leaves failed chains out.
+    """
+    molecules = stored_samples(weights)
+    if limit is not None and limit < len(molecules):
+        return score(spread(molecules, limit))
+    return score(molecules, num_failed=num_failed_chains(weights))
 
 
 def score_data(*, limit: int | None = None) -> Score:
@@ -74,8 +85,8 @@ def evaluate_weights(
     """
     if samples is not None and samples.suffix != ".npz":
         raise InvalidInput(f"{samples}: expected a packed .npz of molecules (`molkit score` reads .xyz and .sdf)")
-    molecules = stored_samples(weights) if samples is None else read_packed(samples)
-    report: dict[str, Any] = {"weights": str(weights), "samples": asdict(score(molecules))}
+    scored = score_stored(weights) if samples is None else score(read_packed(samples))
+    report: dict[str, Any] = {"weights": str(weights), "samples": asdict(scored)}
     if nll_molecules:
         nll = nll_on_test(weights, num_molecules=nll_molecules, draws=draws, seed=seed)
         report["nll_nats"] = asdict(nll.mean) | {"molecules": len(nll.num_atoms), "terms": nll.terms.means()}

@@ -88,6 +88,7 @@ def test_the_table_holds_paper_data_and_ours(rows):
     html = draw.stability_table(rows).data
     for score in scored:
         assert f"{100 * score.molecule_stability.value:.1f}" in html
+    assert {"edm.words.ratio_to_enf", "edm.qm9.edm.novel"} <= {m.claim_id for m in rows.measurements}
 
 
 def test_a_hand_made_table_is_not_recorded_for_the_ledger(rows):
@@ -168,4 +169,18 @@ def test_every_figure_of_the_chapters_has_axes_with_labels(bound):
 
 def test_evaluation_gives_plain_numbers():
     report = edm_evaluation.evaluate_weights(WEIGHTS, nll_molecules=4)
-    assert json.loads(json.dumps(report))["samples"]["num_molecules"] == len(stored_samples(WEIGHTS))
+    assert json.loads(json.dumps(report))["samples"]["num_molecules"] == training_facts(WEIGHTS).samples_requested
+
+
+def test_failed_chains_count_as_failures():
+    molecules = stored_samples(WEIGHTS).select(np.arange(50))
+    whole, lossy = edm_evaluation.score(molecules), edm_evaluation.score(molecules, num_failed=50)
+    assert lossy.num_molecules == 100 and lossy.num_failed == 50
+    assert lossy.molecule_stability.value == pytest.approx(0.5 * whole.molecule_stability.value)
+    assert lossy.atom_stability.value == pytest.approx(0.5 * whole.atom_stability.value, rel=0.03)
+    assert lossy.valid_and_unique.value == pytest.approx(0.5 * whole.valid_and_unique.value)
+
+
+def test_counts_of_the_papers_model():
+    facts = edm_generation.model_facts()
+    assert (facts.num_parameters, facts.num_calls) == (5_339_920, 1001)
