@@ -150,9 +150,7 @@ def learning_curve(curve: Mapping[str, np.ndarray]) -> Figure:
         width = max(1, len(passes) // 25)
         smooth = np.convolve(curve["noise_error"], np.ones(width) / width, mode="valid")
         axes.plot(passes[width - 1 :], smooth, color=MODEL_COLOUR, label=f"mean of {width}")
-        axes.set(
-            xlabel="molecule passes (million)", ylabel="squared error per noise component", xscale="log", yscale="log"
-        )
+        axes.set(xlabel="molecule passes (million)", ylabel="squared noise error", xscale="log", yscale="log")
         axes.legend()
     return figure
 
