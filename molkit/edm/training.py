@@ -1,123 +1,22 @@
-"""What the training loop needs of EDM: molecules as tensors, the simple loss, where weights go."""
+"""Train the model of a recipe: engine, weights to begin with, and the loop."""
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
-from torch import Tensor, nn
 
 from molkit.config import from_dict, read_yaml, to_dict
-from molkit.data.qm9 import load_qm9
 from molkit.edm.compiled import compile_for
 from molkit.edm.config import EdmConfig
-from molkit.edm.dense import Planner
-from molkit.edm.diffusion import simple_loss
 from molkit.edm.engine import accelerate
-from molkit.edm.features import State, encode
-from molkit.edm.model import Edm, build, load, resolve, save
+from molkit.edm.model import build, load, resolve
 from molkit.edm.network import EdmNetwork
 from molkit.edm.published import training_facts
-from molkit.edm.schedule import log_snr_table
+from molkit.edm.recipes import load_molecules, read_recipe
+from molkit.edm.task import EdmTask
 from molkit.errors import InvalidInput
-from molkit.graphs import Graph, to_device
-from molkit.molecule import PackedMolecules
 from molkit.training.config import TrainConfig
 from molkit.training.loop import TrainResult, make_fabric, train, use_bfloat16
-
-RECIPES = Path(__file__).resolve().parents[2] / "data" / "recipes"
-
-
-class EdmTask:
-    """Training molecules on one device, and the loss of any rows of them.
-
-    Raises InvalidInput for an element the model cannot place.
-    """
-
-    planner: Planner | None = None  # of a network on size buckets, which needs sizes on the host and no edges
-
-    def __init__(
-        self, config: EdmConfig, molecules: PackedMolecules, training: TrainConfig, device: torch.device | str = "cpu"
-    ) -> None:
-        self.config, self.training = config, training
-        self.table = log_snr_table(config).to(device)
-        self.num_atoms = torch.from_numpy(molecules.num_atoms)
-        self.ptr = torch.from_numpy(molecules.ptr)
-        atomic_numbers = torch.from_numpy(molecules.atomic_numbers).to(device)
-        self.clean = encode(config, atomic_numbers, torch.from_numpy(molecules.positions).float().to(device))
-        self.device = torch.device(device)
-
-    def graph(self, num_atoms: Tensor) -> Graph:
-        """Molecules of the given sizes on the device."""
-        if self.planner is None:
-            return Graph.from_sizes(num_atoms).to(self.device)
-        graph = Graph.without_edges(num_atoms, self.device)
-        self.planner.announce(graph.batch, num_atoms)
-        return graph
-
-    def batch(self, rows: Tensor) -> tuple[State, Graph]:
-        """Centred, scaled molecules of the given rows, and their graph."""
-        graph = self.graph(self.num_atoms[rows])
-        first = to_device(self.ptr[rows], self.device) - (graph.num_atoms.cumsum(0) - graph.num_atoms)
-        atoms = torch.arange(len(graph.batch), device=self.device) + first[graph.batch]
-        return State(graph.centre(self.clean.positions[atoms]), self.clean.features[atoms]), graph
-
-    def loss(self, network: nn.Module, rows: Tensor, *, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean simple loss of the molecules in these rows, and the mean squared noise error."""
-        clean, graph = self.batch(rows)
-        terms = simple_loss(
-            network,
-            self.config,
-            self.table,
-            clean,
-            graph,
-            generator=generator,
-            weighting=self.training.weighting,
-            stratified=self.training.stratified_steps,
-        )
-        return terms.loss, {"noise_error": terms.noise_error}
-
-    def save_weights(self, folder: Path, network: nn.Module) -> None:
-        """Averaged weights and configuration, as `edm.model.load` reads them."""
-        save(Edm(self.config, network, self.table), folder)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataChoice:
-    """Which molecules a recipe trains on."""
-
-    name: Literal["qm9"] = "qm9"
-    split: Literal["train", "valid", "test"] = "train"
-    source: Literal["packed", "full"] = "packed"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """One YAML file: method, data, model and training, each read strictly."""
-
-    data: DataChoice
-    model: EdmConfig
-    training: TrainConfig
-
-
-def read_recipe(path: Path) -> Recipe:
-    """The recipe in a YAML file, or of that name in data/recipes.
-
-    Raises DataNotFound, or InvalidInput for an unknown method, section or key.
-    """
-    named = RECIPES / f"{path}.yaml"
-    path = named if not path.is_file() and named.is_file() else path
-    values = read_yaml(path)
-    unknown = sorted(set(values) - {"method", "data", "model", "training"})
-    if unknown:
-        raise InvalidInput(f"{path}: unknown section {unknown[0]!r}; known are method, data, model, training")
-    if values.get("method") != "edm":
-        raise InvalidInput(f"{path}: method must be edm, got {values.get('method')!r}")
-    sections = {"data": DataChoice, "model": EdmConfig, "training": TrainConfig}
-    return Recipe(
-        **{name: from_dict(kind, values.get(name) or {}, source=f"{path}: {name}") for name, kind in sections.items()}
-    )
 
 
 def engine_for(network: EdmNetwork, training: TrainConfig, device: torch.device) -> EdmNetwork:
@@ -179,7 +78,7 @@ def train_recipe(
     if resume:
         check_same_model(out, recipe.model)
     fabric = make_fabric(device)
-    molecules = load_qm9(split=recipe.data.split, limit=limit, source=recipe.data.source)
+    molecules = load_molecules(recipe.data, limit=limit)
     task = EdmTask(recipe.model, molecules, recipe.training, fabric.device)
     fresh = build(recipe.model, seed=recipe.training.seed).network
     earlier_passes = 0 if start_from is None else take_weights(fresh, recipe.model, start_from)

@@ -11,7 +11,7 @@ from training_toys import TINY, contents, metrics, random_molecules, run, same_s
 
 from molkit.edm.config import EdmConfig
 from molkit.edm.model import build, load
-from molkit.edm.training import EdmTask
+from molkit.edm.task import EdmTask
 from molkit.errors import InvalidInput, RunError
 from molkit.rng import generator_from
 from molkit.training import run_folder

@@ -1,0 +1,56 @@
+"""Recipes: one YAML file that says which molecules, which model and which training."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from molkit.config import from_dict, read_yaml
+from molkit.data.qm9 import load_qm9
+from molkit.edm.config import EdmConfig
+from molkit.errors import InvalidInput
+from molkit.molecule import PackedMolecules
+from molkit.training.config import TrainConfig
+
+RECIPES = Path(__file__).resolve().parents[2] / "data" / "recipes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataChoice:
+    """Which molecules a recipe trains on."""
+
+    name: Literal["qm9"] = "qm9"
+    split: Literal["train", "valid", "test"] = "train"
+    source: Literal["packed", "full"] = "packed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One YAML file: method, data, model and training, each read strictly."""
+
+    data: DataChoice
+    model: EdmConfig
+    training: TrainConfig
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe in a YAML file, or of that name in data/recipes.
+
+    Raises DataNotFound, or InvalidInput for an unknown method, section or key.
+    """
+    named = RECIPES / f"{path}.yaml"
+    path = named if not path.is_file() and named.is_file() else path
+    values = read_yaml(path)
+    unknown = sorted(set(values) - {"method", "data", "model", "training"})
+    if unknown:
+        raise InvalidInput(f"{path}: unknown section {unknown[0]!r}; known are method, data, model, training")
+    if values.get("method") != "edm":
+        raise InvalidInput(f"{path}: method must be edm, got {values.get('method')!r}")
+    sections = {"data": DataChoice, "model": EdmConfig, "training": TrainConfig}
+    return Recipe(
+        **{name: from_dict(kind, values.get(name) or {}, source=f"{path}: {name}") for name, kind in sections.items()}
+    )
+
+
+def load_molecules(choice: DataChoice, *, limit: int | None = None) -> PackedMolecules:
+    """The molecules that a recipe trains on. Raises what the loader of the data set raises."""
+    return load_qm9(split=choice.split, limit=limit, source=choice.source)
