@@ -36,8 +36,8 @@ def sample(
 ) -> None:
     """Sample molecules from WEIGHTS: a run folder, or the name of published weights."""
     from molkit.edm.farm import sample_many
+    from molkit.edm.grids import step_grid
     from molkit.edm.model import load
-    from molkit.edm.sampling import step_grid
     from molkit.errors import InvalidInput
     from molkit.processes import process_pool
 

@@ -11,8 +11,9 @@ from tqdm import tqdm
 
 from molkit.edm.diffusion import predict_noise
 from molkit.edm.features import State, decode, encode
+from molkit.edm.grids import step_grid
 from molkit.edm.model import Edm
-from molkit.edm.schedule import alpha, sigma, transition
+from molkit.edm.samplers import ANCESTRAL, Sampler, clean_state, difference, final_step, take_step
 from molkit.errors import InvalidInput
 from molkit.graphs import Graph, split_by_pairs
 from molkit.molecule import Molecule, PackedMolecules
@@ -40,6 +41,30 @@ class SampleResult:
     failed: tuple[int, ...]  # rows whose chain did not stay finite
     frames: tuple[Frame, ...]  # from noisy to clean; all molecules, only when keep_frames > 0
     num_calls: int  # network calls of one chain
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all batches of a request share: steps to visit, the rule of a step, the ending, the steps to keep."""
+
+    steps: list[int]
+    sampler: Sampler
+    ending: Literal["sample", "mean"]
+    kept: frozenset[int]
+
+    @property
+    def num_calls(self) -> int:
+        """Network calls of one chain: one a step down, and one at step 0."""
+        return len(self.steps) - 1 + int(self.steps[-1] == 0)
+
+
+def make_plan(
+    steps: list[int], sampler: Sampler, *, ending: Literal["sample", "mean"] = "sample", keep_frames: int = 0
+) -> Plan:
+    """The plan of a chain over `steps` that keeps keep_frames frames evenly, and the first."""
+    last = len(steps) - 1
+    kept = {steps[round(k * last / keep_frames)] for k in range(keep_frames + 1)} if keep_frames else set()
+    return Plan(steps, sampler, ending, frozenset(kept))
 
 
 class MoleculeNoise:
@@ -71,80 +96,46 @@ class MoleculeNoise:
         return self.chunk[self.used - 1]
 
 
-def step_grid(num_steps: int, num_calls: int | None, *, start: int | None = None, end: int = 0) -> list[int]:
-    """Decreasing steps from `start` (default T) to `end`; with num_calls, that many network calls evenly in t.
-
-    One call a step down, and one at step 0 where the chain ends there. Raises InvalidInput outside 0..T.
-    """
-    start = num_steps if start is None else start
-    if not 0 <= end < start <= num_steps:
-        raise InvalidInput(f"need 0 <= end < start <= {num_steps} steps, got start {start} and end {end}")
-    downs = start - end if num_calls is None else num_calls - int(end == 0)
-    if not 1 <= downs <= start - end:
-        last = start - end + int(end == 0)
-        raise InvalidInput(f"number of network calls must lie in {1 + int(end == 0)}..{last}, got {num_calls}")
-    return [round(start - (start - end) * k / downs) for k in range(downs + 1)]
-
-
-def ancestral_step(noisy: State, predicted: State, noise: State, log_snr_now: Tensor, log_snr_next: Tensor) -> State:
-    """One step of p(z_s | z_t), from log_snr_now to the cleaner log_snr_next; the noise is an argument.
-
-    z_s = z_t / alpha_{t|s} - sigma^2_{t|s} / (alpha_{t|s} sigma_t) predicted + sigma_{t|s} sigma_s / sigma_t noise.
-    Source: EDM, sampling algorithm. Positions must be centred again afterwards.
-    """
-    ratio, variance = transition(log_snr_next, log_snr_now)
-    spread = sigma(log_snr_now)
-    scale, pull = float(1.0 / ratio), float(variance / (ratio * spread))
-    width = float(torch.sqrt(variance) * sigma(log_snr_next) / spread)
-    return State(
-        scale * noisy.positions - pull * predicted.positions + width * noise.positions,
-        scale * noisy.features - pull * predicted.features + width * noise.features,
-    )
-
-
-def final_step(noisy: State, predicted: State, noise: State | None, log_snr: Tensor) -> State:
-    """Positions from p(x | z_0), a sample or (noise None) the mean; the features stay as they are at step 0."""
-    signal, spread = float(alpha(log_snr)), float(sigma(log_snr))
-    positions = (noisy.positions - spread * predicted.positions) / signal
-    if noise is not None:
-        positions = positions + spread / signal * noise.positions
-    return State(positions, noisy.features)
-
-
 def _run_chain(
     edm: Edm,
     start: State | None,
     graph: Graph,
-    steps: list[int],
+    plan: Plan,
     generators: Sequence[torch.Generator],
-    ending: Literal["sample", "mean"],
-    kept: set[int],
+    context: Tensor | None,
 ) -> tuple[State, list[tuple[int, State]]]:
-    """One batch from the first to the last of `steps`; the frames whose step is in `kept`."""
+    """One batch from the first to the last step of the plan; the frames whose step is kept. context [B, C]."""
     stream = MoleculeNoise(graph.num_atoms, 3 + edm.config.num_features, generators, edm.device)
+    graph = graph.to(edm.device)
+    rows = None if context is None else context.float().to(edm.device)[graph.batch]
 
     def draw() -> State:
         values = stream.next()
         return State(graph.centre(values[:, :3]), values[:, 3:])
 
-    graph = graph.to(edm.device)
+    def predict(state: State, step: int) -> State:
+        steps = torch.full((graph.num_molecules,), step, device=edm.device)
+        return predict_noise(edm.network, state, steps, graph, num_steps=edm.config.num_steps, context=rows)
+
     state = draw() if start is None else start.map(lambda part: part.float().to(edm.device))
-    frames = [(steps[0], state)] if steps[0] in kept else []
-    for now, after in zip(steps[:-1], steps[1:], strict=True):
-        predicted = _predict(edm, state, now, graph)
-        state = ancestral_step(state, predicted, draw(), edm.log_snr[now], edm.log_snr[after])
+    frames = [(plan.steps[0], state)] if plan.steps[0] in plan.kept else []
+    log_snr_before, clean_before = None, None
+    for now, after in zip(plan.steps[:-1], plan.steps[1:], strict=True):
+        predicted = predict(state, now)
+        weights = plan.sampler.rule(edm.log_snr[now], edm.log_snr[after], log_snr_before)
+        change = None
+        if plan.sampler.memory:
+            clean = clean_state(state, predicted, edm.log_snr[now])
+            change = None if clean_before is None else difference(clean, clean_before)
+            log_snr_before, clean_before = edm.log_snr[now], clean
+        state = take_step(weights, state, predicted, change, draw() if weights.noise else None)
         state = State(graph.centre(state.positions), state.features)
-        if after in kept:
+        if after in plan.kept:
             frames.append((after, state))
-    if steps[-1] == 0:
-        noise = draw() if ending == "sample" else None
-        state = final_step(state, _predict(edm, state, 0, graph), noise, edm.log_snr[0])
+    if plan.steps[-1] == 0:
+        noise = draw() if plan.ending == "sample" else None
+        state = final_step(state, predict(state, 0), noise, edm.log_snr[0])
     return state, frames
-
-
-def _predict(edm: Edm, state: State, step: int, graph: Graph) -> State:
-    steps = torch.full((graph.num_molecules,), step, device=edm.device)
-    return predict_noise(edm.network, state, steps, graph, num_steps=edm.config.num_steps)
 
 
 @torch.no_grad()
@@ -154,6 +145,8 @@ def sample(
     *,
     generator: torch.Generator | Sequence[torch.Generator],
     num_calls: int | None = None,
+    sampler: Sampler = ANCESTRAL,
+    context: Tensor | None = None,
     keep_frames: int = 0,
     ending: Literal["sample", "mean"] = "sample",
     pair_budget: int | None = None,
@@ -161,15 +154,19 @@ def sample(
 ) -> SampleResult:
     """One molecule for each entry of num_atoms [B], from noise; num_calls network calls (default T + 1).
 
-    `generator` is forked into one for each molecule, unless one for each is given.
+    `generator` is forked into one for each molecule, unless one for each is given. `context` [B, C] holds normalised
+    values, a row for each entry of num_atoms, of a model that was trained with them.
     keep_frames keeps that many frames evenly over the chain (and the noise it starts from). Source: EDM, sampling
-    algorithm; fewer calls stride the steps evenly. Raises InvalidInput for sizes below 1 or a wrong num_calls.
+    algorithm; fewer calls stride the steps evenly. Raises InvalidInput for sizes below 1, a
+    wrong num_calls or context.
     """
     num_atoms = torch.as_tensor(num_atoms)
     if len(num_atoms) == 0 or int(num_atoms.min()) < 1:
         raise InvalidInput("num_atoms must hold at least one entry, each at least 1")
+    check_context(edm, context, len(num_atoms))
     steps = step_grid(edm.config.num_steps, num_calls)
-    return _sample_batches(edm, None, num_atoms, steps, generator, ending, keep_frames, pair_budget, progress)
+    plan = make_plan(steps, sampler, ending=ending, keep_frames=keep_frames)
+    return _sample_batches(edm, None, num_atoms, plan, generator, context, pair_budget, progress)
 
 
 @torch.no_grad()
@@ -181,6 +178,8 @@ def sample_from(
     end: int = 0,
     generator: torch.Generator,
     num_calls: int | None = None,
+    sampler: Sampler = ANCESTRAL,
+    context: Tensor | None = None,
     keep_frames: int = 0,
     ending: Literal["sample", "mean"] = "sample",
     pair_budget: int | None = None,
@@ -190,27 +189,37 @@ def sample_from(
 
     The geometry enters as z_start: centred, neither noised nor scaled by alpha; one-hot and Z likewise. Every
     molecule has noise of its own. Source: Rothchild et al. 2024, relaxation; positions in angstrom.
-    Raises InvalidInput for no molecules, an element the model cannot place, or steps outside 0..T.
+    `context` as in `sample`. Raises InvalidInput for no molecules, an element the model cannot place, steps outside
+    0..T, or a wrong context.
     """
     packed = molecules if isinstance(molecules, PackedMolecules) else PackedMolecules.from_molecules(molecules)
     if len(packed) == 0:
         raise InvalidInput("need at least one molecule to start from, got none")
     num_atoms = torch.from_numpy(packed.num_atoms)
+    check_context(edm, context, len(num_atoms))
     graph = Graph.from_sizes(num_atoms)
     positions = graph.centre(torch.from_numpy(packed.positions).float())
     clean = encode(edm.config, torch.from_numpy(packed.atomic_numbers), positions)
     steps = step_grid(edm.config.num_steps, num_calls, start=start, end=end)
-    return _sample_batches(edm, clean, num_atoms, steps, generator, ending, keep_frames, pair_budget, progress)
+    plan = make_plan(steps, sampler, ending=ending, keep_frames=keep_frames)
+    return _sample_batches(edm, clean, num_atoms, plan, generator, context, pair_budget, progress)
+
+
+def check_context(edm: Edm, context: Tensor | None, num_molecules: int) -> None:
+    """Raise InvalidInput where the context [B, C] is not the one the model was trained for."""
+    expected = (num_molecules, edm.config.num_context)
+    found = (num_molecules, 0) if context is None else tuple(context.shape)
+    if found != expected:
+        raise InvalidInput(f"this model needs context values of shape {expected}, got {found}")
 
 
 def _sample_batches(
     edm: Edm,
     start: State | None,
     num_atoms: Tensor,
-    steps: list[int],
+    plan: Plan,
     generator: torch.Generator | Sequence[torch.Generator],
-    ending: Literal["sample", "mean"],
-    keep_frames: int,
+    context: Tensor | None,
     pair_budget: int | None,
     progress: bool,
 ) -> SampleResult:
@@ -220,22 +229,22 @@ def _sample_batches(
     generators = fork(generator, len(num_atoms)) if isinstance(generator, torch.Generator) else generator
     order = torch.argsort(num_atoms, stable=True)
     ends = num_atoms.cumsum(0)
-    kept = {steps[round(k * (len(steps) - 1) / keep_frames)] for k in range(keep_frames + 1)} if keep_frames else set()
     states: list[tuple[Tensor, State]] = []
-    frames: dict[int, list[State]] = {step: [] for step in sorted(kept, reverse=True)}
+    frames: dict[int, list[State]] = {step: [] for step in sorted(plan.kept, reverse=True)}
     for group in tqdm(split_by_pairs(num_atoms[order], pair_budget), disable=not progress, unit="batch"):
         rows = order[group]
         graph = Graph.from_sizes(num_atoms[rows])
         atoms = torch.cat([torch.arange(int(ends[row] - num_atoms[row]), int(ends[row])) for row in rows])
         part = None if start is None else start.map(lambda values, atoms=atoms: values[atoms])
-        state, seen = _run_chain(edm, part, graph, steps, [generators[row] for row in rows], ending, kept)
+        values = None if context is None else context[rows]
+        state, seen = _run_chain(edm, part, graph, plan, [generators[row] for row in rows], values)
         states.append((atoms, state))
         for step, frame in seen:
             frames[step].append(frame)
     atoms = torch.cat([entry[0] for entry in states])
     final = _gather(atoms, [entry[1] for entry in states])
     kept_frames = tuple(_frame(edm, step, _gather(atoms, parts)) for step, parts in frames.items())
-    return _result(edm, final, num_atoms, kept_frames, len(steps) - 1 + int(steps[-1] == 0))
+    return _result(edm, final, num_atoms, kept_frames, plan.num_calls)
 
 
 def _gather(atoms: Tensor, parts: list[State]) -> State:

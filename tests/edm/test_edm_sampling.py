@@ -5,13 +5,19 @@ import math
 import numpy as np
 import pytest
 import torch
-from edm_toys import clean_state, edm_with, knows, predicts_zero, random_molecules, tiny_config, tiny_edm
+from edm_toys import StandIn, clean_state, edm_with, knows, predicts_zero, random_molecules, tiny_config, tiny_edm
 
+from molkit.edm.diffusion import predict_noise
 from molkit.edm.features import State
-from molkit.edm.sampling import ancestral_step, final_step, sample, sample_from, step_grid
+from molkit.edm.grids import step_grid
+from molkit.edm.model import Edm
+from molkit.edm.samplers import ancestral_weights, final_step, take_step
+from molkit.edm.sampling import sample, sample_from
 from molkit.edm.schedule import alpha, log_snr_table, sigma, transition
 from molkit.errors import InvalidInput
+from molkit.graphs import Graph
 from molkit.molecule import Molecule, PackedMolecules
+from molkit.rng import fork
 
 SHORT = {"num_steps": 20, "schedule_offset": 1e-5}
 
@@ -72,7 +78,7 @@ def test_a_step_is_the_posterior_with_the_predicted_clean_state():
     now, after = table[700], table[640]
     parts = [torch.randn(6, 3, generator=generator(k), dtype=torch.float64) for k in range(3)]
     noisy, guess, noise = (State(part, part[:, :2]) for part in parts)
-    found = ancestral_step(noisy, guess, noise, now, after).positions
+    found = take_step(ancestral_weights(now, after), noisy, guess, None, noise).positions
     ratio, variance = transition(after, now)
     clean = (parts[0] - sigma(now) * parts[1]) / alpha(now)
     mean = ratio * sigma(after) ** 2 / sigma(now) ** 2 * parts[0] + alpha(after) * variance / sigma(now) ** 2 * clean
@@ -178,6 +184,33 @@ def test_noise_is_fresh_at_every_step_also_beyond_one_chunk():
     assert len(flat) == 80
     overlap = np.abs(flat @ flat.T - np.eye(80))
     assert overlap.max() < 0.999
+
+
+def test_the_default_chain_is_the_written_out_algorithm_bit_for_bit():
+    """The paper's loop in its plainest form, with the noise of one molecule drawn as MoleculeNoise draws it."""
+    edm = tiny_edm(**SHORT)
+    graph, table = Graph.from_sizes(torch.tensor([6])), edm.log_snr
+    noise = iter(torch.randn(32, 6, 9, generator=fork(generator(4), 1)[0]))
+
+    def drawn():
+        values = next(noise)
+        return State(graph.centre(values[:, :3]), values[:, 3:])
+
+    state = drawn()
+    for step in range(20, 0, -1):
+        guess = predict_noise(edm.network, state, torch.tensor([step]), graph, num_steps=20)
+        ratio, variance = transition(table[step - 1], table[step])
+        scale, pull = float(1.0 / ratio), float(variance / (ratio * sigma(table[step])))
+        width = float(torch.sqrt(variance) * sigma(table[step - 1]) / sigma(table[step]))
+        fresh = drawn()
+        positions = scale * state.positions - pull * guess.positions + width * fresh.positions
+        features = scale * state.features - pull * guess.features + width * fresh.features
+        state = State(graph.centre(positions), features)
+    guess = predict_noise(edm.network, state, torch.tensor([0]), graph, num_steps=20)
+    signal, spread = float(alpha(table[0])), float(sigma(table[0]))
+    positions = (state.positions - spread * guess.positions) / signal + spread / signal * drawn().positions
+    found = sample(edm, [6], generator=generator(4)).molecules
+    np.testing.assert_array_equal(found.positions, positions.detach().double().numpy())
 
 
 def test_sampled_molecules_are_centred():
@@ -308,6 +341,38 @@ def test_impossible_starts_are_refused():
         sample_from(edm, [Molecule([17, 1], [[0, 0, 0], [0, 0, 1.3]])], start=5, generator=generator())
     with pytest.raises(InvalidInput, match="at least one molecule"):
         sample_from(edm, [], start=5, generator=generator())
+
+
+# context
+
+
+class Listens(StandIn):
+    """A stand-in that remembers the context rows it was given, with the number of atoms."""
+
+    def forward(self, features, positions, t, edge_index, batch, num_molecules, context=None):
+        self.heard = [*getattr(self, "heard", []), (len(positions), context)]
+        return super().forward(features, positions, t, edge_index, batch, num_molecules)
+
+
+def test_every_atom_hears_the_context_of_its_molecule_in_any_batching():
+    config = tiny_config(**SHORT, num_context=2)
+    edm = Edm(config, Listens(config, predicts_zero), log_snr_table(config))
+    context = torch.tensor([[1.0, -1.0], [2.0, -2.0], [3.0, -3.0]])
+    sample(edm, [5, 3, 4], generator=generator(), num_calls=2, context=context, pair_budget=1)
+    by_size = {3: 2.0, 4: 3.0, 5: 1.0}  # batches of one molecule, two calls each
+    assert [size for size, _ in edm.network.heard] == [3, 3, 4, 4, 5, 5]
+    for size, rows in edm.network.heard:
+        torch.testing.assert_close(rows, torch.tensor([[by_size[size], -by_size[size]]]).expand(size, 2))
+    edm.network.heard = []
+    sample_from(edm, random_molecules([5, 3]), start=5, end=4, generator=generator(), context=context[:2])
+    assert edm.network.heard[0][1][:, 0].tolist() == [2.0] * 3 + [1.0] * 5
+
+
+@pytest.mark.parametrize("context", [None, torch.zeros(3, 1), torch.zeros(2, 2)])
+def test_a_context_of_another_shape_is_refused(context):
+    edm = tiny_edm(**SHORT, num_context=2)
+    with pytest.raises(InvalidInput, match=r"needs context values of shape \(3, 2\), got"):
+        sample(edm, [5, 3, 4], generator=generator(), context=context)
 
 
 # chains that break
