@@ -126,8 +126,8 @@ def ledger_markdown(rows: Sequence[Row] | None = None) -> str:
     parts = [
         "# Ledger of claims",
         f"{len(rows)} claims are entered; {len(rows) - counts[NOT_ATTEMPTED]} have a result that could be judged. "
-        "Each claim has an acceptance rule that was written down before the result was computed "
-        "(`data/claims/*.yaml`); the verdict is computed from the rule and the recorded result "
+        "Each claim has an acceptance rule (`data/claims/*.yaml`; the head of a file names the rules that were written "
+        "with the result in sight); the verdict is computed from the rule and the recorded result "
         "(`data/results/*.json`), whatever profile this page was built with.",
         "\n".join(meanings),
         f"A result is *stale* ({counts['stale']} now) when the code, the data, the weights or the rule it was "

@@ -65,6 +65,8 @@ def train(
 @click.option("--sample-calls", type=click.IntRange(min=2), help="Network calls behind each of these samples.")
 @click.option("--sample-seed", type=int, help="Their seed.")
 @click.option("--sample-count", type=click.IntRange(min=1), help="How many were asked for, failed chains included.")
+@click.option("--sampler", help="Name of the sampler behind them.")
+@click.option("--remark", "remarks", multiple=True, help="A sentence for the card; may be given several times.")
 def publish(
     run: Path,
     name: str,
@@ -72,6 +74,8 @@ def publish(
     sample_calls: int | None,
     sample_seed: int | None,
     sample_count: int | None,
+    sampler: str | None,
+    remarks: tuple[str, ...],
 ) -> None:
     """Write the weights of RUN to data/weights/NAME, in half precision, with curve, facts and samples."""
     from molkit.edm.publish import publish as publish_run
@@ -83,6 +87,8 @@ def publish(
         sample_calls=sample_calls,
         sample_seed=sample_seed,
         samples_requested=sample_count,
+        sampler=sampler,
+        remarks=remarks,
     )
     if (folder / "samples.npz").is_file():
         from molkit.studies.edm_card import write_card  # needs RDKit; a bare training machine publishes without it

@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from molkit.edm.model import WEIGHTS_ROOT, load, save
@@ -22,6 +23,8 @@ def publish(
     sample_calls: int | None = None,
     sample_seed: int | None = None,
     samples_requested: int | None = None,
+    sampler: str | None = None,
+    remarks: Sequence[str] = (),
     root: Path = WEIGHTS_ROOT,
 ) -> Path:
     """Write the averaged weights of `run` to root/name with all that a page needs; returns the folder.
@@ -35,7 +38,11 @@ def publish(
         raise DataNotFound(f"{samples}: no such file")
     edm = load(run, fast=False)
     _, numbers = load_state(run)
-    facts = _facts(run, numbers, sample_calls=sample_calls, sample_seed=sample_seed, requested=samples_requested)
+    facts = replace(
+        _facts(run, numbers, sample_calls=sample_calls, sample_seed=sample_seed, requested=samples_requested),
+        sampler=sampler,
+        remarks=tuple(remarks),
+    )
     folder = root / name
     save(edm, folder, half=True, metadata={"step": facts.step, "passes": facts.passes})
     _copy_thinned(run / "metrics.jsonl", folder / "metrics.jsonl")

@@ -24,6 +24,8 @@ class TrainingFacts:
     sample_calls: int | None  # network calls behind the stored samples
     sample_seed: int | None
     samples_requested: int | None = None  # chains that did not stay finite are missing among the stored samples
+    sampler: str | None = None  # name of the sampler behind the stored samples
+    remarks: tuple[str, ...] = ()  # what a reader of the figures must know about the run
 
 
 def training_facts(weights: str | Path) -> TrainingFacts:
@@ -32,7 +34,8 @@ def training_facts(weights: str | Path) -> TrainingFacts:
     if not path.is_file():
         raise DataNotFound(f"{path}: no training facts; publish the run with `molkit publish RUN NAME`")
     try:
-        return TrainingFacts(**json.loads(path.read_text(encoding="utf-8")))
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        return TrainingFacts(**{**facts, "remarks": tuple(facts.get("remarks", ()))})
     except (json.JSONDecodeError, TypeError) as error:
         raise InvalidInput(f"{path}: not the facts of a training ({error})") from error
 
@@ -51,11 +54,19 @@ def num_failed_chains(weights: str | Path) -> int:
     return 0 if requested is None else requested - len(stored_samples(weights))
 
 
+def sessions(weights: str | Path) -> list[dict[str, Any]]:
+    """One record for every session of the training, oldest first. Raises DataNotFound or InvalidInput."""
+    return _json_lines(resolve(weights) / "provenance.jsonl", "record of the training sessions")
+
+
 def learning_curve(weights: str | Path) -> list[dict[str, Any]]:
     """The log lines of the training, oldest first. Raises DataNotFound or InvalidInput."""
-    path = resolve(weights) / "metrics.jsonl"
+    return _json_lines(resolve(weights) / "metrics.jsonl", "learning curve")
+
+
+def _json_lines(path: Path, what: str) -> list[dict[str, Any]]:
     if not path.is_file():
-        raise DataNotFound(f"{path}: no learning curve was kept with these weights")
+        raise DataNotFound(f"{path}: no {what} was kept with these weights")
     try:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except json.JSONDecodeError as error:

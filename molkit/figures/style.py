@@ -1,11 +1,14 @@
 """The look of every figure: Okabe-Ito colours, light grid, axes with units."""
 
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from molkit.claims.store import current_profile
 
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#000000",
@@ -38,11 +41,17 @@ RULES = {
 
 @contextmanager
 def panels(
-    columns: int = 1, rows: int = 1, *, width: float = 7.6, height: float = 3.2, **options
+    columns: int = 1, rows: int = 1, *, width: float = 7.6, height: float = 3.2, caption: str = "", **options
 ) -> Iterator[tuple[Figure, list[Axes]]]:
-    """A figure with its axes in a flat list, in the house style; closed for pyplot, so a cell shows it once."""
+    """A figure with its axes in a flat list, in the house style; closed for pyplot, so a cell shows it once.
+
+    The caption stands below and should say what was counted, and how many; the profile of the run is added to it.
+    """
     with plt.rc_context(RULES):
         figure, axes = plt.subplots(rows, columns, figsize=(width, height * rows), squeeze=False, **options)
         yield figure, list(axes.flat)
         figure.tight_layout()
+        if caption:
+            lines = textwrap.wrap(f"{caption} Profile: {current_profile()}.", int(15 * width))
+            figure.text(0.01, -0.01, "\n".join(lines), ha="left", va="top", fontsize=8.5, color="#444444")
         plt.close(figure)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from molkit.edm.model import load, resolve
-from molkit.edm.published import TrainingFacts, learning_curve, training_facts
+from molkit.edm.published import TrainingFacts, learning_curve, sessions, training_facts
 from molkit.metrics.score import Score
 from molkit.metrics.statistics import Interval
 from molkit.studies.edm_evaluation import NllResult, nll_on_test, score_data, score_stored
@@ -20,7 +20,7 @@ def write_card(weights: str | Path, *, nll_molecules: int | None = None, seed: i
     folder = resolve(weights)
     ours, data = score_stored(weights), score_data()
     nll = nll_on_test(weights, num_molecules=nll_molecules, seed=seed)
-    sections = (_model(weights), _figures(weights, ours, data, nll), _curve(weights), _limits())
+    sections = (_model(weights), _figures(weights, ours, data, nll), _curve(weights), _sessions(weights), _limits())
     write_text(folder / "card.md", "\n\n".join(sections) + "\n")
     return folder / "card.md"
 
@@ -42,6 +42,7 @@ def _model(weights: str | Path) -> str:
             f"about 1,100), {facts.seconds / 3600:.2f} h of wall time, at last on {facts.processes} process(es), "
             f"{facts.device}. Settings: `training.yaml`; sessions: `provenance.jsonl`.",
             "- Weights: exponential average, stored in half precision.",
+            *[f"- {remark}" for remark in facts.remarks],
         ]
     )
 
@@ -56,8 +57,8 @@ def _figures(weights: str | Path, ours: Score, data: Score, nll: NllResult) -> s
         ("novel among unique, %", ours.novelty, data.novelty, "58.0"),
     ]
     lines = [
-        f"## Figures: {ours.num_molecules:,} stored samples, {facts.sample_calls} network calls each, "
-        f"seed {facts.sample_seed}",
+        f"## Figures: {ours.num_molecules:,} stored samples, {facts.sample_calls} network calls each "
+        f"({facts.sampler or 'ancestral'} sampler), seed {facts.sample_seed}",
         "",
         "| | these weights | QM9 itself | paper |",
         "|---|---|---|---|",
@@ -99,6 +100,23 @@ def _curve(weights: str | Path) -> str:
     ]
     table += [f"| {x['passes']:,} | {x['noise_error']:.4f} | {x['seconds'] / 3600:.2f} |" for x in chosen]
     return "\n".join([*table, "", "All kept log lines: `metrics.jsonl`."])
+
+
+def _sessions(weights: str | Path) -> str:
+    """How each session of the run was made; settings that changed on the way show here."""
+    lines = [
+        "## Sessions",
+        "",
+        "| begun at step | date | processes | layers run by | products in |",
+        "|---|---|---|---|---|",
+    ]
+    for session in sessions(weights):
+        kind = "the compiled kernel" if session.get("network", "").startswith("Fused") else "PyTorch"
+        lines.append(
+            f"| {session['step']:,} | {session['date'][:10]} | {session['processes']} | "
+            f"{kind if 'network' in session else 'not noted'} | {session.get('network_precision', 'not noted')} |"
+        )
+    return "\n".join(lines)
 
 
 def _limits() -> str:

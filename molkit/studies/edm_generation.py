@@ -287,7 +287,10 @@ def _record(
                 training_passes=facts.passes if facts else None,
                 seeds=(facts.sample_seed,) if facts and facts.sample_seed is not None else (),
                 seconds=seconds,
-                notes="seconds: training and scoring, the sampling not included" if facts else "",
+                notes=f"{facts.sample_calls} network calls a sample (the paper: 1,001); seconds: training and scoring, "
+                "the sampling not included"
+                if facts
+                else "",
                 data_files=[data_path(name) for name in DATA_FILES],
             )
         )
@@ -319,6 +322,8 @@ class Shapes:
     lengths: dict[str, tuple[np.ndarray, np.ndarray]]  # kind -> samples, data (angstrom)
     angles: dict[str, tuple[np.ndarray, np.ndarray]]  # kind -> samples, data (degree)
     comparisons: tuple[Comparison, ...]
+    num_samples: int
+    num_data: int
 
 
 def shapes(weights: str, *, num_data: int | None, kinds: int = 4) -> Shapes:
@@ -332,6 +337,8 @@ def shapes(weights: str, *, num_data: int | None, kinds: int = 4) -> Shapes:
         {kind: (ours_lengths.get(kind, nothing), data_lengths[kind]) for kind in list(data_lengths)[:kinds]},
         {kind: (ours_angles.get(kind, nothing), data_angles[kind]) for kind in list(data_angles)[:kinds]},
         tuple(compare_distributions(ours, data)),
+        len(ours),
+        len(data),
     )
 
 

@@ -22,7 +22,7 @@ def weights(tmp_path):
     return folder
 
 
-def fails(arguments, capsys, *words, code=2):
+def check_fails(arguments, capsys, *words, code=2):
     """The command ends with `code` and one line on stderr that holds all the words."""
     assert run([str(argument) for argument in arguments]) == code
     error = capsys.readouterr().err.strip()
@@ -60,24 +60,24 @@ def test_sample_of_one_size_has_that_size(weights, tmp_path):
 def test_sample_refuses_what_it_cannot_do(weights, tmp_path, capsys, monkeypatch, options, words):
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    fails(["sample", weights, "--count", "2", *options], capsys, *words)
+    check_fails(["sample", weights, "--count", "2", *options], capsys, *words)
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_unknown_weights_are_answered_with_the_names_there_are(tmp_path, capsys):
-    fails(["sample", "no_such_model", "--out", tmp_path / "a.xyz"], capsys, "no_such_model", "published weights")
+    check_fails(["sample", "no_such_model", "--out", tmp_path / "a.xyz"], capsys, "no_such_model", "published weights")
 
 
 def test_weights_of_another_model_are_named(weights, tmp_path, capsys):
     config = weights / "config.yaml"
     config.write_text(config.read_text().replace("width: 16", "width: 32"))
-    fails(["sample", weights, "--out", tmp_path / "a.xyz"], capsys, "weights of another model")
+    check_fails(["sample", weights, "--out", tmp_path / "a.xyz"], capsys, "weights of another model")
 
 
 def test_truncated_weights_are_named(weights, tmp_path, capsys):
     path = weights / "weights.safetensors"
     path.write_bytes(path.read_bytes()[:200])
-    fails(["sample", weights, "--out", tmp_path / "a.xyz"], capsys, "weights.safetensors", "safetensors file")
+    check_fails(["sample", weights, "--out", tmp_path / "a.xyz"], capsys, "weights.safetensors", "safetensors file")
 
 
 def test_weights_with_nan_are_refused(weights, tmp_path, capsys):
@@ -85,7 +85,7 @@ def test_weights_with_nan_are_refused(weights, tmp_path, capsys):
     tensors = load_file(path)
     tensors["embed.bias"][0] = float("nan")
     save_file(tensors, path)
-    fails(["sample", weights, "--out", tmp_path / "a.xyz"], capsys, "embed.bias", "not finite")
+    check_fails(["sample", weights, "--out", tmp_path / "a.xyz"], capsys, "embed.bias", "not finite")
 
 
 def test_evaluate_scores_given_samples(weights, tmp_path, capsys):
@@ -100,15 +100,15 @@ def test_evaluate_scores_given_samples(weights, tmp_path, capsys):
 
 
 def test_evaluate_without_samples_says_how_to_get_some(weights, capsys):
-    fails(["evaluate", weights], capsys, "no stored samples", "molkit sample")
+    check_fails(["evaluate", weights], capsys, "no stored samples", "molkit sample")
 
 
 def test_publish_refuses_a_folder_that_is_not_a_run(weights, capsys):
-    fails(["publish", weights, "copy"], capsys, "training/state.safetensors")
+    check_fails(["publish", weights, "copy"], capsys, "training/state.safetensors")
 
 
 def test_publish_refuses_a_name_with_a_path(weights, capsys):
-    fails(["publish", weights, "../copy"], capsys, "plain word")
+    check_fails(["publish", weights, "../copy"], capsys, "plain word")
 
 
 def test_half_precision_keeps_the_network(weights, tmp_path):

@@ -314,7 +314,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path, release, capsys):
 def hostile(kind: str) -> tuple[tarfile.TarInfo, bytes]:
     """One archive member that no QM9 archive has."""
     info = tarfile.TarInfo(
-        {"climbing": "../../dsgdb9nsd_000041.xyz", "absolute": "/tmp/dsgdb9nsd_000041.xyz"}.get(kind, kind)
+        {"climbing": "../../dsgdb9nsd_000041.xyz", "absolute": "/dsgdb9nsd_000041.xyz"}.get(kind, kind)
     )
     if kind == "dsgdb9nsd_000041.xyz":
         info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
