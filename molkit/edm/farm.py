@@ -66,7 +66,7 @@ def run_tasks(tasks: Sequence[SampleTask]) -> list[tuple[int, PackedMolecules]]:
     if missing:
         if missing[0].device == "cpu":
             torch.set_num_threads(1)
-        drawn = draw_chunks(load(missing[0].weights, device=missing[0].device), missing)
+        drawn = draw_chunks(load(missing[0].weights, device=missing[0].device, precision="auto"), missing)
         for task, molecules in zip(missing, drawn, strict=True):
             done[task.chunk] = molecules
             if task.path is not None:

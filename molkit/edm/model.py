@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError
@@ -12,7 +13,7 @@ from torch import Tensor
 from molkit.config import from_dict, read_yaml, to_dict
 from molkit.edm.compiled import compile_for
 from molkit.edm.config import EdmConfig
-from molkit.edm.engine import accelerate
+from molkit.edm.engine import Precision, accelerate, gains_from_bfloat16
 from molkit.edm.network import EdmNetwork
 from molkit.edm.schedule import log_snr_table
 from molkit.errors import DataNotFound, InvalidInput
@@ -63,12 +64,19 @@ def resolve(path_or_name: str | Path) -> Path:
     )
 
 
-def load(path_or_name: str | Path, *, device: str | torch.device = "cpu", fast: bool = True) -> Edm:
+def load(
+    path_or_name: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    fast: bool = True,
+    precision: Precision | Literal["auto"] = "float32",
+) -> Edm:
     """The EDM in a run folder, or published under that name; weights in float32, network in evaluation mode.
 
     `fast` runs it through the quickest engine that works there: the kernel on CPUs; on a GPU torch.compile with matrix
     products in bfloat16, good for sampling and checked on loading (about a minute where nothing is compiled yet).
-    Likelihoods on a GPU want fast=False, the readable network in float32.
+    Likelihoods on a GPU want fast=False, the readable network in float32. `precision` is that of the kernel's matrix
+    products: float32; or "auto", bfloat16 where the CPU gains from it, which does for sampling.
 
     Raises DataNotFound, or InvalidInput when the weights belong to another model or are not finite.
     """
@@ -77,13 +85,16 @@ def load(path_or_name: str | Path, *, device: str | torch.device = "cpu", fast: 
     edm = build(config, name=folder.name)
     edm.network.load_state_dict(read_weights(folder / "weights.safetensors", edm.network.state_dict()))
     edm.network.to(device).eval().requires_grad_(False)
-    return replace(edm, network=quickest(edm.network, torch.device(device))) if fast else edm
+    return replace(edm, network=quickest(edm.network, torch.device(device), precision=precision)) if fast else edm
 
 
-def quickest(network: EdmNetwork, device: torch.device) -> EdmNetwork:
+def quickest(
+    network: EdmNetwork, device: torch.device, *, precision: Precision | Literal["auto"] = "float32"
+) -> EdmNetwork:
     """The network behind the engine for calls without gradients; parameters are shared."""
     if device.type == "cpu":
-        return accelerate(network)
+        chosen = "bfloat16" if precision == "auto" and gains_from_bfloat16() else precision
+        return accelerate(network, precision="float32" if chosen == "auto" else chosen)
     return compile_for(network, device, training=False, molecules=DENSE_MOLECULES) if device.type == "cuda" else network
 
 

@@ -8,7 +8,7 @@ import torch
 from molkit.config import from_dict, read_yaml, to_dict
 from molkit.edm.compiled import compile_for
 from molkit.edm.config import EdmConfig
-from molkit.edm.engine import accelerate
+from molkit.edm.engine import accelerate, gains_from_bfloat16
 from molkit.edm.model import build, load, resolve
 from molkit.edm.network import EdmNetwork
 from molkit.edm.published import training_facts
@@ -31,14 +31,9 @@ def engine_for(network: EdmNetwork, training: TrainConfig, device: torch.device)
             scope=training.compile_scope,
         )
     if device.type == "cpu" and training.engine in ("auto", "fused"):
-        wants_bfloat16 = training.precision == "bfloat16" or (training.precision == "auto" and fused_bfloat16())
+        wants_bfloat16 = training.precision == "bfloat16" or (training.precision == "auto" and gains_from_bfloat16())
         return accelerate(network, precision="bfloat16" if wants_bfloat16 else "float32")
     return network
-
-
-def fused_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 pairs; the kernel gains from that even without AMX."""
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
 def check_same_model(folder: Path, config: EdmConfig) -> None:

@@ -117,7 +117,7 @@ def equivariance_error(weights: str, *, num_atoms: int = 19, seed: int = 0) -> f
 
 def film(weights: str, *, num_atoms: int, num_calls: int, num_frames: int, seed: int) -> Film:
     """One trajectory from noise to a molecule of `num_atoms` atoms, in `num_frames` steps of the film."""
-    edm = load(weights)
+    edm = load(weights, precision="auto")
     generator = torch.Generator().manual_seed(seed)
     result = sample(edm, torch.tensor([num_atoms]), generator=generator, num_calls=num_calls, keep_frames=num_frames)
     molecule = result.molecules[0]
@@ -129,7 +129,7 @@ def film(weights: str, *, num_atoms: int, num_calls: int, num_frames: int, seed:
 def live_samples(weights: str, *, num_molecules: int, num_calls: int, seed: int) -> LiveSamples:
     """Sizes from the training histogram, molecules from noise, now."""
     started = perf_counter()
-    edm = load(weights)
+    edm = load(weights, precision="auto")
     generator = torch.Generator().manual_seed(seed)
     sizes = edm.draw_sizes(num_molecules, generator=generator)
     result = sample(edm, sizes, generator=generator, num_calls=num_calls)

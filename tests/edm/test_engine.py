@@ -259,3 +259,19 @@ def test_a_damaged_file_in_the_cache_is_built_again(fresh_engine, damage):
     assert engine.available()
     assert path.stat().st_size > 10_000
     assert [file.name for file in fresh_engine.iterdir()] == [path.name]
+
+
+@needs_engine
+def test_a_loaded_model_rounds_its_products_only_where_that_is_asked_for_and_gains(monkeypatch, tmp_path):
+    from molkit.edm import model
+
+    edm = model.build(EdmConfig(width=16, num_layers=1), seed=0)
+    model.save(edm, tmp_path)
+    for gains, precision, expected in (
+        (True, "auto", "bfloat16"),
+        (False, "auto", "float32"),
+        (True, "float32", "float32"),
+    ):
+        monkeypatch.setattr(model, "gains_from_bfloat16", lambda gains=gains: gains)
+        assert model.load(tmp_path, precision=precision).network.precision == expected
+    assert model.load(tmp_path).network.precision == "float32"
