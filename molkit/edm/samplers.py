@@ -1,7 +1,12 @@
-"""Rules for one step of a chain from noise to molecules. A rule is four numbers that follow from the schedule."""
+"""Rules for one step of a chain from noise to molecules. A rule is four numbers that follow from the schedule.
 
+All of them are linear in the state, so they keep positions on the zero-mean subspace and turn with the molecule.
+"""
+
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -25,15 +30,6 @@ class StepWeights:
 StepRule = Callable[[Tensor, Tensor, Tensor | None], StepWeights]
 
 
-@dataclass(frozen=True)
-class Sampler:
-    """A named way to run the chain."""
-
-    name: str
-    rule: StepRule
-    memory: bool = False  # uses the clean state predicted at the call before
-
-
 def ancestral_weights(log_snr_now: Tensor, log_snr_next: Tensor, log_snr_before: Tensor | None = None) -> StepWeights:
     """p(z_s | z_t) of the paper: the posterior q(z_s | z_t, x) with the predicted clean state for x.
 
@@ -44,6 +40,57 @@ def ancestral_weights(log_snr_now: Tensor, log_snr_next: Tensor, log_snr_before:
     spread = sigma(log_snr_now)
     width = torch.sqrt(variance) * sigma(log_snr_next) / spread
     return StepWeights(float(1.0 / ratio), -float(variance / (ratio * spread)), 0.0, float(width))
+
+
+def upper_variance_weights(
+    log_snr_now: Tensor, log_snr_next: Tensor, log_snr_before: Tensor | None = None
+) -> StepWeights:
+    """The ancestral step with sigma_{t|s} for the noise: right where the clean state is normal with variance 1.
+
+    Source: Ho et al. 2020, the larger of the two variances.
+    """
+    weights = ancestral_weights(log_snr_now, log_snr_next)
+    _, variance = transition(log_snr_next, log_snr_now)
+    return StepWeights(weights.noisy, weights.predicted, 0.0, float(torch.sqrt(variance)))
+
+
+def exponential_weights(
+    log_snr_now: Tensor, log_snr_next: Tensor, log_snr_before: Tensor | None, *, churn: float, order: int
+) -> StepWeights:
+    """The reverse equation with noise `churn` solved exactly for a clean state that is constant or linear in log-SNR.
+
+    With lambda = log_snr / 2, h the step in lambda and c = 1 + churn^2:
+    z_s = sigma_s / sigma_t exp(-churn^2 h) z_t + alpha_s (1 - exp(-c h)) x
+    + alpha_s (h - (1 - exp(-c h)) / c) / h_before (x - x_before) + sigma_s sqrt(1 - exp(-2 churn^2 h)) noise.
+    churn 0 is the flow without noise (order 1: DDIM; order 2: DPM-Solver++(2M) up to the third order of a step),
+    churn 1 the reverse diffusion (order 1: the ancestral step). Source: derived here from Lu et al. 2022
+    (DPM-Solver++, multistep and stochastic variants) and Xue et al. 2023 (SA-Solver).
+    """
+    step = 0.5 * float(log_snr_next - log_snr_now)
+    signal, spread = float(alpha(log_snr_now)), float(sigma(log_snr_now))
+    signal_next, spread_next = float(alpha(log_snr_next)), float(sigma(log_snr_next))
+    pace = 1.0 + churn**2
+    clean = -signal_next * math.expm1(-pace * step)
+    change = 0.0
+    if order == 2 and log_snr_before is not None:
+        change = signal_next * (step + math.expm1(-pace * step) / pace) / (0.5 * float(log_snr_now - log_snr_before))
+    keep = spread_next / spread * math.exp(-(churn**2) * step)
+    width = spread_next * math.sqrt(-math.expm1(-2.0 * churn**2 * step))
+    return StepWeights(keep + clean / signal, -clean * spread / signal, change, width)
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A named way to run the chain."""
+
+    name: str
+    rule: StepRule
+    memory: bool = False  # uses the clean state predicted at the call before
+
+
+def exponential(name: str, *, churn: float, order: int) -> Sampler:
+    """A sampler of the exponential family."""
+    return Sampler(name, partial(exponential_weights, churn=churn, order=order), memory=order > 1)
 
 
 ANCESTRAL = Sampler("ancestral", ancestral_weights)
