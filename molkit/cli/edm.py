@@ -17,6 +17,7 @@ FORMATS = (".xyz", ".sdf", ".npz")
 @click.argument("weights")
 @click.option("--count", default=100, show_default=True, type=click.IntRange(min=1), help="How many molecules.")
 @click.option("--calls", type=click.IntRange(min=2), help="Network calls a molecule; default: the full chain.")
+@click.option("--sampler", default="ancestral", show_default=True, help="How steps are taken; a wrong name lists all.")
 @click.option("--num-atoms", type=click.IntRange(min=1), help="Only molecules of this size.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Processes.")
@@ -27,6 +28,7 @@ def sample(
     weights: str,
     count: int,
     calls: int | None,
+    sampler: str,
     num_atoms: int | None,
     seed: int,
     workers: int,
@@ -38,6 +40,7 @@ def sample(
     from molkit.edm.farm import sample_many
     from molkit.edm.grids import step_grid
     from molkit.edm.model import load
+    from molkit.edm.samplers import sampler_named
     from molkit.errors import InvalidInput
     from molkit.processes import process_pool
 
@@ -46,6 +49,7 @@ def sample(
         raise InvalidInput(f"{out}: the name must end in {', '.join(FORMATS)}")
     if not out.parent.is_dir():
         raise InvalidInput(f"{out}: the folder {out.parent} does not exist")
+    sampler_named(sampler)
     model = load(weights)
     if num_atoms is not None and num_atoms not in dict(model.config.sizes):
         raise InvalidInput(f"{num_atoms} atoms: a size that the model's training histogram does not hold")
@@ -56,6 +60,7 @@ def sample(
             count,
             seed=seed,
             num_calls=calls,
+            sampler=sampler,
             num_atoms=num_atoms,
             folder=keep,
             device=device,

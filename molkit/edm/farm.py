@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from molkit.data.packed import read_packed, write_packed
 from molkit.edm.model import Edm, load
+from molkit.edm.samplers import ANCESTRAL, sampler_named
 from molkit.edm.sampling import sample
 from molkit.errors import InvalidInput
 from molkit.molecule import PackedMolecules
@@ -32,13 +33,16 @@ class SampleTask:
     num_atoms: int | None
     folder: str | None
     device: str = "cpu"
+    sampler: str = ANCESTRAL.name
+    shared_path: bool = False
 
     @property
     def path(self) -> Path | None:
         """The chunk's own file, if chunks are kept."""
         calls = "all" if self.num_calls is None else self.num_calls
         size = "any" if self.num_atoms is None else self.num_atoms
-        name = f"seed{self.seed}_calls{calls}_size{size}_{self.chunk:05d}_{self.count}.npz"
+        rule = self.sampler + ("_shared" if self.shared_path else "")
+        name = f"seed{self.seed}_calls{calls}_{rule}_size{size}_{self.chunk:05d}_{self.count}.npz"
         return None if self.folder is None else Path(self.folder) / name
 
 
@@ -53,7 +57,14 @@ def draw_chunks(edm: Edm, tasks: Sequence[SampleTask]) -> list[PackedMolecules]:
         drawn = edm.draw_sizes(task.count, generator=generator)
         sizes.append(drawn if task.num_atoms is None else torch.full_like(drawn, task.num_atoms))
         generators += fork(generator, task.count)
-    result = sample(edm, torch.cat(sizes), generator=generators, num_calls=tasks[0].num_calls)
+    result = sample(
+        edm,
+        torch.cat(sizes),
+        generator=generators,
+        num_calls=tasks[0].num_calls,
+        sampler=sampler_named(tasks[0].sampler),
+        shared_path=tasks[0].shared_path,
+    )
     chunk_of_row = np.repeat(np.arange(len(tasks)), [task.count for task in tasks])
     chunk_of_molecule = np.delete(chunk_of_row, list(result.failed))
     return [result.molecules.select(chunk_of_molecule == k) for k in range(len(tasks))]
@@ -84,20 +95,26 @@ def sample_many(
     num_atoms: int | None = None,
     folder: Path | None = None,
     device: str = "cpu",
+    sampler: str = ANCESTRAL.name,
+    shared_path: bool = False,
     executor: Executor | None = None,
     progress: bool = False,
 ) -> PackedMolecules:
     """`count` molecules of published weights or a run folder, the same for any executor; fewer if chains failed.
 
     On a GPU many chunks are drawn together, to fill it. With `folder` every finished chunk is kept there and not drawn
-    again. Raises InvalidInput for count < 1.
+    again. `sampler` is a name of `molkit.edm.samplers`; shared_path as in `sample`.
+    Raises InvalidInput for count < 1 or an unknown sampler.
     """
     if count < 1:
         raise InvalidInput(f"count must be at least 1, got {count}")
+    sampler_named(sampler)  # refuses an unknown name before anything is drawn
     place = None if folder is None else str(folder)
     starts = range(0, count, CHUNK)
     tasks = [
-        SampleTask(str(weights), k, min(CHUNK, count - start), seed, num_calls, num_atoms, place, device)
+        SampleTask(
+            str(weights), k, min(CHUNK, count - start), seed, num_calls, num_atoms, place, device, sampler, shared_path
+        )
         for k, start in enumerate(starts)
     ]
     parts: dict[int, PackedMolecules] = {}

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from molkit.edm.features import State
 from molkit.edm.schedule import alpha, sigma, transition
+from molkit.errors import InvalidInput
 
 
 @dataclass(frozen=True)
@@ -81,19 +82,38 @@ def exponential_weights(
 
 @dataclass(frozen=True)
 class Sampler:
-    """A named way to run the chain."""
+    """A named way to run the chain: the rule of a step, and the grid of steps it takes when calls are saved."""
 
     name: str
     rule: StepRule
+    grid: str = "even"
     memory: bool = False  # uses the clean state predicted at the call before
 
 
-def exponential(name: str, *, churn: float, order: int) -> Sampler:
+def exponential(name: str, *, churn: float, order: int, grid: str) -> Sampler:
     """A sampler of the exponential family."""
-    return Sampler(name, partial(exponential_weights, churn=churn, order=order), memory=order > 1)
+    return Sampler(name, partial(exponential_weights, churn=churn, order=order), grid, memory=order > 1)
 
 
 ANCESTRAL = Sampler("ancestral", ancestral_weights)
+SAMPLERS = {
+    sampler.name: sampler
+    for sampler in (
+        ANCESTRAL,
+        Sampler("ancestral-mixed", ancestral_weights, "mixed"),
+        Sampler("ancestral-upper", upper_variance_weights),
+        exponential("ddim", churn=0.0, order=1, grid="even"),
+        exponential("dpm-2m", churn=0.0, order=2, grid="even"),
+        exponential("sde-2m", churn=1.0, order=2, grid="even"),
+    )
+}
+
+
+def sampler_named(name: str) -> Sampler:
+    """The sampler of that name. Raises InvalidInput with the names that exist."""
+    if name not in SAMPLERS:
+        raise InvalidInput(f"sampler must be one of {', '.join(SAMPLERS)}, got {name!r}")
+    return SAMPLERS[name]
 
 
 def take_step(weights: StepWeights, noisy: State, predicted: State, change: State | None, noise: State | None) -> State:

@@ -1,5 +1,6 @@
-"""Ancestral sampling: from noise, or from a given molecule between two steps, in batches that follow from the seed."""
+"""Chains from noise, or from a given molecule between two steps, to molecules, in batches that follow from the seed."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +12,7 @@ from tqdm import tqdm
 
 from molkit.edm.diffusion import predict_noise
 from molkit.edm.features import State, decode, encode
-from molkit.edm.grids import step_grid
+from molkit.edm.grids import grid_steps
 from molkit.edm.model import Edm
 from molkit.edm.samplers import ANCESTRAL, Sampler, clean_state, difference, final_step, take_step
 from molkit.errors import InvalidInput
@@ -51,6 +52,7 @@ class Plan:
     sampler: Sampler
     ending: Literal["sample", "mean"]
     kept: frozenset[int]
+    shared_path: bool = False
 
     @property
     def num_calls(self) -> int:
@@ -59,12 +61,21 @@ class Plan:
 
 
 def make_plan(
-    steps: list[int], sampler: Sampler, *, ending: Literal["sample", "mean"] = "sample", keep_frames: int = 0
+    edm: Edm,
+    sampler: Sampler,
+    num_calls: int | None,
+    *,
+    start: int | None = None,
+    end: int = 0,
+    ending: Literal["sample", "mean"] = "sample",
+    keep_frames: int = 0,
+    shared_path: bool = False,
 ) -> Plan:
-    """The plan of a chain over `steps` that keeps keep_frames frames evenly, and the first."""
+    """The plan of a chain on the sampler's grid that keeps keep_frames frames evenly, and the first."""
+    steps = grid_steps(edm.log_snr, num_calls, grid=sampler.grid, start=start, end=end)
     last = len(steps) - 1
     kept = {steps[round(k * last / keep_frames)] for k in range(keep_frames + 1)} if keep_frames else set()
-    return Plan(steps, sampler, ending, frozenset(kept))
+    return Plan(steps, sampler, ending, frozenset(kept), shared_path)
 
 
 class MoleculeNoise:
@@ -95,6 +106,17 @@ class MoleculeNoise:
         self.used += 1
         return self.chunk[self.used - 1]
 
+    def along(self, log_snr: Tensor, now: int, after: int) -> Tensor:
+        """Standard normal [A, columns] that stands for all the noise of a full chain between two steps.
+
+        The noises of the single steps, each with the weight that it has left when the ancestral chain reaches `after`
+        (Source: derived here). Where the clean state is known, both chains then meet at that step.
+        """
+        table = log_snr[after : now + 1]
+        weights = torch.sqrt(torch.exp(table[:-1] - table[0]) - torch.exp(table[1:] - table[0])).flip(0).tolist()
+        total = sum(weight * self.next() for weight in weights)
+        return total / math.sqrt(sum(weight**2 for weight in weights))
+
 
 def _run_chain(
     edm: Edm,
@@ -109,15 +131,19 @@ def _run_chain(
     graph = graph.to(edm.device)
     rows = None if context is None else context.float().to(edm.device)[graph.batch]
 
-    def draw() -> State:
-        values = stream.next()
+    def split(values: Tensor) -> State:
         return State(graph.centre(values[:, :3]), values[:, 3:])
+
+    def fresh(now: int, after: int, weight: float) -> State | None:
+        if plan.shared_path:
+            return split(stream.along(edm.log_snr, now, after))
+        return split(stream.next()) if weight else None
 
     def predict(state: State, step: int) -> State:
         steps = torch.full((graph.num_molecules,), step, device=edm.device)
         return predict_noise(edm.network, state, steps, graph, num_steps=edm.config.num_steps, context=rows)
 
-    state = draw() if start is None else start.map(lambda part: part.float().to(edm.device))
+    state = split(stream.next()) if start is None else start.map(lambda part: part.float().to(edm.device))
     frames = [(plan.steps[0], state)] if plan.steps[0] in plan.kept else []
     log_snr_before, clean_before = None, None
     for now, after in zip(plan.steps[:-1], plan.steps[1:], strict=True):
@@ -128,12 +154,12 @@ def _run_chain(
             clean = clean_state(state, predicted, edm.log_snr[now])
             change = None if clean_before is None else difference(clean, clean_before)
             log_snr_before, clean_before = edm.log_snr[now], clean
-        state = take_step(weights, state, predicted, change, draw() if weights.noise else None)
+        state = take_step(weights, state, predicted, change, fresh(now, after, weights.noise))
         state = State(graph.centre(state.positions), state.features)
         if after in plan.kept:
             frames.append((after, state))
     if plan.steps[-1] == 0:
-        noise = draw() if plan.ending == "sample" else None
+        noise = split(stream.next()) if plan.ending == "sample" else None
         state = final_step(state, predict(state, 0), noise, edm.log_snr[0])
     return state, frames
 
@@ -149,6 +175,7 @@ def sample(
     context: Tensor | None = None,
     keep_frames: int = 0,
     ending: Literal["sample", "mean"] = "sample",
+    shared_path: bool = False,
     pair_budget: int | None = None,
     progress: bool = False,
 ) -> SampleResult:
@@ -156,16 +183,16 @@ def sample(
 
     `generator` is forked into one for each molecule, unless one for each is given. `context` [B, C] holds normalised
     values, a row for each entry of num_atoms, of a model that was trained with them.
-    keep_frames keeps that many frames evenly over the chain (and the noise it starts from). Source: EDM, sampling
-    algorithm; fewer calls stride the steps evenly. Raises InvalidInput for sizes below 1, a
-    wrong num_calls or context.
+    keep_frames keeps that many frames evenly over the chain (and the noise it starts from). With shared_path a chain
+    of few calls follows the noise of the full chain of the same generator, for paired comparisons.
+    Source: EDM, sampling algorithm; for the other samplers see `molkit.edm.samplers`. Raises InvalidInput for sizes
+    below 1, a wrong num_calls or context.
     """
     num_atoms = torch.as_tensor(num_atoms)
     if len(num_atoms) == 0 or int(num_atoms.min()) < 1:
         raise InvalidInput("num_atoms must hold at least one entry, each at least 1")
     check_context(edm, context, len(num_atoms))
-    steps = step_grid(edm.config.num_steps, num_calls)
-    plan = make_plan(steps, sampler, ending=ending, keep_frames=keep_frames)
+    plan = make_plan(edm, sampler, num_calls, ending=ending, keep_frames=keep_frames, shared_path=shared_path)
     return _sample_batches(edm, None, num_atoms, plan, generator, context, pair_budget, progress)
 
 
@@ -200,8 +227,7 @@ def sample_from(
     graph = Graph.from_sizes(num_atoms)
     positions = graph.centre(torch.from_numpy(packed.positions).float())
     clean = encode(edm.config, torch.from_numpy(packed.atomic_numbers), positions)
-    steps = step_grid(edm.config.num_steps, num_calls, start=start, end=end)
-    plan = make_plan(steps, sampler, ending=ending, keep_frames=keep_frames)
+    plan = make_plan(edm, sampler, num_calls, start=start, end=end, ending=ending, keep_frames=keep_frames)
     return _sample_batches(edm, clean, num_atoms, plan, generator, context, pair_budget, progress)
 
 
