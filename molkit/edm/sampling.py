@@ -1,5 +1,6 @@
 """Chains from noise, or from a given molecule between two steps, to molecules, in batches that follow from the seed."""
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,14 +16,16 @@ from molkit.edm.features import State, decode, encode
 from molkit.edm.grids import grid_steps
 from molkit.edm.model import Edm
 from molkit.edm.samplers import ANCESTRAL, Sampler, clean_state, difference, final_step, take_step
-from molkit.errors import InvalidInput
-from molkit.graphs import Graph, split_by_pairs
+from molkit.errors import InvalidInput, RunError
+from molkit.graphs import Graph, is_out_of_memory, split_by_pairs
 from molkit.molecule import Molecule, PackedMolecules
 from molkit.rng import fork
 
 NOISE_CHUNK = 32  # steps of noise drawn at once per molecule; part of the definition of a seed
 PAIR_BUDGET = 12_000  # ordered pairs per batch: edge tensors of a small network then stay near the cache
 GPU_PAIR_BUDGET = 1_000_000  # about 3,200 QM9 molecules: calls that keep a GPU busy
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -257,20 +260,42 @@ def _sample_batches(
     ends = num_atoms.cumsum(0)
     states: list[tuple[Tensor, State]] = []
     frames: dict[int, list[State]] = {step: [] for step in sorted(plan.kept, reverse=True)}
-    for group in tqdm(split_by_pairs(num_atoms[order], pair_budget), disable=not progress, unit="batch"):
-        rows = order[group]
+    waiting = [order[group] for group in reversed(split_by_pairs(num_atoms[order], pair_budget))]
+    bar = tqdm(total=len(num_atoms), disable=not progress, unit="molecule")
+    while waiting:
+        rows = waiting.pop()
         graph = Graph.from_sizes(num_atoms[rows])
         atoms = torch.cat([torch.arange(int(ends[row] - num_atoms[row]), int(ends[row])) for row in rows])
         part = None if start is None else start.map(lambda values, atoms=atoms: values[atoms])
         values = None if context is None else context[rows]
-        state, seen = _run_chain(edm, part, graph, plan, [generators[row] for row in rows], values)
+        own = [generators[row] for row in rows]
+        marks = [generator.get_state() for generator in own]
+        try:
+            state, seen = _run_chain(edm, part, graph, plan, own, values)
+        except RuntimeError as error:
+            waiting += reversed(_halves(rows, error))
+            for generator, mark in zip(own, marks, strict=True):
+                generator.set_state(mark)
+            continue
+        bar.update(len(rows))
         states.append((atoms, state))
         for step, frame in seen:
             frames[step].append(frame)
+    bar.close()
     atoms = torch.cat([entry[0] for entry in states])
     final = _gather(atoms, [entry[1] for entry in states])
     kept_frames = tuple(_frame(edm, step, _gather(atoms, parts)) for step, parts in frames.items())
     return _result(edm, final, num_atoms, kept_frames, plan.num_calls)
+
+
+def _halves(rows: Tensor, error: RuntimeError) -> list[Tensor]:
+    """The batch in two parts, when memory did not suffice for it. Raises the error, or RunError for one molecule."""
+    if not is_out_of_memory(error):
+        raise error
+    if len(rows) == 1:
+        raise RunError("no memory for a single molecule; use a machine with more, or a smaller molecule") from error
+    logger.warning("no memory for %d molecules at once; taking them in two batches", len(rows))
+    return list(rows.tensor_split(2))
 
 
 def _gather(atoms: Tensor, parts: list[State]) -> State:

@@ -6,6 +6,7 @@ A step is a function of the checkpoint and its number: batches follow from (seed
 
 import logging
 import os
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from molkit.errors import InvalidInput, RunError
+from molkit.graphs import is_out_of_memory
 from molkit.rng import generator_from
 from molkit.training import run_folder
 from molkit.training.batches import batches_for
@@ -128,6 +130,7 @@ class Trainer:
         self.order: tuple[int, list[Tensor]] = (-1, [])
         own_precision = getattr(network, "precision", None)  # an engine that rounds its products itself
         self.bfloat16 = own_precision is None and use_bfloat16(config.precision, fabric.device)
+        self.at_once = sys.maxsize  # molecules of one forward and backward pass; falls when memory does not suffice
         self.unchecked = torch.zeros((), device=fabric.device)  # losses and norms not looked at; NaN stays in the sum
 
     def next_rows(self) -> Tensor:
@@ -157,6 +160,37 @@ class Trainer:
             self.progress.norms = list(queue.norms)
         return norm
 
+    def gradients(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and logged terms of these rows; their gradients are left in the network.
+
+        A batch for which memory does not suffice is taken in halves from then on (one process only: several would have
+        to agree). Raises RunError when a single molecule is too large.
+        """
+        try:
+            parts = [self.part_gradients(part, len(part) / len(rows), generator) for part in rows.split(self.at_once)]
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            most = min(self.at_once, len(rows))
+            if self.fabric.world_size > 1 or most == 1:
+                raise RunError(
+                    f"no memory for {most} molecules at once; lower batch_pairs or batch_molecules"
+                ) from error
+            self.at_once = -(-most // 2)
+            log.warning("no memory for %d molecules at once; taking at most %d", len(rows), self.at_once)
+            self.optimiser.zero_grad(set_to_none=True)
+            return self.gradients(rows, generator)
+        return sum(part[0] for part in parts), {name: sum(part[1][name] for part in parts) for name in parts[0][1]}
+
+    def part_gradients(
+        self, rows: Tensor, share: float, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and terms of some rows times their share of the batch; their gradients are added up."""
+        with torch.autocast(self.fabric.device.type, torch.bfloat16, enabled=self.bfloat16):
+            loss, terms = self.task.loss(self.network, rows, generator=generator)
+        self.fabric.backward(loss * share)
+        return loss.detach() * share, {name: value * share for name, value in terms.items()}
+
     def step(self) -> dict[str, float]:
         """One update; returns what was measured. Raises RunError when the loss or its gradient is not finite."""
         state = self.progress
@@ -167,10 +201,8 @@ class Trainer:
         device = self.fabric.device
         generator = generator_from(self.config.seed, self.fabric.global_rank, state.step, device=device)
         self.optimiser.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16):
-            loss, terms = self.task.loss(self.network, rows, generator=generator)
-        self.fabric.backward(loss)
-        loss, norm = loss.detach(), self.clip()
+        loss, terms = self.gradients(rows, generator)
+        norm = self.clip()
         self.unchecked = self.unchecked + loss + norm
         if device.type == "cpu" or state.step % self.config.log_every == 0:  # looking makes a GPU wait
             self.require_finite(f"loss {float(loss):.4g}, gradient norm {float(norm):.4g}")
