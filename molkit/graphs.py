@@ -118,6 +118,6 @@ def split_by_pairs(num_atoms: Tensor, pair_budget: int) -> list[Tensor]:
     return [torch.tensor(group) for group in groups if group]
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether PyTorch raised this because a GPU or the host had no memory left; the batch may then be split."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    """Whether this was raised because a GPU or the host had no memory left; the batch may then be split."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)

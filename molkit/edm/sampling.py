@@ -272,7 +272,7 @@ def _sample_batches(
         marks = [generator.get_state() for generator in own]
         try:
             state, seen = _run_chain(edm, part, graph, plan, own, values)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             waiting += reversed(_halves(rows, error))
             for generator, mark in zip(own, marks, strict=True):
                 generator.set_state(mark)
@@ -288,7 +288,7 @@ def _sample_batches(
     return _result(edm, final, num_atoms, kept_frames, plan.num_calls)
 
 
-def _halves(rows: Tensor, error: RuntimeError) -> list[Tensor]:
+def _halves(rows: Tensor, error: RuntimeError | MemoryError) -> list[Tensor]:
     """The batch in two parts, when memory did not suffice for it. Raises the error, or RunError for one molecule."""
     if not is_out_of_memory(error):
         raise error

@@ -168,7 +168,7 @@ class Trainer:
         """
         try:
             parts = [self.part_gradients(part, len(part) / len(rows), generator) for part in rows.split(self.at_once)]
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             most = min(self.at_once, len(rows))
