@@ -264,3 +264,30 @@ def without_fluorine(smiles: str) -> str:
     plain = mol_from_smiles(Chem.MolToSmiles(mol))
     Chem.RemoveStereochemistry(plain)
     return Chem.MolToSmiles(plain)
+
+
+def skeleton_smiles(mol: Chem.Mol) -> str:
+    """Which heavy atoms are bonded to which: canonical SMILES without hydrogens, bond orders, charges and stereo.
+
+    Stereoisomers, tautomers and protonation states of a molecule share it, and so may molecules that differ more.
+    """
+    heavy = [atom.GetIdx() for atom in mol.GetAtoms() if atom.GetAtomicNum() > 1]
+    place = {atom: new for new, atom in enumerate(heavy)}
+    plain = Chem.RWMol()
+    for atom in heavy:
+        bare = Chem.Atom(mol.GetAtomWithIdx(atom).GetAtomicNum())
+        bare.SetNoImplicit(True)
+        plain.AddAtom(bare)
+    for bond in mol.GetBonds():
+        ends = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
+        if all(end in place for end in ends):
+            plain.AddBond(place[ends[0]], place[ends[1]], Chem.BondType.SINGLE)
+    return Chem.MolToSmiles(plain)
+
+
+def connectivity(molecule: Molecule, *, factor: float = COVALENT_FACTORS[0]) -> Chem.Mol:
+    """Atoms joined where they are closer than a factor times the sum of their covalent radii; no bond orders."""
+    mol = rdkit_atoms(molecule)
+    with rdBase.BlockLogs():
+        rdDetermineBonds.DetermineConnectivity(mol, useVdw=True, covFactor=factor)
+    return mol.GetMol()

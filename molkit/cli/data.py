@@ -99,3 +99,39 @@ def fetch(name: str, out: Path | None, base_urls: tuple[str, ...]) -> None:
     verb = "is there already" if result.was_there else "written"
     click.echo(f"{result.path} {verb}: {result.num_molecules:,} molecules, sha256 {result.sha256}")
     click.echo('load_qm9(split="train", source="full") reads it; nothing else uses it by itself')
+
+
+@data.command()
+@click.argument("name", type=click.Choice(["geom_drugs"]))
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for the packed parts.  [default: data/sets/geom_drugs]",
+)
+@click.option(
+    "--conformers",
+    default=30,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Conformers of lowest energy to keep of each molecule.",
+)
+def convert(name: str, file: Path, out: Path | None, conformers: int) -> None:
+    """Pack FILE, the drugs_crude.msgpack of GEOM (or its .tar.gz) that you downloaded; interrupted, it continues.
+
+    FILE is https://dataverse.harvard.edu/api/access/datafile/4360331 (some 50 GB; doi 10.7910/DVN/JNGTDF).
+    """
+    from tqdm import tqdm
+
+    from molkit.data.geom_drugs import RECIPE, convert_geom_drugs
+
+    with tqdm(desc="molecules", unit="", delay=1.0) as bar:
+        result = convert_geom_drugs(file, out, num_conformers=conformers, on_molecule=bar.update)
+    click.echo(
+        f"{result.folder}: {result.num_molecules:,} molecules, {result.num_conformers:,} conformers in "
+        f"{result.num_parts:,} parts; {len(result.refused):,} molecules refused"
+    )
+    for smiles, reason in result.refused[:10]:
+        click.echo(f"refused  {smiles}: {reason}")
+    if result.num_conformers:
+        click.echo(f"train with `molkit train {result.folder / RECIPE} --out RUN`")

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 from molkit.config import from_dict, read_yaml
+from molkit.data.drug_size import load_drug_size
+from molkit.data.geom_drugs import load_geom_drugs
 from molkit.data.qm9 import load_qm9
 from molkit.edm.config import EdmConfig
 from molkit.errors import InvalidInput
@@ -18,9 +20,10 @@ RECIPES = Path(__file__).resolve().parents[2] / "data" / "recipes"
 class DataChoice:
     """Which molecules a recipe trains on."""
 
-    name: Literal["qm9"] = "qm9"
+    name: Literal["qm9", "drug_size", "geom_drugs"] = "qm9"
     split: Literal["train", "valid", "test"] = "train"
-    source: Literal["packed", "full"] = "packed"
+    source: Literal["packed", "full"] = "packed"  # of QM9
+    split_by: Literal["molecule", "conformer"] = "molecule"  # of GEOM-Drugs; by conformer as in the paper, which leaks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,4 +56,8 @@ def read_recipe(path: Path) -> Recipe:
 
 def load_molecules(choice: DataChoice, *, limit: int | None = None) -> PackedMolecules:
     """The molecules that a recipe trains on. Raises what the loader of the data set raises."""
+    if choice.name == "drug_size":
+        return load_drug_size(split=choice.split, limit=limit).molecules
+    if choice.name == "geom_drugs":
+        return load_geom_drugs(split=choice.split, split_by=choice.split_by, limit=limit)
     return load_qm9(split=choice.split, limit=limit, source=choice.source)
