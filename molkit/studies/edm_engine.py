@@ -1,20 +1,27 @@
 """The fast engine against the readable network: the same chains, and what rounding does to the molecules."""
 
+import json
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from time import process_time
 
 import numpy as np
 import torch
 
-from molkit.edm.engine import Precision, accelerate, instruction_set
-from molkit.edm.model import load
+from molkit.claims.ledger import REPOSITORY
+from molkit.claims.provenance import commit, hash_files, machine
+from molkit.edm.engine import accelerate, available, gains_from_bfloat16
+from molkit.edm.model import load, resolve
 from molkit.edm.sampling import sample
+from molkit.errors import DataNotFound, InvalidInput
 from molkit.metrics.stability import stability
 from molkit.metrics.statistics import Interval, bootstrap_interval
 from molkit.rng import fork, generator_from
+from molkit.training.files import write_text
 
 CHUNK = 250  # chains per task
+STORED = REPOSITORY / "data" / "studies" / "edm_engine.json"
 EXECUTIONS: tuple[str, ...] = ("readable", "float32", "bfloat16")
 
 
@@ -105,8 +112,39 @@ def compare(outcomes: dict[str, Outcomes], first: str, second: str, *, num_calls
 
 
 def executions_here() -> tuple[str, ...]:
-    """The executions that differ on this machine: without bfloat16 products the last one is float32 again."""
-    precisions: tuple[Precision, ...] = ("float32", "bfloat16")
-    if instruction_set(precisions[1]) == instruction_set(precisions[0]):
-        return EXECUTIONS[:2]
-    return EXECUTIONS
+    """The executions that differ on this machine; without bfloat16 products the last one would be float32 again."""
+    return EXECUTIONS if gains_from_bfloat16() else EXECUTIONS[:2] if available() else EXECUTIONS[:1]
+
+
+def trajectories(
+    weights: str, *, num_chains: int, num_calls: int, seed: int, executor: Executor | None = None
+) -> PairedComparison | None:
+    """The same chains with float32 and with bfloat16 products; None where this CPU has no such products."""
+    if not gains_from_bfloat16():
+        return None
+    options = {"num_chains": num_chains, "num_calls": num_calls, "seed": seed, "executor": executor}
+    return compare(paired_outcomes(weights, EXECUTIONS[1:], **options), *EXECUTIONS[1:], num_calls=num_calls)
+
+
+def write_trajectories(weights: str, path: Path, comparison: PairedComparison, *, seed: int) -> None:
+    """Keep a comparison with what is needed to trust it. Raises RunError when the disk refuses."""
+    head, dirty = commit()
+    stamp = {"weights": weights, "seed": seed, "commit": head, "dirty": dirty, "machine": machine()}
+    stamp["weights_sha256"] = hash_files([resolve(weights) / "weights.safetensors"])
+    write_text(path, json.dumps({**stamp, "comparison": asdict(comparison)}, indent=1) + "\n")
+
+
+def stored_trajectories(path: Path = STORED) -> tuple[str, PairedComparison]:
+    """The weights and the comparison that `molkit bench trajectories` wrote. Raises DataNotFound or InvalidInput."""
+    if not path.is_file():
+        raise DataNotFound(f"{path}: no stored comparison; make it with `molkit bench trajectories --out {path}`")
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        fields = stored["comparison"]
+        for name in ("molecule_difference", "atom_difference"):
+            fields[name] = Interval(**fields[name])
+        for name in ("molecule_stability", "atom_stability", "discordant", "seconds"):
+            fields[name] = tuple(fields[name])
+        return stored["weights"], PairedComparison(**fields)
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise InvalidInput(f"{path}: not a comparison of trajectories ({error})") from error
