@@ -16,6 +16,7 @@ COMMANDS = {
     "sample": ("molkit.cli.edm", "sample", "Sample molecules from a trained model."),
     "evaluate": ("molkit.cli.edm", "evaluate", "Stability, validity and likelihood of a trained model."),
     "score": ("molkit.cli.score", "score", "Stability and validity of the molecules in a file."),
+    "study": ("molkit.cli.study", "study", "Repeat the long measurements behind a chapter."),
     "book": ("molkit.cli.book", "book", "Run, build and inspect the book."),
     "ledger": ("molkit.cli.ledger", "ledger", "Show the claims and what was measured for them."),
     "bench": ("molkit.cli.bench", "bench", "Measure speed side by side; prints JSON."),

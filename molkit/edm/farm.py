@@ -86,6 +86,31 @@ def run_tasks(tasks: Sequence[SampleTask]) -> list[tuple[int, PackedMolecules]]:
     return sorted(done.items())
 
 
+def chunk_tasks(
+    weights: str | Path,
+    count: int,
+    *,
+    seed: int,
+    num_calls: int | None = None,
+    num_atoms: int | None = None,
+    folder: Path | None = None,
+    device: str = "cpu",
+    sampler: str = ANCESTRAL.name,
+    shared_path: bool = False,
+) -> list[SampleTask]:
+    """The chunks of `count` molecules. Raises InvalidInput for count < 1 or an unknown sampler."""
+    if count < 1:
+        raise InvalidInput(f"count must be at least 1, got {count}")
+    sampler_named(sampler)
+    place = None if folder is None else str(folder)
+    return [
+        SampleTask(
+            str(weights), k, min(CHUNK, count - start), seed, num_calls, num_atoms, place, device, sampler, shared_path
+        )
+        for k, start in enumerate(range(0, count, CHUNK))
+    ]
+
+
 def sample_many(
     weights: str | Path,
     count: int,
@@ -106,17 +131,17 @@ def sample_many(
     again. `sampler` is a name of `molkit.edm.samplers`; shared_path as in `sample`.
     Raises InvalidInput for count < 1 or an unknown sampler.
     """
-    if count < 1:
-        raise InvalidInput(f"count must be at least 1, got {count}")
-    sampler_named(sampler)  # refuses an unknown name before anything is drawn
-    place = None if folder is None else str(folder)
-    starts = range(0, count, CHUNK)
-    tasks = [
-        SampleTask(
-            str(weights), k, min(CHUNK, count - start), seed, num_calls, num_atoms, place, device, sampler, shared_path
-        )
-        for k, start in enumerate(starts)
-    ]
+    tasks = chunk_tasks(
+        weights,
+        count,
+        seed=seed,
+        num_calls=num_calls,
+        num_atoms=num_atoms,
+        folder=folder,
+        device=device,
+        sampler=sampler,
+        shared_path=shared_path,
+    )
     parts: dict[int, PackedMolecules] = {}
     with tqdm(total=count, disable=not progress, unit="molecule") as bar:
         for chunk, molecules in _finished(tasks, executor, together=1 if device == "cpu" else GPU_CHUNKS):

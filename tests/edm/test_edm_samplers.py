@@ -15,10 +15,9 @@ from molkit.edm.samplers import (
     exponential_weights,
     sampler_named,
     take_step,
-    upper_variance_weights,
 )
 from molkit.edm.sampling import MoleculeNoise, sample, sample_from
-from molkit.edm.schedule import alpha, log_snr_table, sigma, transition
+from molkit.edm.schedule import alpha, log_snr_table, sigma
 from molkit.errors import InvalidInput
 from molkit.molecule import PackedMolecules
 from molkit.rng import fork
@@ -116,14 +115,6 @@ def advance(value, weights, log_snr, clean):
     return weights.noisy * value + weights.predicted * predicted
 
 
-def test_the_upper_variance_is_stationary_for_clean_states_of_variance_one():
-    """z ~ N(0, 1) at every step; the best prediction of the noise is sigma z."""
-    now, after = snr(-1.0, 1.5)
-    weights = upper_variance_weights(now, after)
-    assert (weights.noisy + weights.predicted * float(sigma(now))) ** 2 + weights.noise**2 == pytest.approx(1.0)
-    assert weights.noise == pytest.approx(math.sqrt(transition(after, now)[1]))
-
-
 # the Gaussian, whose best prediction is linear: laws of whole chains by recursion
 
 
@@ -160,7 +151,7 @@ def test_the_error_falls_with_the_order_of_the_solver(churn, order):
         assert coarse / fine == pytest.approx(2.0**order, rel=0.12)
 
 
-@pytest.mark.parametrize("rule", [ancestral_weights, upper_variance_weights, *RULES])
+@pytest.mark.parametrize("rule", [ancestral_weights, *RULES])
 def test_many_steps_leave_the_right_width(rule):
     assert final_deviation(rule, 6000) == pytest.approx(1.0, abs=2e-3)
 
@@ -175,7 +166,7 @@ def test_strided_ancestral_chains_are_too_narrow_and_second_order_ones_less_so()
 # chains of molecules
 
 
-@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "ancestral-upper"])  # it ends with noise
+@pytest.mark.parametrize("name", list(SAMPLERS))
 def test_every_sampler_leads_the_exact_denoiser_of_a_geometry_to_it(name):
     molecules = random_molecules([7], elements=(1, 6, 7, 8, 9))
     config = tiny_config(num_steps=50)
