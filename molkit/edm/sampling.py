@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from molkit.edm.features import State, decode, encode
 from molkit.edm.grids import grid_steps
 from molkit.edm.model import Edm
 from molkit.edm.samplers import ANCESTRAL, Sampler, clean_state, difference, final_step, take_step
+from molkit.edm.schedule import transition
 from molkit.errors import InvalidInput, RunError
 from molkit.graphs import Graph, is_out_of_memory, split_by_pairs
 from molkit.molecule import Molecule, PackedMolecules
@@ -49,7 +50,10 @@ class SampleResult:
 
 @dataclass(frozen=True)
 class Plan:
-    """What all batches of a request share: steps to visit, the rule of a step, the ending, the steps to keep."""
+    """What all batches of a request share: steps to visit, the rule of a step, the ending, the steps to keep.
+
+    Steps fall; where the next one is higher, noise is added by the forward process.
+    """
 
     steps: list[int]
     sampler: Sampler
@@ -60,7 +64,21 @@ class Plan:
     @property
     def num_calls(self) -> int:
         """Network calls of one chain: one a step down, and one at step 0."""
-        return len(self.steps) - 1 + int(self.steps[-1] == 0)
+        downs = sum(after < now for now, after in zip(self.steps[:-1], self.steps[1:], strict=True))
+        return downs + int(self.steps[-1] == 0)
+
+
+class Held(Protocol):
+    """What is known of the molecules of a request before they are made, see `molkit.edm.editing`."""
+
+    def select(self, atoms: Tensor) -> "Held":
+        """The same for the atoms of a batch."""
+
+    def to(self, device: torch.device | str) -> "Held":
+        """The same on another device."""
+
+    def correct(self, noisy: State, predicted: State, graph: Graph, log_snr: Tensor) -> State:
+        """The predicted noise with the known part of it put right."""
 
 
 def make_plan(
@@ -128,8 +146,10 @@ def _run_chain(
     plan: Plan,
     generators: Sequence[torch.Generator],
     context: Tensor | None,
+    held: Held | None = None,
 ) -> tuple[State, list[tuple[int, State]]]:
     """One batch from the first to the last step of the plan; the frames whose step is kept. context [B, C]."""
+    held = None if held is None else held.to(edm.device)
     stream = MoleculeNoise(graph.num_atoms, 3 + edm.config.num_features, generators, edm.device)
     graph = graph.to(edm.device)
     rows = None if context is None else context.float().to(edm.device)[graph.batch]
@@ -144,12 +164,17 @@ def _run_chain(
 
     def predict(state: State, step: int) -> State:
         steps = torch.full((graph.num_molecules,), step, device=edm.device)
-        return predict_noise(edm.network, state, steps, graph, num_steps=edm.config.num_steps, context=rows)
+        predicted = predict_noise(edm.network, state, steps, graph, num_steps=edm.config.num_steps, context=rows)
+        return predicted if held is None else held.correct(state, predicted, graph, edm.log_snr[step])
 
-    state = split(stream.next()) if start is None else start.map(lambda part: part.float().to(edm.device))
+    state = split(stream.next()) if start is None else start.map(lambda part: part.to(edm.device))
     frames = [(plan.steps[0], state)] if plan.steps[0] in plan.kept else []
     log_snr_before, clean_before = None, None
     for now, after in zip(plan.steps[:-1], plan.steps[1:], strict=True):
+        if after > now:
+            state = noisier(state, split(stream.next()), edm.log_snr[now], edm.log_snr[after])
+            log_snr_before, clean_before = None, None
+            continue
         predicted = predict(state, now)
         weights = plan.sampler.rule(edm.log_snr[now], edm.log_snr[after], log_snr_before)
         change = None
@@ -165,6 +190,15 @@ def _run_chain(
         noise = split(stream.next()) if plan.ending == "sample" else None
         state = final_step(state, predict(state, 0), noise, edm.log_snr[0])
     return state, frames
+
+
+def noisier(state: State, noise: State, log_snr_now: Tensor, log_snr_next: Tensor) -> State:
+    """A draw of q(z_t | z_s), from a step to a noisier one."""
+    ratio, variance = (float(value) for value in transition(log_snr_now, log_snr_next))
+    return State(
+        ratio * state.positions + math.sqrt(variance) * noise.positions,
+        ratio * state.features + math.sqrt(variance) * noise.features,
+    )
 
 
 @torch.no_grad()
@@ -196,7 +230,7 @@ def sample(
         raise InvalidInput("num_atoms must hold at least one entry, each at least 1")
     check_context(edm, context, len(num_atoms))
     plan = make_plan(edm, sampler, num_calls, ending=ending, keep_frames=keep_frames, shared_path=shared_path)
-    return _sample_batches(edm, None, num_atoms, plan, generator, context, pair_budget, progress)
+    return run_batches(edm, None, num_atoms, plan, generator, context, pair_budget, progress)
 
 
 @torch.no_grad()
@@ -231,7 +265,7 @@ def sample_from(
     positions = graph.centre(torch.from_numpy(packed.positions).float())
     clean = encode(edm.config, torch.from_numpy(packed.atomic_numbers), positions)
     plan = make_plan(edm, sampler, num_calls, start=start, end=end, ending=ending, keep_frames=keep_frames)
-    return _sample_batches(edm, clean, num_atoms, plan, generator, context, pair_budget, progress)
+    return run_batches(edm, clean, num_atoms, plan, generator, context, pair_budget, progress)
 
 
 def check_context(edm: Edm, context: Tensor | None, num_molecules: int) -> None:
@@ -242,7 +276,7 @@ def check_context(edm: Edm, context: Tensor | None, num_molecules: int) -> None:
         raise InvalidInput(f"this model needs context values of shape {expected}, got {found}")
 
 
-def _sample_batches(
+def run_batches(
     edm: Edm,
     start: State | None,
     num_atoms: Tensor,
@@ -251,8 +285,9 @@ def _sample_batches(
     context: Tensor | None,
     pair_budget: int | None,
     progress: bool,
+    held: Held | None = None,
 ) -> SampleResult:
-    """Chains in batches of similar size, put back into the order of num_atoms."""
+    """Chains in batches of similar size, put back into the order of num_atoms; `start` and `held` in that order too."""
     if pair_budget is None:
         pair_budget = GPU_PAIR_BUDGET if edm.device.type == "cuda" else PAIR_BUDGET
     generators = fork(generator, len(num_atoms)) if isinstance(generator, torch.Generator) else generator
@@ -271,7 +306,8 @@ def _sample_batches(
         own = [generators[row] for row in rows]
         marks = [generator.get_state() for generator in own]
         try:
-            state, seen = _run_chain(edm, part, graph, plan, own, values)
+            kept = None if held is None else held.select(atoms)
+            state, seen = _run_chain(edm, part, graph, plan, own, values, kept)
         except (RuntimeError, MemoryError) as error:
             waiting += reversed(_halves(rows, error))
             for generator, mark in zip(own, marks, strict=True):
