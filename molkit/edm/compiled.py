@@ -250,6 +250,9 @@ def compile_for(
     """
     device = torch.device(device)
     network = network.to(device)
+    if network.config.self_conditioning:
+        log.warning("EDM network: the dense layout knows no estimates; the readable network runs in %s", precision)
+        return PlainEdmNetwork(network, precision=precision)
     rungs = ladder(precision, scope)
     for rung, following in zip(rungs[:-1], rungs[1:], strict=True):
         reason = unfit(rung, network, widths=widths, molecules=molecules, training=training, device=device)

@@ -35,6 +35,8 @@ class EdmConfig:
     message_scale: float = 1.0
     aggregation: Literal["sum", "mean"] = "sum"
     num_context: int = 0
+    self_conditioning: bool = False  # the network also sees its own last estimate of the clean molecule
+    process: Literal["diffusion", "flow"] = "diffusion"  # what the network predicts: noise, or velocity (edm.flow)
     num_steps: int = 1000
     schedule: Literal["polynomial", "cosine"] = "polynomial"
     schedule_power: float = 2.0
@@ -66,3 +68,8 @@ class EdmConfig:
     def num_features(self) -> int:
         """Diffused feature channels per atom: element types and, if used, the atomic number."""
         return self.num_types + int(self.atomic_number_channel)
+
+    @property
+    def num_columns(self) -> int:
+        """Columns with which an atom enters the network: features, t, context, an estimate and whether there is one."""
+        return self.num_features + 1 + self.num_context + int(self.self_conditioning) * (self.num_features + 1)

@@ -13,6 +13,9 @@ from molkit.edm.gaussian import zero_mean_noise
 from molkit.edm.schedule import alpha, sigma
 from molkit.graphs import Graph
 
+NoiseWeighting = Literal["simple", "unbiased", "min_snr", "p2"]
+MIN_SNR = 5.0
+
 # features [A, n_h], positions [A, 3], t [A, 1], edge_index [2, E], batch [A], B, context -> noise in both
 Network = Callable[..., tuple[Tensor, Tensor]]
 
@@ -34,14 +37,51 @@ def add_noise(clean: State, noise: State, log_snr: Tensor) -> State:
 
 
 def predict_noise(
-    network: Network, noisy: State, step: Tensor, graph: Graph, *, num_steps: int, context: Tensor | None = None
+    network: Network,
+    noisy: State,
+    step: Tensor,
+    graph: Graph,
+    *,
+    num_steps: int,
+    context: Tensor | None = None,
+    estimate: State | None = None,
 ) -> State:
-    """The network's noise at integer steps [B], as a State."""
+    """The network's noise at integer steps [B], as a State; `estimate` is for a network with self-conditioning."""
     t = (step.to(noisy.positions.dtype) / num_steps)[graph.batch].unsqueeze(-1)
     extra = () if context is None else (context,)
+    known = {} if estimate is None else {"estimate": (estimate.features, estimate.positions)}
+    inputs = (noisy.features, noisy.positions, t, graph.edge_index, graph.batch, graph.num_molecules)
+    return State(*network(*inputs, *extra, **known))
+
+
+def signal_part(noisy: State, predicted: State, log_snr: Tensor) -> State:
+    """alpha x of the clean x that the predicted noise stands for: z - sigma predicted, with log_snr [A, 1] or [].
+
+    What a network with self-conditioning sees of its own estimate. The clean x itself, as in the source, would grow
+    without bound where alpha goes to zero. Source: Chen et al. 2022 (analog bits), self-conditioning.
+    """
+    spread = sigma(log_snr).to(noisy.positions.dtype)
     return State(
-        *network(noisy.features, noisy.positions, t, graph.edge_index, graph.batch, graph.num_molecules, *extra)
+        noisy.positions - spread * predicted.positions.to(noisy.positions.dtype),
+        noisy.features - spread * predicted.features.to(noisy.features.dtype),
     )
+
+
+def predict_twice(
+    network: Network,
+    noisy: State,
+    step: Tensor,
+    graph: Graph,
+    log_snr: Tensor,
+    *,
+    num_steps: int,
+    context: Tensor | None = None,
+) -> State:
+    """The noise predicted with the network's own estimate from a first call, through which no gradient flows."""
+    with torch.no_grad():
+        first = predict_noise(network, noisy, step, graph, num_steps=num_steps, context=context)
+    estimate = signal_part(noisy, first, log_snr)
+    return predict_noise(network, noisy, step, graph, num_steps=num_steps, context=context, estimate=estimate)
 
 
 def squared_error(noise: State, predicted: State, graph: Graph) -> Tensor:
@@ -50,16 +90,41 @@ def squared_error(noise: State, predicted: State, graph: Graph) -> Tensor:
     return graph.sum(per_atom + (noise.features - predicted.features).square().sum(-1))
 
 
-def draw_steps(num_molecules: int, num_steps: int, *, generator: torch.Generator, stratified: bool = False) -> Tensor:
+def draw_steps(
+    num_molecules: int, num_steps: int, *, generator: torch.Generator, stratified: bool = False, power: float = 1.0
+) -> Tensor:
     """One step of 0..num_steps for each molecule, [B] int64; stratified draws cover the range evenly in a batch.
 
     Every molecule's step is uniform in both modes; stratified ones are dependent, which lowers the loss's variance.
+    A power above 1 draws t = u^power for uniform u, so small steps more often.
     """
     draws = torch.rand(num_molecules, generator=generator, dtype=torch.float64, device=generator.device)
     if stratified:
         offset = torch.randperm(num_molecules, generator=generator, device=generator.device)
         draws = (draws + offset) / num_molecules
+    if power != 1.0:
+        draws = draws**power
     return (draws * (num_steps + 1)).long().clamp(max=num_steps)
+
+
+def step_frequencies(num_steps: int, power: float) -> Tensor:
+    """How often `draw_steps` draws step 0..num_steps, relative to uniform, [num_steps + 1] float64 with mean 1."""
+    edges = torch.linspace(0.0, 1.0, num_steps + 2, dtype=torch.float64) ** (1.0 / power)
+    return edges.diff() * (num_steps + 1)
+
+
+def noise_weights(weighting: NoiseWeighting, table: Tensor, *, power: float = 1.0) -> Tensor:
+    """Weight of the squared noise error at every step, [T + 1] float64, on top of how often the step is drawn.
+
+    simple: 1. unbiased: 1 over the relative frequency, so that the expected loss is that of uniform steps. min_snr:
+    min(5 / SNR, 1), the loss of clean states with weight min(SNR, 5) (Source: Hang et al. 2023). p2: 1 / (1 + SNR)
+    (Source: Choi et al. 2022, gamma = k = 1). The last two take weight from the small noise levels.
+    """
+    if weighting == "unbiased":
+        return 1.0 / step_frequencies(len(table) - 1, power).to(table.device)
+    if weighting == "min_snr":
+        return (MIN_SNR * torch.exp(-table)).clamp(max=1.0)
+    return torch.sigmoid(-table) if weighting == "p2" else torch.ones_like(table)
 
 
 @dataclass(frozen=True)
@@ -82,24 +147,36 @@ def simple_loss(
     weighting: Literal["per_molecule", "reference"] = "per_molecule",
     stratified: bool = False,
     context: Tensor | None = None,
+    noise_weighting: NoiseWeighting = "simple",
+    step_power: float = 1.0,
 ) -> LossTerms:
     """L_simple: half the squared noise error over (3 + n_h) M, plus -log p(h | z_0) where step = 0.
 
     At step 0 only the error of the positions counts. `reference` divides by the batch's largest M, which makes a
     molecule's weight depend on its batch-mates. Source: EDM, loss section; the division by the own M is ours.
+    With self-conditioning every other batch, by chance, goes through the network twice (`predict_twice`).
     """
-    step = draw_steps(graph.num_molecules, config.num_steps, generator=generator, stratified=stratified)
+    step = draw_steps(
+        graph.num_molecules, config.num_steps, generator=generator, stratified=stratified, power=step_power
+    )
     step = step.to(clean.positions.device)
     noise = draw_noise(graph, clean.features.shape[1], generator=generator, dtype=clean.positions.dtype)
     log_snr = table.to(step.device)[step][graph.batch].unsqueeze(-1)
     noisy = add_noise(clean, noise, log_snr)
-    predicted = predict_noise(network, noisy, step, graph, num_steps=config.num_steps, context=context)
+    common = {"num_steps": config.num_steps, "context": context}
+    if config.self_conditioning and bool(torch.rand((), generator=generator, device=generator.device) < 0.5):
+        predicted = predict_twice(network, noisy, step, graph, log_snr, **common)
+    else:
+        predicted = predict_noise(network, noisy, step, graph, **common)
     at_zero = step == 0
     counted = State(predicted.positions, torch.where(at_zero[graph.batch, None], noise.features, predicted.features))
     size = graph.num_atoms.max().expand_as(graph.num_atoms) if weighting == "reference" else graph.num_atoms
     error = squared_error(noise, counted, graph) / (size * (3 + clean.features.shape[1]))
     discrete = _discrete_loss(config, clean, noisy, log_snr, at_zero, graph)
-    return LossTerms((0.5 * error + discrete).mean(), error.detach().mean(), discrete.mean())
+    weighted = error
+    if noise_weighting != "simple":
+        weighted = error * noise_weights(noise_weighting, table, power=step_power).to(error)[step]
+    return LossTerms((0.5 * weighted + discrete).mean(), error.detach().mean(), discrete.mean())
 
 
 def _discrete_loss(

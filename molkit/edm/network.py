@@ -146,13 +146,24 @@ class EdmNetwork(nn.Module):
     the time t = step / T and optional context columns; distances and t stay in the dtype they come in.
     """
 
+    outer_layers = ("embed", "read_out")  # between data and hidden features; an optimiser may treat them apart
+
     def __init__(self, config: EdmConfig) -> None:
         super().__init__()
         self.config = config
-        num_columns = config.num_features + 1 + config.num_context
-        self.embed = nn.Linear(num_columns, config.width)
+        self.embed = nn.Linear(config.num_columns, config.width)
         self.blocks = nn.ModuleList([EquivariantBlock(config) for _ in range(config.num_layers)])
-        self.read_out = nn.Linear(config.width, num_columns)
+        self.read_out = nn.Linear(config.width, config.num_columns)
+
+    def columns(
+        self, features: Tensor, t: Tensor, context: Tensor | None, estimate: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
+        """What every atom enters with, [A, num_columns]; without an estimate its columns are zero, and so is its flag."""
+        parts = [features, t] if context is None else [features, t, context]
+        if self.config.self_conditioning:
+            known = torch.zeros_like(features) if estimate is None else estimate[0]
+            parts += [known, torch.full_like(t, float(estimate is not None))]
+        return torch.cat(parts, dim=-1)
 
     def pool_scale(self, positions: Tensor, edge_index: Tensor) -> Tensor | float:
         """What pooled messages are divided by: a constant, or the number of neighbours M - 1, [A, 1]."""
@@ -182,16 +193,19 @@ class EdmNetwork(nn.Module):
         batch: Tensor,
         num_molecules: int,
         context: Tensor | None = None,
+        estimate: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """features [A, n_h], positions [A, 3], t [A, 1], edge_index [2, E], batch [A], context [A, C] or None.
 
+        `estimate` (self-conditioning) holds features [A, n_h] and positions [A, 3]; its squared distances take the
+        place of the first ones in every layer. Without it the input is its own reference.
         Returns the noise in positions [A, 3], mean removed per molecule, and in features [A, n_h].
         """
-        columns = [features, t] if context is None else [features, t, context]
-        hidden = small_linear(torch.cat(columns, dim=-1), self.embed)
+        hidden = small_linear(self.columns(features, t, context, estimate), self.embed)
         scale = self.pool_scale(positions, edge_index)
         moved = positions
-        first_squared = (positions[edge_index[0]] - positions[edge_index[1]]).square().sum(-1, keepdim=True)
+        reference = positions if estimate is None else estimate[1]
+        first_squared = (reference[edge_index[0]] - reference[edge_index[1]]).square().sum(-1, keepdim=True)
         for block in self.blocks:
             hidden, moved = self.run_block(block, hidden, moved, edge_index, first_squared, scale)
         noise_features = self.read_out(hidden)[:, : self.config.num_features]

@@ -13,10 +13,21 @@ from tqdm import tqdm
 
 from molkit.edm.diffusion import predict_noise
 from molkit.edm.features import State, decode, encode
+from molkit.edm.flow import FlowRule, advance, flow_rule, flow_steps, predict_velocity
 from molkit.edm.grids import grid_steps
-from molkit.edm.model import Edm
+from molkit.edm.model import Edm, require_diffusion
 from molkit.edm.samplers import ANCESTRAL, Sampler, clean_state, difference, final_step, take_step
-from molkit.edm.schedule import transition
+        signal = float(alpha(edm.log_snr[step]))
+        estimate = None if known is None else known.map(lambda part: signal * part)
+        options = {"num_steps": edm.config.num_steps, "context": rows, "estimate": estimate}
+        predicted = predict_noise(edm.network, state, steps, graph, **options)
+        if held is not None:
+            predicted = held.correct(state, predicted, graph, edm.log_snr[step])
+        if edm.config.self_conditioning:
+            known = clean_state(state, predicted, edm.log_snr[step])
+        return predicted
+
+    known: State | None = None  # the clean state as the last call saw it, for a network with self-conditioning
 from molkit.errors import InvalidInput, RunError
 from molkit.graphs import Graph, is_out_of_memory, split_by_pairs
 from molkit.molecule import Molecule, PackedMolecules
@@ -60,6 +71,7 @@ class Plan:
     ending: Literal["sample", "mean"]
     kept: frozenset[int]
     shared_path: bool = False
+    flow: FlowRule | None = None  # of a model trained by flow matching
 
     @property
     def num_calls(self) -> int:
@@ -81,6 +93,12 @@ class Held(Protocol):
         """The predicted noise with the known part of it put right."""
 
 
+        """Network calls of one chain: one a step down, and one at step 0 (a flow: one or two a step)."""
+        if self.flow is not None:
+            return (len(self.steps) - 1) * (2 if self.flow == "midpoint" else 1)
+        return len(self.steps) - 1 + int(self.steps[-1] == 0)
+
+
 def make_plan(
     edm: Edm,
     sampler: Sampler,
@@ -93,10 +111,14 @@ def make_plan(
     shared_path: bool = False,
 ) -> Plan:
     """The plan of a chain on the sampler's grid that keeps keep_frames frames evenly, and the first."""
-    steps = grid_steps(edm.log_snr, num_calls, grid=sampler.grid, start=start, end=end)
+    flow = flow_rule(sampler.name) if edm.config.process == "flow" else None
+    if flow is None:
+        steps = grid_steps(edm.log_snr, num_calls, grid=sampler.grid, start=start, end=end)
+    else:
+        steps = flow_steps(edm.config.num_steps, num_calls, rule=flow, start=start, end=end)
     last = len(steps) - 1
     kept = {steps[round(k * last / keep_frames)] for k in range(keep_frames + 1)} if keep_frames else set()
-    return Plan(steps, sampler, ending, frozenset(kept), shared_path)
+    return Plan(steps, sampler, ending, frozenset(kept), shared_path, flow)
 
 
 class MoleculeNoise:
@@ -163,9 +185,22 @@ def _run_chain(
         return split(stream.next()) if weight else None
 
     def predict(state: State, step: int) -> State:
+        nonlocal known
         steps = torch.full((graph.num_molecules,), step, device=edm.device)
+<<<<<<< HEAD
         predicted = predict_noise(edm.network, state, steps, graph, num_steps=edm.config.num_steps, context=rows)
         return predicted if held is None else held.correct(state, predicted, graph, edm.log_snr[step])
+=======
+        signal = float(alpha(edm.log_snr[step]))
+        estimate = None if known is None else known.map(lambda part: signal * part)
+        options = {"num_steps": edm.config.num_steps, "context": rows, "estimate": estimate}
+        predicted = predict_noise(edm.network, state, steps, graph, **options)
+        if edm.config.self_conditioning:
+            known = clean_state(state, predicted, edm.log_snr[step])
+        return predicted
+
+    known: State | None = None  # the clean state as the last call saw it, for a network with self-conditioning
+>>>>>>> 61b1a16 (Loss weighting over noise levels, self-conditioning, Muon, equivariant flow matching with the same network)
 
     state = split(stream.next()) if start is None else start.map(lambda part: part.to(edm.device))
     frames = [(plan.steps[0], state)] if plan.steps[0] in plan.kept else []
@@ -192,6 +227,7 @@ def _run_chain(
     return state, frames
 
 
+<<<<<<< HEAD
 def noisier(state: State, noise: State, log_snr_now: Tensor, log_snr_next: Tensor) -> State:
     """A draw of q(z_t | z_s), from a step to a noisier one."""
     ratio, variance = (float(value) for value in transition(log_snr_now, log_snr_next))
@@ -199,6 +235,41 @@ def noisier(state: State, noise: State, log_snr_now: Tensor, log_snr_next: Tenso
         ratio * state.positions + math.sqrt(variance) * noise.positions,
         ratio * state.features + math.sqrt(variance) * noise.features,
     )
+=======
+def _run_flow(
+    edm: Edm,
+    start: State | None,
+    graph: Graph,
+    plan: Plan,
+    generators: Sequence[torch.Generator],
+    context: Tensor | None,
+    held: Held | None = None,
+) -> tuple[State, list[tuple[int, State]]]:
+    """As `_run_chain`, for a model trained by flow matching: no noise after the first, and nothing can be held."""
+    if held is not None or any(after > now for now, after in zip(plan.steps[:-1], plan.steps[1:], strict=True)):
+        require_diffusion(edm, "editing")
+    stream = MoleculeNoise(graph.num_atoms, 3 + edm.config.num_features, generators, edm.device)
+    graph = graph.to(edm.device)
+    rows = None if context is None else context.float().to(edm.device)[graph.batch]
+
+    def velocity(state: State, t: float) -> State:
+        times = torch.full((graph.num_molecules,), t, device=edm.device)
+        return predict_velocity(edm.network, state, times, graph, context=rows)
+
+    if start is None:
+        noise = stream.next()
+        state = State(graph.centre(noise[:, :3]), noise[:, 3:])
+    else:
+        state = start.map(lambda part: part.float().to(edm.device))
+    frames = [(plan.steps[0], state)] if plan.steps[0] in plan.kept else []
+    for now, after in zip(plan.steps[:-1], plan.steps[1:], strict=True):
+        times = (now / edm.config.num_steps, after / edm.config.num_steps)
+        state = advance(velocity, state, *times, rule=plan.flow or "euler")
+        state = State(graph.centre(state.positions), state.features)
+        if after in plan.kept:
+            frames.append((after, state))
+    return state, frames
+>>>>>>> 61b1a16 (Loss weighting over noise levels, self-conditioning, Muon, equivariant flow matching with the same network)
 
 
 @torch.no_grad()
@@ -296,6 +367,7 @@ def run_batches(
     states: list[tuple[Tensor, State]] = []
     frames: dict[int, list[State]] = {step: [] for step in sorted(plan.kept, reverse=True)}
     waiting = [order[group] for group in reversed(split_by_pairs(num_atoms[order], pair_budget))]
+    run = _run_chain if plan.flow is None else _run_flow
     bar = tqdm(total=len(num_atoms), disable=not progress, unit="molecule")
     while waiting:
         rows = waiting.pop()
@@ -306,8 +378,12 @@ def run_batches(
         own = [generators[row] for row in rows]
         marks = [generator.get_state() for generator in own]
         try:
+<<<<<<< HEAD
             kept = None if held is None else held.select(atoms)
             state, seen = _run_chain(edm, part, graph, plan, own, values, kept)
+=======
+            state, seen = run(edm, part, graph, plan, own, values)
+>>>>>>> 61b1a16 (Loss weighting over noise levels, self-conditioning, Muon, equivariant flow matching with the same network)
         except (RuntimeError, MemoryError) as error:
             waiting += reversed(_halves(rows, error))
             for generator, mark in zip(own, marks, strict=True):

@@ -9,6 +9,7 @@ from molkit.edm.config import EdmConfig
 from molkit.edm.dense import Planner
 from molkit.edm.diffusion import simple_loss
 from molkit.edm.features import State, encode
+from molkit.edm.flow import flow_loss
 from molkit.edm.model import Edm, save
 from molkit.edm.schedule import log_snr_table
 from molkit.graphs import Graph, to_device
@@ -51,8 +52,12 @@ class EdmTask:
         return State(graph.centre(self.clean.positions[atoms]), self.clean.features[atoms]), graph
 
     def loss(self, network: nn.Module, rows: Tensor, *, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean simple loss of the molecules in these rows, and the mean squared noise error."""
+        """Mean loss of the molecules in these rows, and the mean squared error of the noise (a flow: of the velocity)."""
         clean, graph = self.batch(rows)
+        if self.config.process == "flow":
+            stratified = self.training.stratified_steps
+            terms = flow_loss(network, clean, graph, generator=generator, stratified=stratified)
+            return terms.loss, {"velocity_error": terms.noise_error}
         terms = simple_loss(
             network,
             self.config,
@@ -62,6 +67,8 @@ class EdmTask:
             generator=generator,
             weighting=self.training.weighting,
             stratified=self.training.stratified_steps,
+            noise_weighting=self.training.noise_weighting,
+            step_power=self.training.step_power,
         )
         return terms.loss, {"noise_error": terms.noise_error}
 

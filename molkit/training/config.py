@@ -28,12 +28,16 @@ class TrainConfig:
     decay_fraction: float = 1.0
     final_fraction: float = 0.02
     weight_decay: float = 1e-12
+    optimiser: Literal["adamw", "muon"] = "adamw"  # see training.optimisers
+    betas: tuple[float, float] = (0.9, 0.999)  # of AdamW, and of that part of muon
     amsgrad: bool = False
     ema_decay: float = 0.9999
     clip: Literal["norm", "queue", "none"] = "norm"
     clip_norm: float = 1.0
     weighting: Literal["per_molecule", "reference"] = "per_molecule"
     stratified_steps: bool = True
+    step_power: float = 1.0  # noise levels are drawn as t = u^step_power for uniform u; above 1 small ones more often
+    noise_weighting: Literal["simple", "unbiased", "min_snr", "p2"] = "simple"  # of the drawn levels
     precision: Literal["float32", "bfloat16", "auto"] = "auto"
     engine: Literal["auto", "readable", "fused", "compiled"] = "auto"
     compile_scope: Literal["block", "stack"] = "block"  # one program for each block, or for all of them together
@@ -61,6 +65,8 @@ class TrainConfig:
                 raise InvalidInput(f"{name} must lie in 0..1, got {getattr(self, name)}")
         if self.snapshot_from < 0 or self.weight_decay < 0.0 or self.checkpoint_seconds < 0.0:
             raise InvalidInput("snapshot_from, weight_decay and checkpoint_seconds must not be negative")
+        if not self.step_power > 0.0 or not all(0.0 <= beta < 1.0 for beta in self.betas):
+            raise InvalidInput(f"need step_power > 0 and betas in 0..1, got {self.step_power} and {self.betas}")
         widths = self.bucket_widths
         if not widths or list(widths) != sorted(set(widths)) or widths[0] < 1:
             raise InvalidInput(f"bucket_widths must be ascending numbers of atoms, got {widths}")

@@ -24,6 +24,7 @@ from molkit.training import run_folder
 from molkit.training.batches import batches_for
 from molkit.training.config import TrainConfig
 from molkit.training.files import write_yaml
+from molkit.training.optimisers import make_optimiser
 from molkit.training.schedule import NormQueue, learning_rate
 from molkit.training.session import Session, signals_to
 
@@ -112,14 +113,7 @@ class Trainer:
         self.task, self.config, self.out, self.fabric = task, config, out, fabric
         self.raw = network.to(fabric.device)
         self.average = AveragedModel(self.raw, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
-        optimiser = torch.optim.AdamW(
-            self.raw.parameters(),
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            amsgrad=config.amsgrad,
-            fused=True,
-        )
-        self.network, self.optimiser = fabric.setup(network, optimiser)
+        self.network, self.optimiser = fabric.setup(network, make_optimiser(config, self.raw))
         self.batches = batches_for(config, task.num_atoms, processes=fabric.world_size)
         if (count := len(self.batches.epoch(0))) < fabric.world_size:
             raise InvalidInput(
@@ -252,13 +246,12 @@ class Trainer:
             self.progress = Progress(**numbers)
         except (RuntimeError, KeyError, TypeError) as error:
             raise InvalidInput(f"{self.out}: the checkpoint belongs to another model; use another --out") from error
-        for name, parameter in self.raw.named_parameters():
-            state = {}
-            for key in ("step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"):
-                if f"optimiser.{key}.{name}" in tensors:
-                    state[key] = tensors[f"optimiser.{key}.{name}"].to(parameter.device)
-            if state:
-                self.optimiser.state[parameter] = state
+        named = dict(self.raw.named_parameters())
+        if any(entry.startswith("optimiser.momentum.") for entry in tensors) != (self.config.optimiser == "muon"):
+            raise InvalidInput(f"{self.out}: the checkpoint was made with another optimiser; use another --out")
+        for entry, value in _under("optimiser.", tensors).items():
+            key, name = entry.split(".", 1)  # what the optimiser keeps, and of which parameter
+            self.optimiser.state[named[name]][key] = value.to(named[name].device)
 
     def snapshot_due(self) -> bool:
         """Whether this step keeps a snapshot: snapshot_from and its doublings."""

@@ -240,5 +240,5 @@ def test_the_noise_of_a_shared_path_has_variance_one():
 
 
 def test_an_unknown_sampler_is_refused_with_the_names_that_exist():
-    with pytest.raises(InvalidInput, match="sampler must be one of ancestral, .*, got 'euler'"):
-        sampler_named("euler")
+    with pytest.raises(InvalidInput, match="sampler must be one of ancestral, .*, got 'heun'"):
+        sampler_named("heun")
