@@ -158,7 +158,7 @@ class EdmNetwork(nn.Module):
     def columns(
         self, features: Tensor, t: Tensor, context: Tensor | None, estimate: tuple[Tensor, Tensor] | None
     ) -> Tensor:
-        """What every atom enters with, [A, num_columns]; without an estimate its columns are zero, and so is its flag."""
+        """What every atom enters with, [A, num_columns]; columns and flag of a missing estimate are zero."""
         parts = [features, t] if context is None else [features, t, context]
         if self.config.self_conditioning:
             known = torch.zeros_like(features) if estimate is None else estimate[0]

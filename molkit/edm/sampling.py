@@ -17,17 +17,7 @@ from molkit.edm.flow import FlowRule, advance, flow_rule, flow_steps, predict_ve
 from molkit.edm.grids import grid_steps
 from molkit.edm.model import Edm, require_diffusion
 from molkit.edm.samplers import ANCESTRAL, Sampler, clean_state, difference, final_step, take_step
-        signal = float(alpha(edm.log_snr[step]))
-        estimate = None if known is None else known.map(lambda part: signal * part)
-        options = {"num_steps": edm.config.num_steps, "context": rows, "estimate": estimate}
-        predicted = predict_noise(edm.network, state, steps, graph, **options)
-        if held is not None:
-            predicted = held.correct(state, predicted, graph, edm.log_snr[step])
-        if edm.config.self_conditioning:
-            known = clean_state(state, predicted, edm.log_snr[step])
-        return predicted
-
-    known: State | None = None  # the clean state as the last call saw it, for a network with self-conditioning
+from molkit.edm.schedule import alpha, transition
 from molkit.errors import InvalidInput, RunError
 from molkit.graphs import Graph, is_out_of_memory, split_by_pairs
 from molkit.molecule import Molecule, PackedMolecules
@@ -75,7 +65,9 @@ class Plan:
 
     @property
     def num_calls(self) -> int:
-        """Network calls of one chain: one a step down, and one at step 0."""
+        """Network calls of one chain: one a step down, and one at step 0; a flow has one or two a step."""
+        if self.flow is not None:
+            return (len(self.steps) - 1) * (2 if self.flow == "midpoint" else 1)
         downs = sum(after < now for now, after in zip(self.steps[:-1], self.steps[1:], strict=True))
         return downs + int(self.steps[-1] == 0)
 
@@ -91,12 +83,6 @@ class Held(Protocol):
 
     def correct(self, noisy: State, predicted: State, graph: Graph, log_snr: Tensor) -> State:
         """The predicted noise with the known part of it put right."""
-
-
-        """Network calls of one chain: one a step down, and one at step 0 (a flow: one or two a step)."""
-        if self.flow is not None:
-            return (len(self.steps) - 1) * (2 if self.flow == "midpoint" else 1)
-        return len(self.steps) - 1 + int(self.steps[-1] == 0)
 
 
 def make_plan(
@@ -187,20 +173,17 @@ def _run_chain(
     def predict(state: State, step: int) -> State:
         nonlocal known
         steps = torch.full((graph.num_molecules,), step, device=edm.device)
-<<<<<<< HEAD
-        predicted = predict_noise(edm.network, state, steps, graph, num_steps=edm.config.num_steps, context=rows)
-        return predicted if held is None else held.correct(state, predicted, graph, edm.log_snr[step])
-=======
         signal = float(alpha(edm.log_snr[step]))
         estimate = None if known is None else known.map(lambda part: signal * part)
         options = {"num_steps": edm.config.num_steps, "context": rows, "estimate": estimate}
         predicted = predict_noise(edm.network, state, steps, graph, **options)
+        if held is not None:
+            predicted = held.correct(state, predicted, graph, edm.log_snr[step])
         if edm.config.self_conditioning:
             known = clean_state(state, predicted, edm.log_snr[step])
         return predicted
 
     known: State | None = None  # the clean state as the last call saw it, for a network with self-conditioning
->>>>>>> 61b1a16 (Loss weighting over noise levels, self-conditioning, Muon, equivariant flow matching with the same network)
 
     state = split(stream.next()) if start is None else start.map(lambda part: part.to(edm.device))
     frames = [(plan.steps[0], state)] if plan.steps[0] in plan.kept else []
@@ -227,7 +210,6 @@ def _run_chain(
     return state, frames
 
 
-<<<<<<< HEAD
 def noisier(state: State, noise: State, log_snr_now: Tensor, log_snr_next: Tensor) -> State:
     """A draw of q(z_t | z_s), from a step to a noisier one."""
     ratio, variance = (float(value) for value in transition(log_snr_now, log_snr_next))
@@ -235,7 +217,8 @@ def noisier(state: State, noise: State, log_snr_now: Tensor, log_snr_next: Tenso
         ratio * state.positions + math.sqrt(variance) * noise.positions,
         ratio * state.features + math.sqrt(variance) * noise.features,
     )
-=======
+
+
 def _run_flow(
     edm: Edm,
     start: State | None,
@@ -260,7 +243,7 @@ def _run_flow(
         noise = stream.next()
         state = State(graph.centre(noise[:, :3]), noise[:, 3:])
     else:
-        state = start.map(lambda part: part.float().to(edm.device))
+        state = start.map(lambda part: part.to(edm.device))
     frames = [(plan.steps[0], state)] if plan.steps[0] in plan.kept else []
     for now, after in zip(plan.steps[:-1], plan.steps[1:], strict=True):
         times = (now / edm.config.num_steps, after / edm.config.num_steps)
@@ -269,7 +252,6 @@ def _run_flow(
         if after in plan.kept:
             frames.append((after, state))
     return state, frames
->>>>>>> 61b1a16 (Loss weighting over noise levels, self-conditioning, Muon, equivariant flow matching with the same network)
 
 
 @torch.no_grad()
@@ -378,12 +360,8 @@ def run_batches(
         own = [generators[row] for row in rows]
         marks = [generator.get_state() for generator in own]
         try:
-<<<<<<< HEAD
             kept = None if held is None else held.select(atoms)
-            state, seen = _run_chain(edm, part, graph, plan, own, values, kept)
-=======
-            state, seen = run(edm, part, graph, plan, own, values)
->>>>>>> 61b1a16 (Loss weighting over noise levels, self-conditioning, Muon, equivariant flow matching with the same network)
+            state, seen = run(edm, part, graph, plan, own, values, kept)
         except (RuntimeError, MemoryError) as error:
             waiting += reversed(_halves(rows, error))
             for generator, mark in zip(own, marks, strict=True):

@@ -52,7 +52,7 @@ class EdmTask:
         return State(graph.centre(self.clean.positions[atoms]), self.clean.features[atoms]), graph
 
     def loss(self, network: nn.Module, rows: Tensor, *, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean loss of the molecules in these rows, and the mean squared error of the noise (a flow: of the velocity)."""
+        """Mean loss of the molecules in these rows, and the mean squared error of noise (a flow: of velocity)."""
         clean, graph = self.batch(rows)
         if self.config.process == "flow":
             stratified = self.training.stratified_steps

@@ -52,7 +52,7 @@ def orthogonalise(matrices: Tensor) -> Tensor:
 class Muon(Optimizer):
     """Momentum made orthogonal for hidden matrices, AdamW for all other parameters, at one learning rate.
 
-    M <- 0.95 M + G; W <- W - lr 0.2 sqrt(max(R, C)) orthogonalise(G + 0.95 M), which moves a weight as far as AdamW would.
+    M <- 0.95 M + G; W <- W - lr 0.2 sqrt(max(R, C)) orthogonalise(G + 0.95 M): steps about as long as those of AdamW.
     Sources: Jordan et al. 2024 (Muon), Liu et al. 2025 (size of the step).
     """
 
