@@ -114,3 +114,17 @@ def test_a_drawing_is_one_self_contained_svg_and_unperceived_molecules_say_so():
         svg_grid(["C"], legends=[])
     with pytest.raises(InvalidInput, match="at least one molecule"):
         svg_grid([])
+
+
+def test_the_skeleton_forgets_stereo_charge_tautomer_and_bond_orders_but_not_the_graph():
+    forms = ("C[C@H](N)C(=O)O", "C[C@@H]([NH3+])C(=O)[O-]", "CC(=N)C(O)=O")
+    keys = [rt.skeleton_smiles(rt.mol_from_smiles(smiles)) for smiles in forms]
+    assert len(set(keys)) == 1
+    assert rt.skeleton_smiles(rt.mol_from_smiles("NCCC(=O)O")) not in keys
+    assert rt.skeleton_smiles(rt.mol_from_smiles("CC(N)C(=O)S")) not in keys
+
+
+def test_distances_give_the_skeleton_that_the_bonds_have():
+    for smiles in ("c1ccccc1C(=O)N", "CC(C)Cc1ccc(cc1)C(C)C(=O)O", "C1CC1N"):
+        molecule = rt.embed_smiles(smiles, seed=0)[0]
+        assert rt.skeleton_smiles(rt.connectivity(molecule)) == rt.skeleton_smiles(rt.mol_from_smiles(smiles))
