@@ -25,6 +25,7 @@ class EnergySample:
 
     energies: np.ndarray  # [K] float64, kcal/mol
     rows: np.ndarray  # [K] int64, which molecules they belong to
+    perceived: np.ndarray  # [P] int64, molecules whose bonds were found, with an energy or without
     num_molecules: int
     failures: dict[str, int]  # every word of FAILURES -> number of molecules
 
@@ -51,6 +52,7 @@ def mmff_energies(molecules: PackedMolecules) -> EnergySample:
     return EnergySample(
         np.array([outcome.energy_kcal for outcome in outcomes if outcome.energy_kcal is not None], dtype=np.float64),
         usable[good],
+        usable[np.array([not outcome.reason.startswith("not perceived") for outcome in outcomes], dtype=bool)],
         len(molecules),
         {word: reasons[word] for word in FAILURES} | {"not finite": int((~finite).sum())},
     )

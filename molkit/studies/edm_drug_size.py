@@ -1,0 +1,327 @@
+"""Molecules of drug size: what the chapter of that name computes, on the drug-size set at hand (not GEOM-Drugs)."""
+
+from dataclasses import dataclass, replace
+from time import perf_counter
+
+import numpy as np
+import torch
+
+from molkit.data.drug_size import SPLITS, DrugSizeSet, load_drug_size
+from molkit.edm.likelihood import bound
+from molkit.edm.model import build, load
+from molkit.edm.published import learning_curve, num_failed_chains, stored_samples, training_facts
+from molkit.edm.sampling import sample
+from molkit.edm.schedule import sigma
+from molkit.metrics.connectedness import connectedness
+from molkit.metrics.distributions import element_fractions
+from molkit.metrics.energies import EnergySample, mmff_energies, null_distances, wasserstein_interval
+from molkit.metrics.stability import stability
+from molkit.metrics.statistics import Interval, bootstrap_interval, proportion_interval, ratio_interval
+from molkit.metrics.validity import validity
+from molkit.molecule import Molecule, PackedMolecules
+from molkit.rng import generator_from
+
+BLUR_ANGSTROM = 0.1
+UNTRAINED_CALLS = 100
+SIZE_EDGES = (0, 30, 40, 50, 60, 1000)
+HELD_BACK, TRAINED_ON = "data, held back", "data, trained on"
+OURS, BLURRED, UNTRAINED = "EDM, trained here", "held-back data, blurred by 0.1 Å", "the same network, untrained"
+PUBLISHED = {"EDM on GEOM-Drugs, published": (81.3, 92.6), "GEOM-Drugs itself, published": (86.5, None)}
+
+
+@dataclass(frozen=True)
+class SplitFacts:
+    """One split of the drug-size set in numbers."""
+
+    split: str
+    num_molecules: int
+    num_geometries: int
+    mean_atoms: float  # over geometries
+    largest: int
+    mean_pairs: float  # ordered pairs of a geometry
+    charged: float  # share of geometries with a total charge
+    elements: str
+
+
+@dataclass(frozen=True)
+class LiveDraw:
+    """Molecules drawn while the page is made."""
+
+    molecules: PackedMolecules
+    requested: int
+    num_calls: int
+    seconds: float
+    mean_pairs: float
+
+
+@dataclass(frozen=True)
+class Film:
+    """One molecule on its way out of the noise."""
+
+    frames: tuple[np.ndarray, ...]  # each [A, 3], angstrom
+    molecule: Molecule
+    steps: tuple[int, ...]
+    sigma: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Everything measured on one set of molecules; shares in [0, 1] with 95 % intervals."""
+
+    label: str
+    num_molecules: int  # geometries, failed chains included
+    atoms_stable: Interval
+    molecules_stable: Interval
+    single_bond_valid: Interval  # sanitized with every bond single, as the paper's GEOM code does
+    perceived: Interval  # a graph with bond orders and charges was found for total charge 0
+    one_piece: Interval
+    largest_share: Interval  # mean share of a molecule's atoms in its largest piece
+    energies: EnergySample
+    groups: np.ndarray | None  # molecule of each geometry with an energy; None where all are independent
+
+
+@dataclass(frozen=True)
+class EnergyRow:
+    """Distance of one set's energies from those of the held-back data, kcal/mol."""
+
+    label: str
+    num_molecules: int
+    num_energies: int
+    median: Interval | None
+    distance: Interval | None
+    null: Interval | None  # what as many values drawn from the training data show
+    failures: dict[str, int]
+
+
+@dataclass(frozen=True)
+class BoundRow:
+    """The likelihood bound on one split, one geometry a molecule."""
+
+    split: str
+    num_molecules: int
+    unseen_sizes: int  # molecules whose number of atoms the training part does not hold; left out
+    per_molecule: Interval  # nats
+    per_atom: Interval  # sum of nats / sum of atoms
+
+
+@dataclass(frozen=True)
+class SizeBins:
+    """Share of stable atoms by number of atoms of the molecule."""
+
+    labels: tuple[str, ...]
+    shares: dict[str, tuple[Interval | None, ...]]  # source -> one interval a bin
+    counts: dict[str, tuple[int, ...]]  # geometries
+
+
+def split_facts() -> list[SplitFacts]:
+    """Numbers of molecules, sizes and elements of the three splits."""
+    rows = []
+    for split in SPLITS:
+        found = load_drug_size(split=split)
+        sizes = found.molecules.num_atoms
+        rows.append(
+            SplitFacts(
+                split,
+                len(np.unique(found.entries)),
+                len(found),
+                float(sizes.mean()),
+                int(sizes.max()),
+                float((sizes * (sizes - 1)).mean()),
+                float((found.charges != 0).mean()),
+                " ".join(element_fractions(found.molecules)),
+            )
+        )
+    return rows
+
+
+def live_draw(weights: str, *, num_molecules: int, num_calls: int, seed: int) -> LiveDraw:
+    """Sizes from the training histogram, molecules from noise, now."""
+    started = perf_counter()
+    edm = load(weights, precision="auto")
+    generator = torch.Generator().manual_seed(seed)
+    sizes = edm.draw_sizes(num_molecules, generator=generator)
+    result = sample(edm, sizes, generator=generator, num_calls=num_calls)
+    pairs = float((sizes * (sizes - 1)).double().mean())
+    return LiveDraw(result.molecules, num_molecules, result.num_calls, perf_counter() - started, pairs)
+
+
+def film(weights: str, *, num_atoms: int, num_calls: int, num_frames: int, seed: int) -> Film:
+    """One trajectory from noise to a molecule of `num_atoms` atoms."""
+    edm = load(weights, precision="auto")
+    generator = torch.Generator().manual_seed(seed)
+    result = sample(edm, torch.tensor([num_atoms]), generator=generator, num_calls=num_calls, keep_frames=num_frames)
+    molecule = result.molecules[0]
+    steps = tuple(frame.step for frame in result.frames)
+    frames = tuple(frame.positions for frame in result.frames) + (molecule.positions,)
+    return Film(frames, molecule, steps, tuple(float(sigma(edm.log_snr[step])) for step in steps))
+
+
+def score_sets(weights: str, *, num_data: int, num_samples: int, num_untrained: int, seed: int) -> list[Scored]:
+    """The data's rows, two rows that should fail, and the stored samples; counts of 0 mean all there are."""
+    train, test = (load_drug_size(split=split, limit=num_data or None) for split in ("train", "test"))
+    kept = stored_samples(weights)
+    ours = kept if not num_samples else kept.select(np.arange(min(num_samples, len(kept))))
+    failed = 0 if num_samples else num_failed_chains(weights)
+    return [
+        score_set(TRAINED_ON, train.molecules, groups=train.entries),
+        score_set(HELD_BACK, test.molecules, groups=test.entries),
+        score_set(BLURRED, blurred(test, seed=seed), groups=test.entries),
+        score_set(UNTRAINED, *untrained_samples(weights, num_untrained, seed=seed)),
+        score_set(OURS, ours, num_failed=failed),
+    ]
+
+
+def blurred(data: DrugSizeSet, *, seed: int) -> PackedMolecules:
+    """The geometries with normal noise of 0.1 angstrom on every coordinate: a yardstick for what a score notices."""
+    generator = generator_from("blurred drug-size data", seed)
+    noise = torch.randn(len(data.molecules.positions), 3, generator=generator, dtype=torch.float64).numpy()
+    return replace(data.molecules, positions=data.molecules.positions + BLUR_ANGSTROM * noise)
+
+
+def untrained_samples(weights: str, count: int, *, seed: int) -> tuple[PackedMolecules, int]:
+    """Molecules of a network of the same shape that learned nothing, and how many chains failed."""
+    edm = build(load(weights, fast=False).config, seed=seed)
+    generator = generator_from("untrained drug-size network", seed)
+    result = sample(edm, edm.draw_sizes(count, generator=generator), generator=generator, num_calls=UNTRAINED_CALLS)
+    return result.molecules, len(result.failed)
+
+
+def score_set(
+    label: str, molecules: PackedMolecules, num_failed: int = 0, *, groups: np.ndarray | None = None
+) -> Scored:
+    """All figures of one set. `groups` [B] says which molecule a geometry belongs to, for intervals over molecules.
+
+    Chains that failed count as molecules of the mean size without a stable atom, never as a success.
+    """
+    stable = stability(molecules, rule="geom")
+    single = validity(molecules, reference_smiles=None, rule="geom")
+    pieces = connectedness(molecules, rule="geom")
+    energies = mmff_energies(molecules)
+    seen = np.isin(np.arange(len(molecules)), energies.perceived)
+    atoms = _padded(stable.stable_atoms, num_failed, 0), _padded(stable.num_atoms, num_failed, stable.num_atoms.mean())
+    largest = _padded(pieces.largest_share, num_failed, 0.0)
+    share = lambda flags: _share(_padded(flags, num_failed, False), groups)  # noqa: E731
+    return Scored(
+        label,
+        len(molecules) + num_failed,
+        _ratio(*atoms, groups),
+        share(stable.molecule_stable),
+        share(np.array([entry is not None for entry in single.smiles])),
+        share(seen),
+        share(pieces.in_one_piece),
+        _ratio(largest, np.ones(len(largest)), groups),
+        energies,
+        None if groups is None else groups[energies.rows],
+    )
+
+
+def energy_table(sets: list[Scored], *, num_resamples: int, seed: int) -> list[EnergyRow]:
+    """Energies of every set against the held-back data, with the distance that data of the same size show."""
+    by_label = {scored.label: scored for scored in sets}
+    reference, pool = by_label[HELD_BACK], by_label[TRAINED_ON].energies.energies
+    rows = []
+    for scored in sets:
+        values, distance, null = scored.energies.energies, None, None
+        if len(values) >= 2 and scored is not reference:
+            distance = wasserstein_interval(
+                values, reference.energies.energies, groups=reference.groups, num_resamples=num_resamples, seed=seed
+            )
+            null = null_distances(
+                pool, reference.energies.energies, size=len(values), num_draws=num_resamples, seed=seed
+            )
+        median = bootstrap_interval(values, statistic=np.median) if len(values) >= 2 else None
+        rows.append(
+            EnergyRow(scored.label, scored.num_molecules, len(values), median, distance, null, scored.energies.failures)
+        )
+    return rows
+
+
+def bounds(weights: str, *, num_molecules: int, draws: int, seed: int) -> list[BoundRow]:
+    """The bound on trained and held-back molecules, one geometry each (0: all of a split, as many of train as test)."""
+    edm = load(weights)
+    known = set(dict(edm.config.sizes))
+    sets = {split: load_drug_size(split=split).one_per_molecule() for split in SPLITS}
+    wanted = num_molecules or len(sets["test"])
+    rows = []
+    for split, found in sets.items():
+        spread = np.linspace(0, len(found) - 1, min(wanted, len(found))).round().astype(int)
+        chosen = found.molecules.select(spread)
+        seen = np.isin(chosen.num_atoms, list(known))
+        molecules = chosen.select(seen)
+        terms = bound(edm, molecules, generator=torch.Generator().manual_seed(seed), draws=draws)
+        total = terms.total.numpy()
+        rows.append(
+            BoundRow(
+                split,
+                len(molecules),
+                int((~seen).sum()),
+                bootstrap_interval(total),
+                ratio_interval(total, molecules.num_atoms),
+            )
+        )
+    return rows
+
+
+def stability_by_size(weights: str, *, num_data: int) -> SizeBins:
+    """Share of stable atoms in bins of size, of the held-back data and of the stored samples."""
+    test = load_drug_size(split="test", limit=num_data or None)
+    sets = {HELD_BACK: (test.molecules, test.entries), OURS: (stored_samples(weights), None)}
+    labels = tuple(f"{low}–{high - 1}" for low, high in zip(SIZE_EDGES[:-1], SIZE_EDGES[1:], strict=True))
+    labels = (f"below {SIZE_EDGES[1]}", *labels[1:-1], f"{SIZE_EDGES[-2]} and more")
+    shares, counts = {}, {}
+    for name, (molecules, groups) in sets.items():
+        result = stability(molecules, rule="geom")
+        place = np.digitize(molecules.num_atoms, SIZE_EDGES) - 1
+        inside = [np.flatnonzero(place == k) for k in range(len(labels))]
+        shares[name] = tuple(
+            _ratio(result.stable_atoms[rows], result.num_atoms[rows], None if groups is None else groups[rows])
+            if len(rows)
+            else None
+            for rows in inside
+        )
+        counts[name] = tuple(map(len, inside))
+    return SizeBins(labels, shares, counts)
+
+
+def compositions(weights: str) -> dict[str, dict[str, float]]:
+    """Share of each element among the atoms of the training part and of the stored samples."""
+    return {
+        TRAINED_ON: element_fractions(load_drug_size(split="train").molecules),
+        OURS: element_fractions(stored_samples(weights)),
+    }
+
+
+def model_in_words(weights: str) -> str:
+    """Size and training of published weights in words."""
+    edm, facts = load(weights), training_facts(weights)
+    count = sum(parameter.numel() for parameter in edm.network.parameters())
+    return (
+        f"{edm.config.num_layers} layers of width {edm.config.width}, {count:,} parameters, {facts.passes:,} molecule "
+        f"passes ({facts.epochs:.0f} epochs) in {facts.seconds / 60:.0f} minutes on {facts.device}"
+    )
+
+
+def curve(weights: str) -> dict[str, np.ndarray]:
+    """Learning curve: molecule passes and mean squared error per noise component."""
+    lines = learning_curve(weights)
+    return {key: np.array([line[key] for line in lines], dtype=float) for key in ("passes", "noise_error")}
+
+
+def _padded(values: np.ndarray, count: int, value: float) -> np.ndarray:
+    """The values and `count` more for chains that gave no molecule."""
+    return np.concatenate([np.asarray(values, dtype=float), np.full(count, float(value))])
+
+
+def _ratio(numerators: np.ndarray, denominators: np.ndarray, groups: np.ndarray | None) -> Interval:
+    """Ratio of sums with a bootstrap over molecules, the geometries of a molecule kept together."""
+    if groups is None:
+        return ratio_interval(numerators, denominators)
+    _, place = np.unique(groups, return_inverse=True)
+    return ratio_interval(np.bincount(place, numerators), np.bincount(place, denominators))
+
+
+def _share(flags: np.ndarray, groups: np.ndarray | None) -> Interval:
+    """Share of true flags: Wilson for independent molecules, bootstrap over molecules for conformers."""
+    if groups is None:
+        return proportion_interval(int(flags.sum()), len(flags))
+    return _ratio(flags, np.ones(len(flags)), groups)
