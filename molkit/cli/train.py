@@ -91,7 +91,8 @@ def publish(
         remarks=remarks,
     )
     if (folder / "samples.npz").is_file():
-        from molkit.studies.edm_card import write_card  # needs RDKit; a bare training machine publishes without it
+        from molkit.studies import edm_card, edm_drug_card  # need RDKit; a bare training machine publishes without it
 
-        click.echo(f"{write_card(folder)}: scored and written")
+        card = edm_drug_card if edm_drug_card.is_for(folder) else edm_card
+        click.echo(f"{card.write_card(folder)}: scored and written")
     click.echo(f"{folder}: {sum(path.stat().st_size for path in folder.iterdir()) / 2**20:.2f} MiB")

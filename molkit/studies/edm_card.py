@@ -20,7 +20,8 @@ def write_card(weights: str | Path, *, nll_molecules: int | None = None, seed: i
     folder = resolve(weights)
     ours, data = score_stored(weights), score_data()
     nll = nll_on_test(weights, num_molecules=nll_molecules, seed=seed)
-    sections = (_model(weights), _figures(weights, ours, data, nll), _curve(weights), _sessions(weights), _limits())
+    about = _model(weights), _figures(weights, ours, data, nll)
+    sections = (*about, curve_section(weights), sessions_section(weights), _limits())
     write_text(folder / "card.md", "\n\n".join(sections) + "\n")
     return folder / "card.md"
 
@@ -88,7 +89,8 @@ def _cell(share: Interval | None) -> str:
     return f"{100 * share.value:.1f} [{100 * share.low:.1f}, {100 * share.high:.1f}]"
 
 
-def _curve(weights: str | Path) -> str:
+def curve_section(weights: str | Path) -> str:
+    """A dozen lines of the learning curve as a table."""
     lines = learning_curve(weights)
     stride = max(1, len(lines) // CURVE_ROWS)
     chosen = lines[::-1][::stride][::-1]
@@ -102,7 +104,7 @@ def _curve(weights: str | Path) -> str:
     return "\n".join([*table, "", "All kept log lines: `metrics.jsonl`."])
 
 
-def _sessions(weights: str | Path) -> str:
+def sessions_section(weights: str | Path) -> str:
     """How each session of the run was made; settings that changed on the way show here."""
     lines = [
         "## Sessions",

@@ -53,6 +53,11 @@ class LiveDraw:
     seconds: float
     mean_pairs: float
 
+    @property
+    def milliseconds_a_call(self) -> float:
+        """Wall time of one network call of one molecule, loading and all else included."""
+        return 1e3 * self.seconds / (self.requested * self.num_calls)
+
 
 @dataclass(frozen=True)
 class Film:
@@ -313,11 +318,17 @@ def _padded(values: np.ndarray, count: int, value: float) -> np.ndarray:
 
 
 def _ratio(numerators: np.ndarray, denominators: np.ndarray, groups: np.ndarray | None) -> Interval:
-    """Ratio of sums with a bootstrap over molecules, the geometries of a molecule kept together."""
-    if groups is None:
-        return ratio_interval(numerators, denominators)
-    _, place = np.unique(groups, return_inverse=True)
-    return ratio_interval(np.bincount(place, numerators), np.bincount(place, denominators))
+    """Ratio of sums with a bootstrap over molecules, the geometries of a molecule kept together.
+
+    Where it is exactly 0 or 1 every resample is the same: then Wilson's interval for as many molecules.
+    """
+    if groups is not None:
+        place = np.unique(groups, return_inverse=True)[1]
+        numerators, denominators = np.bincount(place, numerators), np.bincount(place, denominators)
+    count = len(numerators)
+    if numerators.sum() in (0.0, denominators.sum()):
+        return proportion_interval(count if numerators.sum() else 0, count)
+    return ratio_interval(numerators, denominators)
 
 
 def _share(flags: np.ndarray, groups: np.ndarray | None) -> Interval:
