@@ -11,6 +11,8 @@ from molkit.studies.edm_card import curve_section, sessions_section
 from molkit.training.run_folder import write_text
 
 NUM_DATA = 400  # geometries of a split behind the data's columns
+NUM_UNTRAINED = 20
+NUM_BOUND = 0  # molecules of a split behind the bound; 0 for all of test and as many of train
 RESAMPLES = 300
 
 
@@ -23,7 +25,7 @@ def write_card(weights: str | Path, *, seed: int = 0) -> Path:
     """Score the stored samples and the bound, and write card.md beside the weights; returns its path."""
     name = str(weights)
     folder = resolve(weights)
-    sets = study.score_sets(name, num_data=NUM_DATA, num_samples=0, num_untrained=20, seed=seed)
+    sets = study.score_sets(name, num_data=NUM_DATA, num_samples=0, num_untrained=NUM_UNTRAINED, seed=seed)
     sections = (_model(name), _figures(sets), _energies(sets, seed), _bound(name, seed))
     text = "\n\n".join([*sections, curve_section(weights), sessions_section(weights), _limits()])
     write_text(folder / "card.md", text + "\n")
@@ -54,7 +56,7 @@ def _figures(sets: list[study.Scored]) -> str:
     lines = [
         "## Figures",
         "",
-        "| per cent of | n | atoms stable | molecules stable | valid, all bonds single | bonds perceived | in one piece |",
+        "| per cent | n | atoms stable | molecules stable | valid, single bonds | bonds perceived | in one piece |",
         "|---|---|---|---|---|---|---|",
     ]
     for one in sets:
@@ -79,7 +81,7 @@ def _energies(sets: list[study.Scored], seed: int) -> str:
 def _bound(weights: str, seed: int) -> str:
     lines = ["## Bound, one geometry a molecule", "", "| split | molecules | nats per molecule | nats per atom |"]
     lines.append("|---|---|---|---|")
-    for row in study.bounds(weights, num_molecules=0, draws=4, seed=seed):
+    for row in study.bounds(weights, num_molecules=NUM_BOUND, draws=4, seed=seed):
         cells = _cell(row.per_molecule, 1.0), _cell(row.per_atom, 1.0, 2)
         lines.append(f"| {row.split} | {row.num_molecules} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
