@@ -131,6 +131,19 @@ class PackedMolecules(Sequence[Molecule]):
         names = tuple(self.names[row] for row in rows) if self.names else ()
         return PackedMolecules(self.num_atoms[rows], self.atomic_numbers[atoms], self.positions[atoms], names)
 
+    def without_hydrogens(self) -> "PackedMolecules":
+        """The heavy atoms of each molecule, their mean at the origin. Raises InvalidInput for one of hydrogens only."""
+        heavy = self.atomic_numbers != 1
+        owner = np.repeat(np.arange(len(self)), self.num_atoms)[heavy]
+        counts = np.bincount(owner, minlength=len(self))
+        if (counts == 0).any():
+            raise InvalidInput(f"molecule {int(np.argmin(counts)) + 1} has no atom but hydrogen; leave it out")
+        positions = self.positions[heavy]
+        sums = np.stack([np.bincount(owner, column, minlength=len(self)) for column in positions.T], axis=1)
+        return PackedMolecules(
+            counts, self.atomic_numbers[heavy], positions - (sums / counts[:, None])[owner], self.names
+        )
+
     @classmethod
     def from_molecules(cls, molecules: Iterable[Molecule]) -> "PackedMolecules":
         """Pack molecules in the given order; charges, spins and properties are not kept."""

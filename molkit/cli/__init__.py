@@ -13,6 +13,7 @@ COMMANDS = {
     "data": ("molkit.cli.data", "data", "List, verify, describe and fetch data sets."),
     "train": ("molkit.cli.train", "train", "Train a model, or continue a run."),
     "publish": ("molkit.cli.train", "publish", "Write the weights of a run to data/weights."),
+    "suite": ("molkit.cli.suite", "suite", "Train and compare the arms of a suite."),
     "sample": ("molkit.cli.edm", "sample", "Sample molecules from a trained model."),
     "evaluate": ("molkit.cli.edm", "evaluate", "Stability, validity and likelihood of a trained model."),
     "score": ("molkit.cli.score", "score", "Stability and validity of the molecules in a file."),

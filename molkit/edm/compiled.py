@@ -246,10 +246,12 @@ def compile_for(
     Ways, in order: torch.compile over the size buckets, the same layout without a compiler, the readable network, each
     in `precision`, and the readable network in float32. `molecules` is the most that one dense call holds; without
     `training` only the forward pass is compiled and checked. The first call of a shape compiles it (seconds); compiled
-    programs are kept by torch in its own cache on disk.
+    programs are kept by torch in its own cache on disk. Any other network than the equivariant one runs as written.
     """
     device = torch.device(device)
     network = network.to(device)
+    if not isinstance(network, EdmNetwork):
+        return network
     if network.config.self_conditioning:
         log.warning("EDM network: the dense layout knows no estimates; the readable network runs in %s", precision)
         return PlainEdmNetwork(network, precision=precision)

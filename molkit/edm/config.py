@@ -24,6 +24,7 @@ class EdmConfig:
     elements: tuple[int, ...] = (1, 6, 7, 8, 9)  # atomic numbers it can place, in the order of the type channels
     atomic_number_channel: bool = True  # one more channel that holds Z
     sizes: tuple[tuple[int, int], ...] = QM9_SIZES  # (number of atoms, count in the training set)
+    architecture: Literal["egnn", "gdm"] = "egnn"  # gdm: plain message passing on positions, without symmetry
     width: int = 256
     num_layers: int = 9
     message_sublayers: int = 1
@@ -56,6 +57,8 @@ class EdmConfig:
         for name in ("message_scale", "step_range", "scale_positions", "scale_types", "scale_atomic_number"):
             if not 0.0 < getattr(self, name) < float("inf"):
                 raise InvalidInput(f"{name} must be a positive number, got {getattr(self, name)}")
+        if self.architecture == "gdm" and self.self_conditioning:
+            raise InvalidInput("self_conditioning needs the distances of architecture egnn; leave it out with gdm")
         if not self.sizes or any(size < 1 or count < 1 for size, count in self.sizes):
             raise InvalidInput("sizes must list (number of atoms, count) pairs, all at least 1")
 

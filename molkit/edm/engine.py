@@ -16,15 +16,17 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from molkit.edm.gdm import GdmNetwork
 from molkit.edm.network import CoordinateLayer, EdmNetwork, EquivariantBlock, MessageLayer
 
 Precision = Literal["float32", "bfloat16"]
+Network = TypeVar("Network", EdmNetwork, GdmNetwork)
 SOURCE = Path(__file__).with_name("kernels") / "layer.c"
 FLAGS = ("-O3", "-fPIC", "-shared", "-Wno-psabi")
 COMPILERS = ("cc", "gcc")
@@ -328,6 +330,32 @@ class FusedEdmNetwork(EdmNetwork):
         return features, moved
 
 
+class FusedGdmNetwork(GdmNetwork):
+    """A GdmNetwork that shares the modules of another one and runs its layers through the kernel.
+
+    The kernel's distances get weights of zero. Anything but float32 on a CPU takes the readable path.
+    """
+
+    def __init__(self, network: GdmNetwork, precision: Precision) -> None:
+        nn.Module.__init__(self)
+        self.config = network.config
+        self.precision = precision
+        self.embed, self.layers, self.read_out = network.embed, network.layers, network.read_out
+
+    def run_layer(
+        self, layer: MessageLayer, hidden: Tensor, positions: Tensor, edge_index: Tensor, scale: Tensor | float
+    ) -> Tensor:
+        """hidden [A, F] -> [A, F]."""
+        if not fits(hidden, positions, self.read_out.weight):
+            return super().run_layer(layer, hidden, positions, edge_index, scale)
+        inverse = 1.0 / scale if isinstance(scale, Tensor) else positions.new_full((len(positions),), 1.0 / scale)
+        first, *others = message_parameters(layer)
+        first = torch.cat([first, first.new_zeros(len(first), 2)], dim=1)
+        still, apart = torch.zeros_like(positions), positions.new_zeros(edge_index.shape[1], 1)
+        options = LayerOptions(kind=MESSAGE, precision=self.precision)
+        return FusedLayer.apply(options, hidden, still, edge_index, apart, inverse, first, *others)
+
+
 def fits(*tensors: Tensor) -> bool:
     """Whether the kernel can work on these tensors."""
     return not torch.is_autocast_enabled("cpu") and all(
@@ -335,7 +363,7 @@ def fits(*tensors: Tensor) -> bool:
     )
 
 
-def accelerate(network: EdmNetwork, *, precision: Precision = "float32") -> EdmNetwork:
+def accelerate(network: Network, *, precision: Precision = "float32") -> Network:
     """The same network with the same parameters (shared, not copied) and the same outputs to rounding, but faster.
 
     Returns `network` itself, after one warning, where the kernel does not apply.
@@ -346,4 +374,5 @@ def accelerate(network: EdmNetwork, *, precision: Precision = "float32") -> EdmN
     if config.sine_embedding or config.width % 16 or config.width > MAX_WIDTH:
         logger.warning("the fast EDM engine wants plain distances and a width that is a multiple of 16, up to 512")
         return network
-    return FusedEdmNetwork(network, precision)
+    kind = FusedGdmNetwork if isinstance(network, GdmNetwork) else FusedEdmNetwork
+    return kind(network, precision)

@@ -14,6 +14,7 @@ from molkit.config import from_dict, read_yaml, to_dict
 from molkit.edm.compiled import compile_for
 from molkit.edm.config import EdmConfig
 from molkit.edm.engine import Precision, accelerate, gains_from_bfloat16
+from molkit.edm.gdm import GdmNetwork
 from molkit.edm.network import EdmNetwork
 from molkit.edm.schedule import log_snr_table
 from molkit.errors import DataNotFound, InvalidInput
@@ -28,7 +29,7 @@ class Edm:
     """A noise predictor with its configuration and its schedule log_snr [T + 1] (float64)."""
 
     config: EdmConfig
-    network: EdmNetwork
+    network: EdmNetwork | GdmNetwork
     log_snr: Tensor
     name: str = "untrained"
 
@@ -54,7 +55,7 @@ def build(config: EdmConfig, *, seed: int = 0, name: str = "untrained") -> Edm:
     """An EDM with fresh weights drawn from `seed`; PyTorch's global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.random.manual_seed(seed)
-        network = EdmNetwork(config)
+        network = GdmNetwork(config) if config.architecture == "gdm" else EdmNetwork(config)
     return Edm(config, network, log_snr_table(config), name)
 
 

@@ -139,6 +139,14 @@ class EquivariantBlock(nn.Module):
         return features, positions + move / scale
 
 
+def pool_scale(config: EdmConfig, positions: Tensor, edge_index: Tensor) -> Tensor | float:
+    """What pooled messages are divided by: a constant, or the number of neighbours M - 1, [A, 1]."""
+    if config.aggregation == "sum":
+        return config.message_scale
+    degree = torch.bincount(edge_index[0], minlength=len(positions)).clamp(min=1)
+    return degree.to(positions.dtype).unsqueeze(-1)
+
+
 class EdmNetwork(nn.Module):
     """Predicts the noise in positions (as a zero-mean velocity) and in features. Source: EDM, section on the EGNN.
 
@@ -164,13 +172,6 @@ class EdmNetwork(nn.Module):
             known = torch.zeros_like(features) if estimate is None else estimate[0]
             parts += [known, torch.full_like(t, float(estimate is not None))]
         return torch.cat(parts, dim=-1)
-
-    def pool_scale(self, positions: Tensor, edge_index: Tensor) -> Tensor | float:
-        """What pooled messages are divided by: a constant, or the number of neighbours M - 1, [A, 1]."""
-        if self.config.aggregation == "sum":
-            return self.config.message_scale
-        degree = torch.bincount(edge_index[0], minlength=len(positions)).clamp(min=1)
-        return degree.to(positions.dtype).unsqueeze(-1)
 
     def run_block(
         self,
@@ -202,7 +203,7 @@ class EdmNetwork(nn.Module):
         Returns the noise in positions [A, 3], mean removed per molecule, and in features [A, n_h].
         """
         hidden = small_linear(self.columns(features, t, context, estimate), self.embed)
-        scale = self.pool_scale(positions, edge_index)
+        scale = pool_scale(self.config, positions, edge_index)
         moved = positions
         reference = positions if estimate is None else estimate[1]
         first_squared = (reference[edge_index[0]] - reference[edge_index[1]]).square().sum(-1, keepdim=True)

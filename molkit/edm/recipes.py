@@ -23,6 +23,7 @@ class DataChoice:
     name: Literal["qm9", "drug_size", "geom_drugs"] = "qm9"
     split: Literal["train", "valid", "test"] = "train"
     source: Literal["packed", "full"] = "packed"  # of QM9
+    hydrogens: bool = True  # False: heavy atoms alone, centred again
     split_by: Literal["molecule", "conformer"] = "molecule"  # of GEOM-Drugs; by conformer as in the paper, which leaks
 
 
@@ -57,7 +58,9 @@ def read_recipe(path: Path) -> Recipe:
 def load_molecules(choice: DataChoice, *, limit: int | None = None) -> PackedMolecules:
     """The molecules that a recipe trains on. Raises what the loader of the data set raises."""
     if choice.name == "drug_size":
-        return load_drug_size(split=choice.split, limit=limit).molecules
-    if choice.name == "geom_drugs":
-        return load_geom_drugs(split=choice.split, split_by=choice.split_by, limit=limit)
-    return load_qm9(split=choice.split, limit=limit, source=choice.source)
+        molecules = load_drug_size(split=choice.split, limit=limit).molecules
+    elif choice.name == "geom_drugs":
+        molecules = load_geom_drugs(split=choice.split, split_by=choice.split_by, limit=limit)
+    else:
+        molecules = load_qm9(split=choice.split, limit=limit, source=choice.source)
+    return molecules if choice.hydrogens else molecules.without_hydrogens()

@@ -12,6 +12,7 @@ from molkit.edm.features import State, encode
 from molkit.edm.flow import flow_loss
 from molkit.edm.model import Edm, save
 from molkit.edm.schedule import log_snr_table
+from molkit.geometry import random_rotations
 from molkit.graphs import Graph, to_device
 from molkit.molecule import PackedMolecules
 from molkit.training.config import TrainConfig
@@ -54,6 +55,8 @@ class EdmTask:
     def loss(self, network: nn.Module, rows: Tensor, *, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss of the molecules in these rows, and the mean squared error of noise (a flow: of velocity)."""
         clean, graph = self.batch(rows)
+        if self.training.random_rotations:
+            clean = turned(clean, graph, random_rotations(graph.num_molecules, generator=generator))
         if self.config.process == "flow":
             stratified = self.training.stratified_steps
             terms = flow_loss(network, clean, graph, generator=generator, stratified=stratified)
@@ -75,3 +78,9 @@ class EdmTask:
     def save_weights(self, folder: Path, network: nn.Module) -> None:
         """Averaged weights and configuration, as `edm.model.load` reads them."""
         save(Edm(self.config, network, self.table), folder)
+
+
+def turned(state: State, graph: Graph, rotations: Tensor) -> State:
+    """Each molecule's positions turned by its rotation, [B, 3, 3]; features stay."""
+    own = rotations.to(state.positions)[graph.batch]
+    return State(torch.einsum("aij,aj->ai", own, state.positions), state.features)

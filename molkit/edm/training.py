@@ -1,6 +1,7 @@
 """Train the model of a recipe: engine, weights to begin with, and the loop."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -54,6 +55,7 @@ def train_recipe(
     path: Path,
     *,
     out: Path,
+    seed: int | None = None,
     time_budget: float | None = None,
     total_steps: int | None = None,
     resume: bool = False,
@@ -64,12 +66,15 @@ def train_recipe(
 ) -> TrainResult:
     """Train, or continue, the model of a recipe in the run folder `out`; the time budget includes loading the data.
 
-    start_from begins a new run with published weights or those of another run, and a fresh optimiser.
+    start_from begins a new run with published weights or those of another run, and a fresh optimiser. `seed` replaces
+    the recipe's.
 
     Raises what `read_recipe`, the data loader and the training loop raise.
     """
     started = time.monotonic()
     recipe = read_recipe(path)
+    if seed is not None:
+        recipe = replace(recipe, training=replace(recipe.training, seed=seed))
     if resume:
         check_same_model(out, recipe.model)
     fabric = make_fabric(device)

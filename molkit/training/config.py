@@ -38,6 +38,7 @@ class TrainConfig:
     stratified_steps: bool = True
     step_power: float = 1.0  # noise levels are drawn as t = u^step_power for uniform u; above 1 small ones more often
     noise_weighting: Literal["simple", "unbiased", "min_snr", "p2"] = "simple"  # of the drawn levels
+    random_rotations: bool = False  # turn every training molecule at random, anew at each step
     precision: Literal["float32", "bfloat16", "auto"] = "auto"
     engine: Literal["auto", "readable", "fused", "compiled"] = "auto"
     compile_scope: Literal["block", "stack"] = "block"  # one program for each block, or for all of them together

@@ -103,3 +103,32 @@ def test_single_atoms_are_not_lost():
     batches = PairBatches(torch.ones(10, dtype=torch.long), 3, seed=0).epoch(0)
     assert sorted(torch.cat(batches).tolist()) == list(range(10))
     assert max(len(rows) for rows in batches) == 3
+
+
+def test_random_rotations_turn_the_training_molecules_and_nothing_else():
+    """The loss of EDM does not feel them beyond rounding; that of the baseline without symmetry does."""
+    from dataclasses import replace
+
+    import torch
+    from training_toys import TINY, random_molecules, settings
+
+    from molkit.edm.model import build
+    from molkit.edm.task import EdmTask, turned
+
+    task = EdmTask(TINY, random_molecules(), settings())
+    clean, graph = task.batch(torch.arange(5))
+    half_turn = torch.diag(torch.tensor([-1.0, -1.0, 1.0])).expand(5, 3, 3)
+    moved = turned(clean, graph, half_turn)
+    torch.testing.assert_close(moved.positions, clean.positions * torch.tensor([-1.0, -1.0, 1.0]))
+    torch.testing.assert_close(moved.features, clean.features)
+
+    def losses(config):
+        network = build(config, seed=1).network
+        found = []
+        for rotations in (False, True):
+            toy = EdmTask(config, random_molecules(), settings(random_rotations=rotations))
+            found.append(float(toy.loss(network, torch.arange(20), generator=torch.Generator().manual_seed(0))[0]))
+        return found
+
+    plain, rotated = losses(replace(TINY, architecture="gdm"))
+    assert plain != rotated

@@ -1,0 +1,52 @@
+"""`molkit suite`: trainings side by side, from the recipes of a suite to one file of results."""
+
+from pathlib import Path
+
+import click
+
+
+@click.group()
+def suite() -> None:
+    """Train, sample and score the arms of a suite with several seeds."""
+
+
+@suite.command()
+@click.argument("name")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the runs.")
+@click.option("--arms", default="", help="Names with commas; default: all.")
+@click.option("--seeds", default="0", show_default=True, help="Whole numbers with commas.")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Processes.")
+def run(name: str, out: Path, arms: str, seeds: str, workers: int) -> None:
+    """Run the suite NAME of data/recipes/suites; finished arms are skipped, interrupted ones continue."""
+    from molkit.processes import process_pool
+    from molkit.studies.edm_suite import run_suite
+
+    chosen = [arm.strip() for arm in arms.split(",") if arm.strip()]
+    with process_pool(workers) as executor:
+        results = run_suite(name, out, arms=chosen, seeds=_numbers(seeds), executor=executor)
+    for result in results:
+        figures = result.failure or (
+            f"atoms {100 * result.atom_stability.value:.1f} %, molecules {100 * result.molecule_stability.value:.1f} %"
+            + ("" if result.nll is None else f", NLL {result.nll.value:.1f}")
+        )
+        click.echo(f"{result.arm}, seed {result.seed}: {result.passes} passes, {result.cpu_seconds:.0f} s, {figures}")
+
+
+@suite.command()
+@click.argument("name")
+@click.option("--out", type=click.Path(file_okay=False, exists=True, path_type=Path), required=True, help="The runs.")
+def collect(name: str, out: Path) -> None:
+    """Write the finished results in --out to data/studies/NAME.json."""
+    from molkit.studies.edm_suite import collect as collect_results
+
+    click.echo(str(collect_results(name, out)))
+
+
+def _numbers(text: str) -> list[int]:
+    """Whole numbers separated by commas. Raises InvalidInput."""
+    from molkit.errors import InvalidInput
+
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise InvalidInput(f"--seeds takes whole numbers with commas, got {text!r}") from None
