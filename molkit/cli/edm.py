@@ -107,10 +107,14 @@ def _write(out: Path, molecules: PackedMolecules) -> None:
 @click.option("--draws", default=1, show_default=True, type=click.IntRange(min=1), help="Steps t a molecule.")
 @click.option("--seed", default=0, show_default=True)
 def evaluate(weights: str, samples: Path | None, nll_molecules: int, draws: int, seed: int) -> None:
-    """Stability, validity, uniqueness and novelty of samples of WEIGHTS, and the likelihood bound; prints JSON."""
+    """Stability, validity, uniqueness and novelty of samples of WEIGHTS, and the likelihood bound; prints JSON.
+
+    Weights of the drug-size set are measured against that set, all others against QM9.
+    """
     import json
 
-    from molkit.studies.edm_evaluation import evaluate_weights
+    from molkit.studies import edm_drug_card, edm_drug_size, edm_evaluation
 
-    report = evaluate_weights(weights, samples=samples, nll_molecules=nll_molecules, draws=draws, seed=seed)
+    kind = edm_drug_size if edm_drug_card.is_for(weights) else edm_evaluation
+    report = kind.evaluate_weights(weights, samples=samples, nll_molecules=nll_molecules, draws=draws, seed=seed)
     click.echo(json.dumps(report, indent=2))

@@ -1,17 +1,21 @@
 """Molecules of drug size: what the chapter of that name computes, on the drug-size set at hand (not GEOM-Drugs)."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
 
 from molkit.data.drug_size import SPLITS, DrugSizeSet, load_drug_size
+from molkit.data.packed import read_packed
 from molkit.edm.likelihood import bound
 from molkit.edm.model import build, load, quickest
 from molkit.edm.published import learning_curve, num_failed_chains, stored_samples, training_facts
 from molkit.edm.sampling import sample
 from molkit.edm.schedule import sigma
+from molkit.errors import InvalidInput
 from molkit.metrics.connectedness import connectedness
 from molkit.metrics.distributions import element_fractions
 from molkit.metrics.energies import EnergySample, mmff_energies, null_distances, wasserstein_interval
@@ -27,6 +31,7 @@ MOST_BLURRED = 200  # geometries; bonds of bad ones are slow to find
 SIZE_EDGES = (0, 30, 40, 50, 60, 1000)
 HELD_BACK, TRAINED_ON = "data, held back", "data, trained on"
 OURS, BLURRED, UNTRAINED = "EDM, trained here", "held-back data, blurred by 0.1 Å", "the same network, untrained"
+SHARES = ("atoms_stable", "molecules_stable", "single_bond_valid", "perceived", "one_piece", "largest_share")
 PUBLISHED = {"EDM on GEOM-Drugs, published": (81.3, 92.6), "GEOM-Drugs itself, published": (86.5, None)}
 
 
@@ -297,6 +302,32 @@ def compositions(weights: str) -> dict[str, dict[str, float]]:
         TRAINED_ON: element_fractions(load_drug_size(split="train").molecules),
         OURS: element_fractions(stored_samples(weights)),
     }
+
+
+def evaluate_weights(
+    weights: str | Path, *, samples: Path | None = None, nll_molecules: int = 500, draws: int = 1, seed: int = 0
+) -> dict[str, Any]:
+    """Figures of the samples kept with the weights (or given) and of the bound on every split, as plain numbers.
+
+    Raises DataNotFound when there are no samples, InvalidInput for samples that are not a packed file.
+    """
+    if samples is not None and samples.suffix != ".npz":
+        raise InvalidInput(f"{samples}: expected a packed .npz of molecules (`molkit score` reads .xyz and .sdf)")
+    kept = stored_samples(weights) if samples is None else read_packed(samples)
+    test = load_drug_size(split="test")
+    ours = score_set(OURS, kept, num_failed_chains(weights) if samples is None else 0)
+    scored = [score_set(TRAINED_ON, load_drug_size(split="train", limit=len(test)).molecules), ours]
+    held_back = score_set(HELD_BACK, test.molecules, groups=test.entries)
+    report: dict[str, Any] = {"weights": str(weights)}
+    for one in (held_back, ours):
+        shares = {key: asdict(getattr(one, key)) for key in SHARES}
+        report["samples" if one is ours else "data"] = {"molecules": one.num_molecules} | shares
+    rows = energy_table([held_back, *scored], num_resamples=200, seed=seed)
+    report["energies_kcal"] = asdict(next(row for row in rows if row.label == OURS))
+    if nll_molecules:
+        found = bounds(str(weights), num_molecules=nll_molecules, draws=draws, seed=seed)
+        report["nll_nats"] = [asdict(row) for row in found]
+    return report
 
 
 def model_in_words(weights: str) -> str:

@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 import torch
 
+from molkit import cli
 from molkit.data.drug_size import load_drug_size, size_histogram
 from molkit.data.packed import write_packed
 from molkit.edm.config import EdmConfig
 from molkit.edm.features import decode, encode
 from molkit.edm.model import build, save
 from molkit.edm.recipes import read_recipe
+from molkit.errors import InvalidInput
 from molkit.figures import edm_drug_size as draw
 from molkit.metrics.stability import stability
 from molkit.molecule import PackedMolecules
@@ -134,3 +136,15 @@ def test_film_live_draw_tables_figures_and_card(weights, sets, monkeypatch):
         monkeypatch.setattr(edm_drug_card, name, count)
     text = edm_drug_card.write_card(weights).read_text()
     assert "not GEOM-Drugs" in text and "Known limits" in text and " nan" not in text
+
+
+def test_evaluate_measures_drug_size_weights_against_their_own_set(weights, tmp_path, capsys, monkeypatch):
+    whole = study.load_drug_size
+    monkeypatch.setattr(study, "load_drug_size", lambda **choice: whole(**{"limit": 30} | choice))
+    assert cli.run(["evaluate", weights, "--nll-molecules", "3"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["samples"]["molecules"] == 13 and report["energies_kcal"]["num_molecules"] == 13
+    assert 0.6 < report["data"]["atoms_stable"]["value"] < 1.0
+    assert [row["split"] for row in report["nll_nats"]] == ["train", "valid", "test"]
+    with pytest.raises(InvalidInput, match="expected a packed"):
+        study.evaluate_weights(weights, samples=tmp_path / "samples.xyz")
