@@ -36,21 +36,23 @@ def train(
 
     import torch
 
+    from molkit.config import read_yaml
+    from molkit.edm.property_training import train_property
+    from molkit.edm.recipes import recipe_path
     from molkit.edm.training import train_recipe
+    from molkit.errors import InvalidInput
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(threads)
-    result = train_recipe(
-        config,
-        out=out,
-        time_budget=time_budget,
-        total_steps=total_steps,
-        resume=resume,
-        limit=limit,
-        start_from=start_from,
-        device=device,
-        progress_bar=not quiet,
-    )
+    run = {"out": out, "time_budget": time_budget, "total_steps": total_steps, "resume": resume}
+    run["progress_bar"] = not quiet
+    path = recipe_path(config)
+    if read_yaml(path).get("method") == "property":
+        if limit is not None or start_from is not None or device == "cuda":
+            raise InvalidInput("a property network is trained on the CPU, from all its data: no --limit, --from, cuda")
+        result = train_property(path, **run)
+    else:
+        result = train_recipe(path, limit=limit, start_from=start_from, device=device, **run)
     state = "finished" if result.finished else "stopped, continue with --resume"
     click.echo(
         f"{out}: {state} at step {result.step} of {result.total_steps or 'an open number'}, "

@@ -36,13 +36,18 @@ class Recipe:
     training: TrainConfig
 
 
+def recipe_path(path: Path) -> Path:
+    """The file itself, or the recipe of that name in data/recipes."""
+    named = RECIPES / f"{path}.yaml"
+    return named if not path.is_file() and named.is_file() else path
+
+
 def read_recipe(path: Path) -> Recipe:
     """The recipe in a YAML file, or of that name in data/recipes.
 
     Raises DataNotFound, or InvalidInput for an unknown method, section or key.
     """
-    named = RECIPES / f"{path}.yaml"
-    path = named if not path.is_file() and named.is_file() else path
+    path = recipe_path(path)
     values = read_yaml(path)
     unknown = sorted(set(values) - {"method", "data", "model", "training"})
     if unknown:
