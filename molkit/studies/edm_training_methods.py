@@ -1,8 +1,7 @@
 """What makes a training step worth more: what the page on training methods computes."""
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import process_time
 
@@ -16,11 +15,9 @@ from molkit.edm.model import Edm, build, load
 from molkit.edm.recipes import RECIPES, Recipe, read_recipe
 from molkit.edm.task import EdmTask
 from molkit.edm.training import engine_for
-from molkit.errors import DataNotFound
 from molkit.graphs import Graph, split_by_pairs
 from molkit.molecule import PackedMolecules
 from molkit.rng import generator_from
-from molkit.training.files import write_text
 from molkit.training.loop import Trainer, make_fabric, train
 
 STORED = Path(__file__).resolve().parents[2] / "data" / "studies"
