@@ -315,6 +315,7 @@ def _write_recipe(folder: Path) -> None:
 
 RECIPE_TEXT = """# EDM's GEOM-Drugs model and training, written by `molkit data convert geom_drugs`.
 # Sizes are those of the {count} training conformers (split by molecule); elements there: {present}.
+# All of GEOM-Drugs takes some 50 GB of memory; `molkit train --limit 1000000` takes fewer conformers, spread evenly.
 method: edm
 data: {{name: geom_drugs, split: train}}
 model:

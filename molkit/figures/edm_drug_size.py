@@ -59,16 +59,15 @@ def score_table(sets: Sequence[Scored], *, model: str) -> "HTML":
     """Paper, data, yardsticks and ours: per cent with 95 % intervals."""
     head = (
         "",
-        "n",
         "atoms stable",
         "molecules stable",
-        "valid, all bonds single",
+        "valid, bonds single",
         "bonds perceived",
         "in one piece",
-        "atoms in the largest piece",
+        "largest piece",
     )
     rows = [
-        (label, "–", f"{atoms:.1f}", "–", "–" if valid is None else f"{valid:.1f}", "–", "–", "–")
+        (label, f"{atoms:.1f}", "–", "–" if valid is None else f"{valid:.1f}", "–", "–", "–")
         for label, (atoms, valid) in PUBLISHED.items()
     ]
     for one in sets:
@@ -80,13 +79,14 @@ def score_table(sets: Sequence[Scored], *, model: str) -> "HTML":
             one.one_piece,
             one.largest_share,
         )
-        rows.append((one.label, f"{one.num_molecules:,}", *[percent(share) for share in shares]))
+        rows.append((f"{one.label}; n = {one.num_molecules:,}", *[percent(share) for share in shares]))
     return html_table(
         head,
         rows,
         caption="Per cent, 95 % intervals in brackets (bootstrap over molecules for the data, whose conformers are not "
         "independent). The published rows belong to GEOM-Drugs, another set: they are context, not a comparison. "
         "'Bonds perceived': RDKit finds bond orders and charges for total charge 0, so charged data cannot pass. "
+        "'Largest piece': share of a molecule's atoms in it. "
         f"Our model: {model}.",
         bold_last=True,
     )
