@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from molkit.data.packed import read_packed, write_packed
 from molkit.edm.model import Edm, load
-from molkit.edm.samplers import ANCESTRAL, sampler_named
+from molkit.edm.samplers import ANCESTRAL, Sampler, sampler_named
 from molkit.edm.sampling import sample
 from molkit.errors import InvalidInput
 from molkit.molecule import PackedMolecules
@@ -33,7 +33,7 @@ class SampleTask:
     num_atoms: int | None
     folder: str | None
     device: str = "cpu"
-    sampler: str = ANCESTRAL.name
+    sampler: Sampler = ANCESTRAL
     shared_path: bool = False
 
     @property
@@ -41,7 +41,7 @@ class SampleTask:
         """The chunk's own file, if chunks are kept."""
         calls = "all" if self.num_calls is None else self.num_calls
         size = "any" if self.num_atoms is None else self.num_atoms
-        rule = self.sampler + ("_shared" if self.shared_path else "")
+        rule = self.sampler.name + ("_shared" if self.shared_path else "")
         name = f"seed{self.seed}_calls{calls}_{rule}_size{size}_{self.chunk:05d}_{self.count}.npz"
         return None if self.folder is None else Path(self.folder) / name
 
@@ -62,7 +62,7 @@ def draw_chunks(edm: Edm, tasks: Sequence[SampleTask]) -> list[PackedMolecules]:
         torch.cat(sizes),
         generator=generators,
         num_calls=tasks[0].num_calls,
-        sampler=sampler_named(tasks[0].sampler),
+        sampler=tasks[0].sampler,
         shared_path=tasks[0].shared_path,
     )
     chunk_of_row = np.repeat(np.arange(len(tasks)), [task.count for task in tasks])
@@ -95,17 +95,17 @@ def chunk_tasks(
     num_atoms: int | None = None,
     folder: Path | None = None,
     device: str = "cpu",
-    sampler: str = ANCESTRAL.name,
+    sampler: str | Sampler = ANCESTRAL,
     shared_path: bool = False,
 ) -> list[SampleTask]:
     """The chunks of `count` molecules. Raises InvalidInput for count < 1 or an unknown sampler."""
     if count < 1:
         raise InvalidInput(f"count must be at least 1, got {count}")
-    sampler_named(sampler)
+    rule = sampler_named(sampler)
     place = None if folder is None else str(folder)
     return [
         SampleTask(
-            str(weights), k, min(CHUNK, count - start), seed, num_calls, num_atoms, place, device, sampler, shared_path
+            str(weights), k, min(CHUNK, count - start), seed, num_calls, num_atoms, place, device, rule, shared_path
         )
         for k, start in enumerate(range(0, count, CHUNK))
     ]
@@ -120,7 +120,7 @@ def sample_many(
     num_atoms: int | None = None,
     folder: Path | None = None,
     device: str = "cpu",
-    sampler: str = ANCESTRAL.name,
+    sampler: str | Sampler = ANCESTRAL,
     shared_path: bool = False,
     executor: Executor | None = None,
     progress: bool = False,
@@ -128,7 +128,7 @@ def sample_many(
     """`count` molecules of published weights or a run folder, the same for any executor; fewer if chains failed.
 
     On a GPU many chunks are drawn together, to fill it. With `folder` every finished chunk is kept there and not drawn
-    again. `sampler` is a name of `molkit.edm.samplers`; shared_path as in `sample`.
+    again. `sampler` is one of `molkit.edm.samplers`, or its name; shared_path as in `sample`.
     Raises InvalidInput for count < 1 or an unknown sampler.
     """
     tasks = chunk_tasks(

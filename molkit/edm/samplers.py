@@ -76,6 +76,7 @@ class Sampler:
     rule: StepRule
     grid: str = "even"
     memory: bool = False  # uses the clean state predicted at the call before
+    fine: tuple[int, int] | None = None  # all steps of this part of the chain are taken besides, at extra calls
 
 
 def exponential(name: str, *, churn: float, order: int, grid: str) -> Sampler:
@@ -116,8 +117,10 @@ def flow_only(log_snr_now: Tensor, log_snr_next: Tensor, log_snr_before: Tensor 
 FLOW_SAMPLERS = {name: Sampler(name, flow_only) for name in ("euler", "midpoint")}
 
 
-def sampler_named(name: str) -> Sampler:
-    """The sampler of that name. Raises InvalidInput with the names that exist."""
+def sampler_named(name: str | Sampler) -> Sampler:
+    """The sampler of that name, or the sampler itself. Raises InvalidInput with the names that exist."""
+    if isinstance(name, Sampler):
+        return name
     known = SAMPLERS | FLOW_SAMPLERS
     if name not in known:
         raise InvalidInput(f"sampler must be one of {', '.join(known)}, got {name!r}")

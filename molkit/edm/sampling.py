@@ -102,6 +102,8 @@ def make_plan(
         steps = grid_steps(edm.log_snr, num_calls, grid=sampler.grid, start=start, end=end)
     else:
         steps = flow_steps(edm.config.num_steps, num_calls, rule=flow, start=start, end=end)
+    if sampler.fine is not None:
+        steps = sorted({*steps, *range(sampler.fine[0], sampler.fine[1] + 1)}, reverse=True)
     last = len(steps) - 1
     kept = {steps[round(k * last / keep_frames)] for k in range(keep_frames + 1)} if keep_frames else set()
     return Plan(steps, sampler, ending, frozenset(kept), shared_path, flow)

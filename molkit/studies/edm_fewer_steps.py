@@ -3,7 +3,7 @@
 import base64
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import process_time
@@ -14,9 +14,10 @@ from molkit.claims import provenance
 from molkit.data.packed import read_packed
 from molkit.data.qm9 import load_qm9
 from molkit.edm.engine import gains_from_bfloat16
-from molkit.edm.farm import SampleTask, chunk_tasks, join, run_tasks
+from molkit.edm.farm import SampleTask, chunk_tasks, join, run_tasks, sample_many
 from molkit.edm.model import load, resolve
-from molkit.edm.samplers import ANCESTRAL, DEFAULT, SAMPLERS
+from molkit.edm.samplers import ANCESTRAL, DEFAULT, SAMPLERS, Sampler
+from molkit.edm.sampling import make_plan
 from molkit.errors import DataNotFound, InvalidInput
 from molkit.metrics.distributions import compare_distributions
 from molkit.metrics.stability import stability
@@ -32,6 +33,7 @@ from molkit.training.files import write_text
 
 STORED = Path(__file__).resolve().parents[2] / "data" / "studies" / "edm_fewer_steps.json"
 CALLS = (10, 20, 50, 100, 250, 500)
+REFINED = ((0, 60), (150, 400), (900, 1000))  # steps: the last details, the skeleton of the molecule, the first signs
 LARGEST_LOSS, LARGEST_UPPER_LIMIT = 1.0, 2.5  # points of stable molecules: the bar set before anything was run
 
 
@@ -39,7 +41,7 @@ LARGEST_LOSS, LARGEST_UPPER_LIMIT = 1.0, 2.5  # points of stable molecules: the 
 class Arm:
     """One setting to draw molecules with; num_calls None is the full chain."""
 
-    sampler: str
+    sampler: Sampler
     num_calls: int | None
     count: int
 
@@ -127,13 +129,19 @@ def default_arms(*, full: int, best: int, curve: int, samplers: Sequence[str] = 
 
     Curves of 250 calls and more take half of `curve`.
     """
-    arms = [Arm(ANCESTRAL.name, None, full), Arm(DEFAULT.sampler, DEFAULT.num_calls, best)]
-    arms += [Arm(name, calls, curve if calls < 250 else curve // 2) for name in samplers for calls in CALLS]
+    arms = [Arm(ANCESTRAL, None, full), Arm(SAMPLERS[DEFAULT.sampler], DEFAULT.num_calls, best)]
+    arms += [Arm(SAMPLERS[name], calls, curve if calls < 250 else curve // 2) for name in samplers for calls in CALLS]
+    arms += [Arm(sampler, 100, curve) for sampler in refined_chains()]
     taken: dict[tuple[str, int | None], Arm] = {}
     for arm in arms:
         if arm.count:
-            taken.setdefault((arm.sampler, arm.num_calls), arm)
+            taken.setdefault((arm.sampler.name, arm.num_calls), arm)
     return list(taken.values())
+
+
+def refined_chains() -> list[Sampler]:
+    """The evenly strided ancestral chain with every step taken in one part of the way besides."""
+    return [replace(ANCESTRAL, name=f"ancestral, all of {low}-{high}", fine=(low, high)) for low, high in REFINED]
 
 
 def run_study(
@@ -149,15 +157,15 @@ def run_study(
     `report` is told a line after every arm.
     """
     test = load_qm9(split="test")
-    checksum = provenance.hash_files([resolve(weights) / "weights.safetensors"]).popitem()[1]
-    place = None if folder is None else folder / checksum[:12]  # chunks of other weights are never mistaken for these
+    digest = checksum(weights)
+    place = None if folder is None else folder / digest[:12]  # chunks of other weights are never mistaken for these
     results = []
     for arm in arms:
         results.append(run_arm(weights, arm, seed=seed, folder=place, reference=test))
         report(in_words(results[-1]))
     return FewerSteps(
         weights=Path(weights).name,
-        weights_sha256=checksum,
+        weights_sha256=digest,
         seed=seed,
         precision="bfloat16" if gains_from_bfloat16() else "float32",
         commit=provenance.commit()[0],
@@ -185,7 +193,7 @@ def run_arm(weights: str, arm: Arm, *, seed: int, folder: Path | None, reference
     drawn = [timed_chunk(task) for task in tasks]
     timed = [(task.count, seconds) for task, (_, seconds) in zip(tasks, drawn, strict=True) if seconds is not None]
     cost = sum(seconds for _, seconds in timed) / sum(count for count, _ in timed) if timed else None
-    calls = load(weights).config.num_steps + 1 if arm.num_calls is None else arm.num_calls
+    calls = make_plan(load(weights), arm.sampler, arm.num_calls).num_calls
     return score_arm(join(molecules for molecules, _ in drawn), arm, calls=calls, seconds=cost, reference=reference)
 
 
@@ -211,7 +219,7 @@ def score_arm(
     stable, chemical = stability(molecules), validity(molecules, reference_smiles=None)
     atoms = ratio_interval(stable.stable_atoms, stable.num_atoms)
     return ArmResult(
-        sampler=arm.sampler,
+        sampler=arm.sampler.name,
         calls=calls,
         requested=arm.count,
         molecules=len(molecules),
@@ -289,3 +297,60 @@ def read_study(path: Path = STORED) -> FewerSteps:
         return FewerSteps(**entries, arms=arms)
     except (json.JSONDecodeError, TypeError, KeyError, AttributeError) as error:
         raise InvalidInput(f"{path}: not a stored study of fewer steps ({error})") from error
+
+
+@dataclass(frozen=True)
+class LiveArm:
+    """Molecules drawn for the page with the default sampler, beside what is stored for the same number of calls."""
+
+    calls: int
+    share: Interval
+    seconds: float  # CPU time of all of them
+    stored: Interval | None
+
+
+def live_arms(weights: str, study: FewerSteps, *, calls: Sequence[int], num_molecules: int, seed: int) -> list[LiveArm]:
+    """Stable molecules drawn now, from a seed that the stored arms do not use."""
+    rows = []
+    for number in calls:
+        started = process_time()
+        molecules = sample_many(weights, num_molecules, seed=seed, num_calls=number, sampler=DEFAULT.sampler)
+        share = proportion_interval(int(stability(molecules).molecule_stable.sum()), num_molecules)
+        seconds = process_time() - started
+        known = [arm for arm in study.arms if (arm.sampler, arm.calls) == (DEFAULT.sampler, number)]
+        rows.append(LiveArm(number, share, seconds, known[0].molecule_stability if known else None))
+    return rows
+
+
+def study_of(weights: str, *, recompute: int, seed: int) -> FewerSteps:
+    """The stored study; with `recompute`, all arms drawn again with that many molecules each."""
+    if not recompute:
+        return read_study()
+    return run_study(weights, default_arms(full=recompute, best=recompute, curve=recompute), seed=seed)
+
+
+def of_other_weights(study: FewerSteps, weights: str) -> bool:
+    """Whether the stored study was drawn from another state of the weights than those at hand."""
+    return study.weights_sha256 != checksum(weights)
+
+
+def checksum(weights: str) -> str:
+    """SHA-256 of the file of weights."""
+    return provenance.hash_files([resolve(weights) / "weights.safetensors"]).popitem()[1]
+
+
+def losses(study: FewerSteps, *, seed: int = 0) -> list[tuple[ArmResult, Loss]]:
+    """The loss of every arm against the full chain, by sampler and falling number of calls."""
+    arms = [arm for arm in study.arms if arm is not study.reference]
+    return [(arm, loss(study.reference, arm, seed=seed)) for arm in arms]
+
+
+def fewest_calls(study: FewerSteps, sampler: str) -> int | None:
+    """The smallest number of calls from which on every arm of the sampler meets the bar; None where none does."""
+    found = None
+    for arm, lost in sorted(losses(study), key=lambda entry: -entry[0].calls):
+        if arm.sampler == sampler:
+            if not lost.meets_the_bar:
+                break
+            found = arm.calls
+    return found
