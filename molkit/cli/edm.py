@@ -16,8 +16,8 @@ FORMATS = (".xyz", ".sdf", ".npz")
 @click.command()
 @click.argument("weights")
 @click.option("--count", default=100, show_default=True, type=click.IntRange(min=1), help="How many molecules.")
-@click.option("--calls", type=click.IntRange(min=2), help="Network calls a molecule; default: the full chain.")
-@click.option("--sampler", default="ancestral", show_default=True, help="How steps are taken; a wrong name lists all.")
+@click.option("--calls", help="Network calls a molecule, or all for the full chain; default: 100.")
+@click.option("--sampler", help="How steps are taken; default: sde-2m, and ancestral for the full chain.")
 @click.option("--num-atoms", type=click.IntRange(min=1), help="Only molecules of this size.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Processes.")
@@ -27,8 +27,8 @@ FORMATS = (".xyz", ".sdf", ".npz")
 def sample(
     weights: str,
     count: int,
-    calls: int | None,
-    sampler: str,
+    calls: str | None,
+    sampler: str | None,
     num_atoms: int | None,
     seed: int,
     workers: int,
@@ -40,7 +40,7 @@ def sample(
     from molkit.edm.farm import sample_many
     from molkit.edm.grids import step_grid
     from molkit.edm.model import load
-    from molkit.edm.samplers import sampler_named
+    from molkit.edm.samplers import ANCESTRAL, DEFAULT, sampler_named
     from molkit.errors import InvalidInput
     from molkit.processes import process_pool
 
@@ -49,18 +49,19 @@ def sample(
         raise InvalidInput(f"{out}: the name must end in {', '.join(FORMATS)}")
     if not out.parent.is_dir():
         raise InvalidInput(f"{out}: the folder {out.parent} does not exist")
-    sampler_named(sampler)
     model = load(weights)
+    num_calls = min(DEFAULT.num_calls, model.config.num_steps + 1) if calls is None else number_of_calls(calls)
+    rule = sampler_named(sampler or (ANCESTRAL.name if num_calls is None else DEFAULT.sampler))
     if num_atoms is not None and num_atoms not in dict(model.config.sizes):
         raise InvalidInput(f"{num_atoms} atoms: a size that the model's training histogram does not hold")
-    step_grid(model.config.num_steps, calls)  # refuses a wrong number of calls before anything is drawn
+    step_grid(model.config.num_steps, num_calls)  # refuses a wrong number of calls before anything is drawn
     with process_pool(workers) as executor:
         molecules = sample_many(
             weights,
             count,
             seed=seed,
-            num_calls=calls,
-            sampler=sampler,
+            num_calls=num_calls,
+            sampler=rule,
             num_atoms=num_atoms,
             folder=keep,
             device=device,
@@ -70,6 +71,17 @@ def sample(
     _write(out, molecules)
     lost = count - len(molecules)
     click.echo(f"{out}: {len(molecules)} molecules" + (f", {lost} chains failed and were left out" if lost else ""))
+
+
+def number_of_calls(text: str) -> int | None:
+    """A number of network calls, or None for "all". Raises InvalidInput for anything else."""
+    from molkit.errors import InvalidInput
+
+    if text == "all":
+        return None
+    if not text.isdecimal():
+        raise InvalidInput(f"--calls wants a number of network calls, or all for the full chain; got {text!r}")
+    return int(text)
 
 
 def require_device(device: str, workers: int) -> None:

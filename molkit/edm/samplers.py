@@ -75,25 +75,27 @@ class Sampler:
     name: str
     rule: StepRule
     grid: str = "even"
+    first: float = 1.0  # part of T at which the network is first asked when calls are saved; the way there is blind
     memory: bool = False  # uses the clean state predicted at the call before
     fine: tuple[int, int] | None = None  # all steps of this part of the chain are taken besides, at extra calls
 
 
-def exponential(name: str, *, churn: float, order: int, grid: str) -> Sampler:
+def exponential(name: str, *, churn: float, order: int, grid: str, first: float = 1.0) -> Sampler:
     """A sampler of the exponential family."""
-    return Sampler(name, partial(exponential_weights, churn=churn, order=order), grid, memory=order > 1)
+    return Sampler(name, partial(exponential_weights, churn=churn, order=order), grid, first, memory=order > 1)
 
 
+FIRST = 0.99  # signal over noise 0.02: 0.02 nats a molecule are lost by not looking earlier
 ANCESTRAL = Sampler("ancestral", ancestral_weights)
 SAMPLERS = {
     sampler.name: sampler
     for sampler in (
         ANCESTRAL,
-        Sampler("ancestral-quadratic", ancestral_weights, "quadratic"),
-        exponential("sde-2m", churn=1.0, order=2, grid="quadratic"),
+        Sampler("ancestral-quadratic", ancestral_weights, "quadratic", FIRST),
+        exponential("sde-2m", churn=1.0, order=2, grid="quadratic", first=FIRST),
         exponential("sde-2m-even", churn=1.0, order=2, grid="even"),
-        exponential("dpm-2m", churn=0.0, order=2, grid="quadratic"),
-        exponential("ddim", churn=0.0, order=1, grid="quadratic"),
+        exponential("dpm-2m", churn=0.0, order=2, grid="quadratic", first=FIRST),
+        exponential("ddim", churn=0.0, order=1, grid="quadratic", first=FIRST),
     )
 }
 
@@ -146,6 +148,16 @@ def clean_state(noisy: State, predicted: State, log_snr: Tensor) -> State:
         (noisy.positions - spread * predicted.positions) / signal,
         (noisy.features - spread * predicted.features) / signal,
     )
+
+
+def without_signal(noisy: State, log_snr: Tensor) -> State:
+    """The noise of a state in which no molecule can be seen: its clean state is zero.
+
+    At step T a network's error is divided by alpha_T, three thousandths: what it says there of the clean state is worse
+    than nothing, and a long step would carry it into the chain.
+    """
+    spread = float(sigma(log_snr))
+    return noisy.map(lambda part: part / spread)
 
 
 def difference(first: State, second: State) -> State:

@@ -16,7 +16,7 @@ from molkit.edm.features import State, decode, encode
 from molkit.edm.flow import FlowRule, advance, flow_rule, flow_steps, predict_velocity
 from molkit.edm.grids import grid_steps
 from molkit.edm.model import Edm, require_diffusion
-from molkit.edm.samplers import ANCESTRAL, Sampler, clean_state, difference, final_step, take_step
+from molkit.edm.samplers import ANCESTRAL, Sampler, clean_state, difference, final_step, take_step, without_signal
 from molkit.edm.schedule import alpha, transition
 from molkit.errors import InvalidInput, RunError
 from molkit.graphs import Graph, is_out_of_memory, split_by_pairs
@@ -62,6 +62,7 @@ class Plan:
     kept: frozenset[int]
     shared_path: bool = False
     flow: FlowRule | None = None  # of a model trained by flow matching
+    blind_start: bool = False  # the first step is made without the network, as if nothing of the molecule could be seen
 
     @property
     def num_calls(self) -> int:
@@ -69,7 +70,7 @@ class Plan:
         if self.flow is not None:
             return (len(self.steps) - 1) * (2 if self.flow == "midpoint" else 1)
         downs = sum(after < now for now, after in zip(self.steps[:-1], self.steps[1:], strict=True))
-        return downs + int(self.steps[-1] == 0)
+        return downs + int(self.steps[-1] == 0) - int(self.blind_start)
 
 
 class Held(Protocol):
@@ -97,16 +98,20 @@ def make_plan(
     shared_path: bool = False,
 ) -> Plan:
     """The plan of a chain on the sampler's grid that keeps keep_frames frames evenly, and the first."""
+    last = edm.config.num_steps
     flow = flow_rule(sampler.name) if edm.config.process == "flow" else None
+    seen = round(sampler.first * last)  # where the network is asked first
+    blind = flow is None and start is None and num_calls is not None and num_calls <= seen < last
     if flow is None:
-        steps = grid_steps(edm.log_snr, num_calls, grid=sampler.grid, start=start, end=end)
+        steps = grid_steps(edm.log_snr, num_calls, grid=sampler.grid, start=seen if blind else start, end=end)
+        steps = [last, *steps] if blind else steps
     else:
         steps = flow_steps(edm.config.num_steps, num_calls, rule=flow, start=start, end=end)
     if sampler.fine is not None:
         steps = sorted({*steps, *range(sampler.fine[0], sampler.fine[1] + 1)}, reverse=True)
     last = len(steps) - 1
     kept = {steps[round(k * last / keep_frames)] for k in range(keep_frames + 1)} if keep_frames else set()
-    return Plan(steps, sampler, ending, frozenset(kept), shared_path, flow)
+    return Plan(steps, sampler, ending, frozenset(kept), shared_path, flow, blind)
 
 
 class MoleculeNoise:
@@ -195,10 +200,11 @@ def _run_chain(
             state = noisier(state, split(stream.next()), edm.log_snr[now], edm.log_snr[after])
             log_snr_before, clean_before = None, None
             continue
-        predicted = predict(state, now)
+        blind = plan.blind_start and now == plan.steps[0]
+        predicted = without_signal(state, edm.log_snr[now]) if blind else predict(state, now)
         weights = plan.sampler.rule(edm.log_snr[now], edm.log_snr[after], log_snr_before)
         change = None
-        if plan.sampler.memory:
+        if plan.sampler.memory and not blind:
             clean = clean_state(state, predicted, edm.log_snr[now])
             change = None if clean_before is None else difference(clean, clean_before)
             log_snr_before, clean_before = edm.log_snr[now], clean

@@ -9,11 +9,19 @@ from matplotlib.figure import Figure
 
 from molkit.edm.grids import grid_steps
 from molkit.edm.model import load
-from molkit.edm.samplers import ANCESTRAL
+from molkit.edm.samplers import ANCESTRAL, DEFAULT
 from molkit.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, panels
-from molkit.figures.tables import html_table, percent
+from molkit.figures.tables import Text, html_table, percent
 from molkit.metrics.statistics import Interval
-from molkit.studies.edm_fewer_steps import ArmResult, FewerSteps, LiveArm, Loss
+from molkit.studies.edm_fewer_steps import (
+    ArmResult,
+    FewerSteps,
+    LiveArm,
+    Loss,
+    fewest_calls,
+    losses,
+    of_other_weights,
+)
 from molkit.studies.edm_step_price import Price
 
 if TYPE_CHECKING:
@@ -158,7 +166,7 @@ def losses_table(entries: Sequence[tuple[ArmResult, Loss]], *, largest: int = 10
         ("sampler", "calls", "n", "points lost", "pairs", "correlation", "bar"),
         rows,
         caption="Points of stable molecules lost against the full ancestral chain (negative: more stable), 95 % "
-        "bootstrap interval over molecules; pairs share sizes and noise with the full chain. Bar: at most 1 point lost, upper "
+        "bootstrap interval over molecules; pairs share sizes and noise with it. Bar: at most 1 point lost, upper "
         "limit at most 2.5.",
     )
 
@@ -189,11 +197,29 @@ def _points_of(interval: Interval) -> str:
     return text.replace("-", MINUS)
 
 
-def live_table(rows: Sequence[LiveArm], *, sampler: str, num_molecules: int) -> "HTML":
+def verdict(study: FewerSteps, *, weights: str) -> Text:
+    """Whether the default meets the bar, down to how many calls each sampler does, and whose numbers these are."""
+    entries = {(arm.sampler, arm.calls): lost for arm, lost in losses(study)}
+    lines = []
+    default = entries.get((DEFAULT.sampler, DEFAULT.num_calls))
+    if default is not None:
+        word = "meets" if default.meets_the_bar else "misses"
+        lost = _points_of(default.interval).replace("\n", " ")
+        setting = f"{DEFAULT.sampler} with {DEFAULT.num_calls} calls"
+        lines.append(f"Default of molkit sample, {setting}: {word} the bar; points lost: {lost}")
+    for name in COLOURS:
+        fewest = fewest_calls(study, name)
+        lines.append(f"{name}: " + (f"meets the bar down to {fewest} calls" if fewest else "meets it nowhere"))
+    if of_other_weights(study, weights):
+        lines.append(f"The stored study was drawn with another state of the weights ({study.weights}).")
+    return Text("\n".join(lines))
+
+
+def live_table(rows: Sequence[LiveArm], *, num_molecules: int) -> "HTML":
     """What was drawn for the page beside the stored arms."""
     return html_table(
         ("calls", "stable, drawn now", "stable, stored", "CPU seconds of all"),
         [(str(row.calls), percent(row.share), percent(row.stored), f"{row.seconds:.1f}") for row in rows],
-        caption=f"Sampler {sampler}, {num_molecules} molecules a row from a seed of their own; per cent with 95 % "
-        "intervals.",
+        caption=f"Sampler {DEFAULT.sampler}, {num_molecules} molecules a row from a seed of their own; per cent "
+        "with 95 % intervals.",
     )

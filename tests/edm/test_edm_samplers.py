@@ -6,7 +6,16 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from edm_toys import clean_state, edm_with, knows, random_molecules, random_rotation, tiny_config, tiny_edm
+from edm_toys import (
+    clean_state,
+    edm_with,
+    knows,
+    predicts_zero,
+    random_molecules,
+    random_rotation,
+    tiny_config,
+    tiny_edm,
+)
 
 from molkit.edm.features import State
 from molkit.edm.samplers import (
@@ -16,7 +25,7 @@ from molkit.edm.samplers import (
     sampler_named,
     take_step,
 )
-from molkit.edm.sampling import MoleculeNoise, sample, sample_from
+from molkit.edm.sampling import MoleculeNoise, make_plan, sample, sample_from
 from molkit.edm.schedule import alpha, log_snr_table, sigma
 from molkit.errors import InvalidInput
 from molkit.molecule import PackedMolecules
@@ -212,6 +221,42 @@ def test_the_weights_of_a_step_act_alike_on_positions_and_features():
     for name in ("positions", "features"):
         expected = sum(number * getattr(part, name) for number, part in zip(numbers, parts, strict=True))
         torch.testing.assert_close(getattr(found, name), expected)
+
+
+# the blind start
+
+
+def test_a_blind_start_costs_no_call_and_begins_where_the_sampler_says():
+    seen = []
+
+    def spy(noisy, step, log_snr):
+        seen.append(int(step[0]))
+        return noisy.map(torch.zeros_like)
+
+    edm = edm_with(tiny_config(), spy)
+    result = sample(edm, [3], generator=generator(), num_calls=5, sampler=SAMPLERS["sde-2m"], keep_frames=5)
+    assert seen[0] == 990 and len(seen) == 5 == result.num_calls
+    assert result.frames[0].step == 1000 and result.frames[1].step == 990
+
+
+def test_the_state_after_a_blind_step_has_the_law_of_noise():
+    """900 molecules of 4 atoms, one step from 1,000 to 990: variance sigma_990^2 in both parts, 4 standard errors."""
+    edm = edm_with(tiny_config(), predicts_zero)
+    plan = make_plan(edm, SAMPLERS["sde-2m"], 2)
+    assert plan.steps == [1000, 990, 0] and plan.blind_start
+    states = []
+    edm.network.predict = lambda noisy, step, log_snr: states.append(noisy) or noisy.map(torch.zeros_like)
+    sample(edm, [4] * 900, generator=generator(), num_calls=2, sampler=SAMPLERS["sde-2m"], pair_budget=10**9)
+    expected = float(sigma(edm.log_snr[990])) ** 2
+    for part, free in ((states[0].positions, 0.75), (states[0].features, 1.0)):
+        error = math.sqrt(2.0 / (free * part.numel()))
+        assert float(part.square().mean()) / free == pytest.approx(expected, rel=4 * error)
+
+
+@pytest.mark.parametrize(("num_calls", "expected"), [(None, 1001), (1001, 1001), (991, 991), (2, 2)])
+def test_numbers_of_calls_that_leave_no_room_for_a_blind_start_do_without(num_calls, expected):
+    plan = make_plan(edm_with(tiny_config(), predicts_zero), SAMPLERS["sde-2m"], num_calls)
+    assert plan.num_calls == expected and plan.blind_start == (num_calls == 2)
 
 
 # paired chains
