@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -34,6 +35,7 @@ from molkit.training.files import write_text
 STORED = Path(__file__).resolve().parents[2] / "data" / "studies" / "edm_fewer_steps.json"
 CALLS = (10, 20, 50, 100, 250, 500)
 REFINED = ((0, 60), (150, 400), (900, 1000))  # steps: the last details, the skeleton of the molecule, the first signs
+CANDIDATES = (100, 50)  # for the default: the fewest calls that meet the bar
 LARGEST_LOSS, LARGEST_UPPER_LIMIT = 1.0, 2.5  # points of stable molecules: the bar set before anything was run
 
 
@@ -100,9 +102,8 @@ class FewerSteps:
         for arm in self.arms:
             if (arm.sampler, arm.calls) == (sampler, calls):
                 return arm
-        raise DataNotFound(
-            f"no arm {sampler} with {calls} calls; there are {[(a.sampler, a.calls) for a in self.arms]}"
-        )
+        known = ", ".join(f"{arm.sampler} {arm.calls}" for arm in self.arms)
+        raise DataNotFound(f"no arm {sampler} with {calls} calls in this study; there are {known}")
 
     @property
     def reference(self) -> ArmResult:
@@ -125,11 +126,11 @@ class Loss:
 
 
 def default_arms(*, full: int, best: int, curve: int, samplers: Sequence[str] = tuple(SAMPLERS)) -> list[Arm]:
-    """The full chain, the default sampler with `best` molecules at its number of calls, and the curves.
+    """The full chain, the default sampler with `best` molecules at the candidates' calls, and the curves.
 
     Curves of 250 calls and more take half of `curve`.
     """
-    arms = [Arm(ANCESTRAL, None, full), Arm(SAMPLERS[DEFAULT.sampler], DEFAULT.num_calls, best)]
+    arms = [Arm(ANCESTRAL, None, full)] + [Arm(SAMPLERS[DEFAULT.sampler], calls, best) for calls in CANDIDATES]
     arms += [Arm(SAMPLERS[name], calls, curve if calls < 250 else curve // 2) for name in samplers for calls in CALLS]
     arms += [Arm(sampler, 100, curve) for sampler in refined_chains()]
     taken: dict[tuple[str, int | None], Arm] = {}
@@ -208,7 +209,7 @@ def timed_chunk(task: SampleTask) -> tuple[PackedMolecules, float | None]:
     started = process_time()
     run_tasks([task])
     seconds = process_time() - started
-    write_text(note, f"{seconds:.3f}")
+    write_text(note, repr(seconds))
     return read_packed(task.path), seconds
 
 
@@ -275,7 +276,9 @@ def loss(reference: ArmResult, arm: ArmResult, *, num_resamples: int = 2000, see
     parts = (columns, first[pairs:], second[pairs:])
     resampled = [estimate(*map(again, parts)) for _ in range(num_resamples)]
     low, high = np.quantile(resampled, [0.025, 0.975])
-    return Loss(Interval(estimate(*parts), float(low), float(high)), pairs, float(np.corrcoef(columns)[0, 1]))
+    spread = math.sqrt(covariance[0, 0] * covariance[1, 1])
+    agreement = float(covariance[0, 1] / spread) if spread else None
+    return Loss(Interval(estimate(*parts), float(low), float(high)), pairs, agreement)
 
 
 def _independent_loss(first: np.ndarray, second: np.ndarray, num_resamples: int, seed: int) -> Interval:

@@ -47,6 +47,15 @@ def test_sample_of_one_size_has_that_size(weights, tmp_path):
     assert read_packed(out).num_atoms.tolist() == [9, 9]
 
 
+def test_the_help_of_sample_names_the_default_that_is_taken():
+    from molkit.cli.edm import sample
+    from molkit.edm.samplers import DEFAULT
+
+    texts = {option.name: option.help for option in sample.params if option.name in ("calls", "sampler")}
+    assert texts["calls"].endswith(f"default: {DEFAULT.num_calls}.")
+    assert f"default: {DEFAULT.sampler}," in texts["sampler"]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -55,6 +64,8 @@ def test_sample_of_one_size_has_that_size(weights, tmp_path):
         (["--num-atoms", "28", "--out", "a.xyz"], ("28 atoms", "histogram")),
         (["--device", "cuda", "--out", "a.xyz"], ("no GPU",)),
         (["--calls", "5000", "--out", "a.xyz"], ("network calls", "5000")),
+        (["--calls", "many", "--out", "a.xyz"], ("network calls, or all", "'many'")),
+        (["--sampler", "euler", "--out", "a.xyz"], ("sde-2m", "'euler'")),
     ],
 )
 def test_sample_refuses_what_it_cannot_do(weights, tmp_path, capsys, monkeypatch, options, words):
