@@ -65,7 +65,7 @@ def test_the_help_of_sample_names_the_default_that_is_taken():
         (["--device", "cuda", "--out", "a.xyz"], ("no GPU",)),
         (["--calls", "5000", "--out", "a.xyz"], ("network calls", "5000")),
         (["--calls", "many", "--out", "a.xyz"], ("network calls, or all", "'many'")),
-        (["--sampler", "euler", "--out", "a.xyz"], ("sde-2m", "'euler'")),
+        (["--sampler", "rk4", "--out", "a.xyz"], ("sde-2m", "'rk4'")),
     ],
 )
 def test_sample_refuses_what_it_cannot_do(weights, tmp_path, capsys, monkeypatch, options, words):
