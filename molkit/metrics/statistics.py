@@ -4,7 +4,7 @@ A NaN among the values is an error here, never a silent loss: whoever drops fail
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -53,10 +53,7 @@ def proportion_difference_interval(
     """
     first = proportion_interval(successes, total, level=level)
     second = proportion_interval(other_successes, other_total, level=level)
-    value = first.value - second.value
-    below = math.hypot(first.value - first.low, second.high - second.value)
-    above = math.hypot(first.high - first.value, second.value - second.low)
-    return Interval(value, value - below, value + above, level)
+    return difference_of_intervals(first, second)
 
 
 def bootstrap_interval(
@@ -111,6 +108,39 @@ def ratio_interval(
     """
     pairs = np.stack([np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)], axis=1)
     return bootstrap_interval(pairs, statistic=_ratio, level=level, num_resamples=num_resamples, seed=seed)
+
+
+def interval_over_runs(runs: Sequence[Interval]) -> Interval:
+    """Mean of a figure over independent trainings, with the scatter between them and that of the counted items.
+
+    Half widths added in quadrature: Student's t of the trainings' values, and the mean half width of a single
+    training, undivided because the trainings are scored on the same molecules and noise. One training keeps its own
+    interval. Raises InvalidInput for none, or for different levels.
+    """
+    from scipy.special import stdtrit  # takes a second to load
+
+    if not runs or len({run.level for run in runs}) != 1:
+        raise InvalidInput(f"need at least one interval, all of one level, got {len(runs)}")
+    if len(runs) == 1:
+        return runs[0]
+    values = _finite(np.array([run.value for run in runs]))
+    quantile = float(stdtrit(len(runs) - 1, 0.5 + runs[0].level / 2))
+    between = quantile * float(values.std(ddof=1)) / math.sqrt(len(runs))
+    below = np.mean([run.value - run.low for run in runs])
+    above = np.mean([run.high - run.value for run in runs])
+    mean = float(values.mean())
+    return Interval(mean, mean - math.hypot(between, below), mean + math.hypot(between, above), runs[0].level)
+
+
+def difference_of_intervals(first: Interval, second: Interval) -> Interval:
+    """first - second of two independent figures, their half widths added in quadrature on each side.
+
+    Source: the construction of Newcombe, Stat. Med. 17, 873 (1998), method 10, for any two intervals.
+    """
+    value = first.value - second.value
+    below = math.hypot(first.value - first.low, second.high - second.value)
+    above = math.hypot(first.high - first.value, second.value - second.low)
+    return Interval(value, value - below, value + above, first.level)
 
 
 def _ratio(pairs: np.ndarray) -> float:
