@@ -35,7 +35,10 @@ class EdmConfig:
     sine_embedding: bool = False
     message_scale: float = 1.0
     aggregation: Literal["sum", "mean"] = "sum"
-    num_context: int = 0
+    num_context: int = 0  # columns of the context; with names, a value and a flag for each
+    context_names: tuple[str, ...] = ()  # properties that a sample can be asked for (edm.conditions)
+    context_means: tuple[float, ...] = ()  # with which they are normalised, in their units
+    context_spreads: tuple[float, ...] = ()
     self_conditioning: bool = False  # the network also sees its own last estimate of the clean molecule
     process: Literal["diffusion", "flow"] = "diffusion"  # what the network predicts: noise, or velocity (edm.flow)
     num_steps: int = 1000
@@ -57,6 +60,10 @@ class EdmConfig:
         for name in ("message_scale", "step_range", "scale_positions", "scale_types", "scale_atomic_number"):
             if not 0.0 < getattr(self, name) < float("inf"):
                 raise InvalidInput(f"{name} must be a positive number, got {getattr(self, name)}")
+        if self.context_names and self.num_context != 2 * len(self.context_names):
+            raise InvalidInput(f"{len(self.context_names)} properties make num_context {2 * len(self.context_names)}")
+        if not len(self.context_means) == len(self.context_spreads) == len(self.context_names):
+            raise InvalidInput("context_means and context_spreads must hold one number for each of context_names")
         if self.architecture == "gdm" and self.self_conditioning:
             raise InvalidInput("self_conditioning needs the distances of architecture egnn; leave it out with gdm")
         if not self.sizes or any(size < 1 or count < 1 for size, count in self.sizes):

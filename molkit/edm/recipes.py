@@ -4,11 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from molkit.config import from_dict, read_yaml
 from molkit.data.drug_size import load_drug_size
 from molkit.data.geom_drugs import load_geom_drugs
 from molkit.data.qm9 import load_qm9
+from molkit.data.qm9_labels import load_generator_molecules
 from molkit.edm.config import EdmConfig
+from molkit.edm.property_network import load_property
 from molkit.errors import InvalidInput
 from molkit.molecule import PackedMolecules
 from molkit.training.config import TrainConfig
@@ -23,6 +27,8 @@ class DataChoice:
     name: Literal["qm9", "drug_size", "geom_drugs"] = "qm9"
     split: Literal["train", "valid", "test"] = "train"
     source: Literal["packed", "full"] = "packed"  # of QM9
+    labels: Literal["none", "predicted", "full"] = "none"  # of QM9's properties; predicted: where none is at hand
+    labeller: str = "qm9_property_labeller"  # published weights that predict them
     hydrogens: bool = True  # False: heavy atoms alone, centred again
     split_by: Literal["molecule", "conformer"] = "molecule"  # of GEOM-Drugs; by conformer as in the paper, which leaks
 
@@ -58,6 +64,22 @@ def read_recipe(path: Path) -> Recipe:
     return Recipe(
         **{name: from_dict(kind, values.get(name) or {}, source=f"{path}: {name}") for name, kind in sections.items()}
     )
+
+
+def load_training_set(choice: DataChoice, *, limit: int | None = None) -> tuple[PackedMolecules, np.ndarray | None]:
+    """The molecules of a recipe and, where it asks for labels, the six properties [N, 6] of `data.qm9_labels`.
+
+    "predicted" takes true labels of the generator's part, and the labeller's for molecules without any.
+    """
+    if choice.labels == "none":
+        return load_molecules(choice, limit=limit), None
+    known = load_generator_molecules(source="full" if choice.labels == "full" else "packed")
+    rows = np.arange(len(known.index)) if limit is None else np.arange(len(known.index))[:limit]
+    molecules, labels = known.molecules.select(rows), known.labels[rows].copy()
+    missing = np.isnan(labels).any(axis=1)
+    if missing.any():
+        labels[missing] = load_property(choice.labeller).predict(molecules.select(missing))
+    return molecules, labels
 
 
 def load_molecules(choice: DataChoice, *, limit: int | None = None) -> PackedMolecules:

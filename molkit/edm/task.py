@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from molkit.edm.conditions import context_of, draw_flags
 from molkit.edm.config import EdmConfig
 from molkit.edm.dense import Planner
 from molkit.edm.diffusion import simple_loss
@@ -12,6 +14,7 @@ from molkit.edm.features import State, encode
 from molkit.edm.flow import flow_loss
 from molkit.edm.model import Edm, save
 from molkit.edm.schedule import log_snr_table
+from molkit.errors import InvalidInput
 from molkit.geometry import random_rotations
 from molkit.graphs import Graph, to_device
 from molkit.molecule import PackedMolecules
@@ -27,8 +30,17 @@ class EdmTask:
     planner: Planner | None = None  # of a network on size buckets, which needs sizes on the host and no edges
 
     def __init__(
-        self, config: EdmConfig, molecules: PackedMolecules, training: TrainConfig, device: torch.device | str = "cpu"
+        self,
+        config: EdmConfig,
+        molecules: PackedMolecules,
+        training: TrainConfig,
+        device: torch.device | str = "cpu",
+        labels: np.ndarray | None = None,
     ) -> None:
+        """labels [N, K]: the properties of config.context_names in their units. Raises InvalidInput without them."""
+        if config.context_names and (labels is None or labels.shape != (len(molecules), len(config.context_names))):
+            raise InvalidInput(f"this model needs a label of each molecule for {', '.join(config.context_names)}")
+        self.labels = None if labels is None or not config.context_names else torch.from_numpy(labels)
         self.config, self.training = config, training
         self.table = log_snr_table(config).to(device)
         self.num_atoms = torch.from_numpy(molecules.num_atoms)
@@ -52,6 +64,14 @@ class EdmTask:
         atoms = torch.arange(len(graph.batch), device=self.device) + first[graph.batch]
         return State(graph.centre(self.clean.positions[atoms]), self.clean.features[atoms]), graph
 
+    def context(self, rows: Tensor, graph: Graph, *, generator: torch.Generator) -> Tensor | None:
+        """Normalised properties and flags of these rows, drawn anew at each step, one row an atom; None without."""
+        if self.labels is None:
+            return None
+        values = self.labels[rows].to(self.device)
+        flags = draw_flags(len(rows), values.shape[1], generator=generator).to(self.device)
+        return context_of(self.config, torch.where(flags, values, float("nan")))[graph.batch]
+
     def loss(self, network: nn.Module, rows: Tensor, *, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss of the molecules in these rows, and the mean squared error of noise (a flow: of velocity)."""
         clean, graph = self.batch(rows)
@@ -72,6 +92,7 @@ class EdmTask:
             stratified=self.training.stratified_steps,
             noise_weighting=self.training.noise_weighting,
             step_power=self.training.step_power,
+            context=self.context(rows, graph, generator=generator),
         )
         return terms.loss, {"noise_error": terms.noise_error}
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from molkit.config import from_dict, read_yaml, to_dict
 from molkit.edm.compiled import compile_for
@@ -13,11 +14,13 @@ from molkit.edm.engine import accelerate, gains_from_bfloat16
 from molkit.edm.model import build, load, resolve
 from molkit.edm.network import EdmNetwork
 from molkit.edm.published import training_facts
-from molkit.edm.recipes import load_molecules, read_recipe
+from molkit.edm.recipes import load_training_set, read_recipe
 from molkit.edm.task import EdmTask
 from molkit.errors import InvalidInput
 from molkit.training.config import TrainConfig
 from molkit.training.loop import TrainResult, make_fabric, train, use_bfloat16
+
+NO_CONTEXT = {"num_context": 0, "context_names": (), "context_means": (), "context_spreads": ()}
 
 
 def engine_for(network: EdmNetwork, training: TrainConfig, device: torch.device) -> EdmNetwork:
@@ -78,8 +81,8 @@ def train_recipe(
     if resume:
         check_same_model(out, recipe.model)
     fabric = make_fabric(device)
-    molecules = load_molecules(recipe.data, limit=limit)
-    task = EdmTask(recipe.model, molecules, recipe.training, fabric.device)
+    molecules, labels = load_training_set(recipe.data, limit=limit)
+    task = EdmTask(recipe.model, molecules, recipe.training, fabric.device, labels)
     fresh = build(recipe.model, seed=recipe.training.seed).network
     earlier_passes = 0 if start_from is None else take_weights(fresh, recipe.model, start_from)
     network = engine_for(fresh, recipe.training, fabric.device)
@@ -99,12 +102,25 @@ def train_recipe(
     )
 
 
+def widened(tensor: Tensor, shape: torch.Size) -> Tensor:
+    """The tensor in the upper left corner of zeros of that shape."""
+    out = tensor.new_zeros(shape)
+    out[tuple(slice(size) for size in tensor.shape)] = tensor
+    return out
+
+
 def take_weights(network: EdmNetwork, config: EdmConfig, source: str) -> int:
     """Copy the weights of published weights or a run into the network; returns the molecule passes they had seen.
 
-    Raises DataNotFound, or InvalidInput when they belong to another model.
+    A model that takes conditions may begin with one that takes none: the weights of its new columns are zero, so that
+    it computes the same. Raises DataNotFound, or InvalidInput when they belong to another model.
     """
     folder = resolve(source)
-    check_same_model(folder, config)
-    network.load_state_dict(load(folder, fast=False).network.state_dict())
+    old = load(folder, fast=False)
+    grows = bool(config.num_context) and not old.config.num_context
+    check_same_model(folder, replace(config, **NO_CONTEXT) if grows else config)
+    tensors = old.network.state_dict()
+    if grows:
+        tensors = {name: widened(value, network.state_dict()[name].shape) for name, value in tensors.items()}
+    network.load_state_dict(tensors)
     return training_facts(folder).passes if (folder / "training.json").is_file() else 0
