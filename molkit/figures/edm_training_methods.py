@@ -49,8 +49,8 @@ def methods_figure(rows: Sequence[Row]) -> Figure:
     """Stable atoms and the bound of every training, with the mean of each arm."""
     runs = max(row.trainings for row in rows)
     caption = (
-        f"Large: mean of the trainings of an arm (up to {runs}) with its 95 % interval; small: single trainings with the "
-        "interval of their scored molecules. Left: the more the better; right: the less the better."
+        f"Large: mean of the trainings of an arm (up to {runs}) with its 95 % interval; small: single trainings with "
+        "the interval of their scored molecules. Left: the more the better; right: the less the better."
     )
     with panels(2, height=0.5 + 0.5 * len(rows), caption=caption, sharey=True) as (figure, (left, right)):
         for place, row in enumerate(rows):

@@ -258,7 +258,7 @@ def race(
     points: int,
     width: int,
     num_layers: int,
-    num_train: int,
+    num_train: int | None,
     num_valid: int,
     seed: int = 0,
 ) -> list[Curve]:
@@ -288,3 +288,14 @@ def _toy(arm: str, steps: int, width: int, num_layers: int, seed: int) -> Recipe
     changes = {"total_steps": steps, "warmup_steps": steps // 10, "ema_decay": 0.98, "seed": seed}
     model = replace(recipe.model, width=width, num_layers=num_layers)
     return replace(recipe, model=model, training=replace(recipe.training, **changes))
+
+
+def protocol_in_words(results: Sequence[ArmResult]) -> str:
+    """How the arms were trained and scored, read from the results and the plain recipe."""
+    recipe, stamp = read_recipe(FOLDER / f"{PLAIN}.yaml"), results[0].provenance
+    steps = max(result.steps for result in results if result.arm == PLAIN)
+    return (
+        f"{recipe.model.num_layers} layers of width {recipe.model.width}, {steps} steps of the plain recipe; "
+        f"{stamp['num_samples']} samples of {stamp['num_calls']} calls and {stamp['nll_molecules']} test molecules for "
+        "each training."
+    )

@@ -36,7 +36,7 @@ def hidden_matrices(network: nn.Module) -> list[nn.Parameter]:
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
-    """Matrices [N, R, C] with their singular values moved near 1 (0.7 to 1.2), their singular vectors kept.
+    """Matrices [N, R, C] with their singular values moved near 1 (about 0.5 to 1.3), their singular vectors kept.
 
     Five steps of X <- a X + (b X X^T + c (X X^T)^2) X. Source: Jordan et al. 2024 (Muon).
     """
