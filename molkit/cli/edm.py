@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,10 @@ import click
 if TYPE_CHECKING:
     from molkit.molecule import PackedMolecules
 
+CONDITION_HELP = (
+    "A property to aim at, for weights trained with properties; may be given for several: alpha (bohr^3), gap, homo, "
+    "lumo (eV), mu (D), cv (cal/(mol K), without the free atoms). Sizes follow from it unless --num-atoms is given."
+)
 FORMATS = (".xyz", ".sdf", ".npz")
 
 
@@ -18,6 +23,7 @@ FORMATS = (".xyz", ".sdf", ".npz")
 @click.option("--count", default=100, show_default=True, type=click.IntRange(min=1), help="How many molecules.")
 @click.option("--calls", help="Network calls a molecule, or all for the full chain; default: 100.")
 @click.option("--sampler", help="How steps are taken; default: sde-2m, and ancestral for the full chain.")
+@click.option("--condition", "conditions", multiple=True, metavar="NAME=VALUE", help=CONDITION_HELP)
 @click.option("--num-atoms", type=click.IntRange(min=1), help="Only molecules of this size.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Processes.")
@@ -29,6 +35,7 @@ def sample(
     count: int,
     calls: str | None,
     sampler: str | None,
+    conditions: tuple[str, ...],
     num_atoms: int | None,
     seed: int,
     workers: int,
@@ -37,9 +44,10 @@ def sample(
     out: Path,
 ) -> None:
     """Sample molecules from WEIGHTS: a run folder, or the name of published weights."""
+    from molkit.edm.conditions import check_known, read_table
     from molkit.edm.farm import sample_many
     from molkit.edm.grids import step_grid
-    from molkit.edm.model import load
+    from molkit.edm.model import load, resolve
     from molkit.edm.samplers import ANCESTRAL, DEFAULT, sampler_named
     from molkit.errors import InvalidInput
     from molkit.processes import process_pool
@@ -56,6 +64,10 @@ def sample(
     if num_atoms is not None and num_atoms not in dict(model.config.sizes):
         raise InvalidInput(f"{num_atoms} atoms: a size that the model's training histogram does not hold")
     step_grid(model.config.num_steps, num_calls)  # refuses a wrong number of calls before anything is drawn
+    asked = parse_conditions(conditions)
+    check_known(model.config, asked)
+    if asked:
+        read_table(resolve(weights)).size_weights(asked)  # refuses values that training never saw
     with process_pool(workers) as executor:
         molecules = sample_many(
             weights,
@@ -64,6 +76,7 @@ def sample(
             num_calls=num_calls,
             sampler=rule,
             num_atoms=num_atoms,
+            conditions=asked,
             folder=keep,
             device=device,
             executor=executor,
@@ -83,6 +96,26 @@ def number_of_calls(text: str) -> int | None:
     if not text.isdecimal():
         raise InvalidInput(f"--calls wants a number of network calls, or all for the full chain; got {text!r}")
     return int(text)
+
+
+def parse_conditions(texts: Sequence[str]) -> dict[str, float]:
+    """NAME=VALUE texts as numbers by property. Raises InvalidInput for another form, or a property named twice."""
+    from molkit.errors import InvalidInput
+
+    found: dict[str, float] = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        name = name.strip().lower()
+        try:
+            number = float(value)
+        except ValueError:
+            separator = ""
+        if not separator or not name:
+            raise InvalidInput(f"--condition takes NAME=VALUE, as in alpha=80; got {text!r}")
+        if name in found:
+            raise InvalidInput(f"--condition names {name} twice")
+        found[name] = number
+    return found
 
 
 def require_device(device: str, workers: int) -> None:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import Tensor
+
 from molkit.errors import InvalidInput
 
 # Training-set histogram of the number of atoms, QM9 with hydrogens, 100,000 molecules (published split).
@@ -83,3 +85,11 @@ class EdmConfig:
     def num_columns(self) -> int:
         """Columns with which an atom enters the network: features, t, context, an estimate and whether there is one."""
         return self.num_features + 1 + self.num_context + int(self.self_conditioning) * (self.num_features + 1)
+
+
+def check_context(config: EdmConfig, context: Tensor | None, num_molecules: int) -> None:
+    """Raise InvalidInput where the context [B, C] is not the one the model was trained for."""
+    expected = (num_molecules, config.num_context)
+    found = (num_molecules, 0) if context is None else tuple(context.shape)
+    if found != expected:
+        raise InvalidInput(f"this model needs context values of shape {expected}, got {found}")

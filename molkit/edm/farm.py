@@ -1,16 +1,18 @@
 """Many samples in chunks that follow from the seed: interrupted, resumed or spread over processes, always the same."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from molkit.data.packed import read_packed, write_packed
-from molkit.edm.model import Edm, load
+from molkit.edm.conditions import context_for, read_table
+from molkit.edm.model import Edm, load, resolve
 from molkit.edm.samplers import ANCESTRAL, Sampler, sampler_named
 from molkit.edm.sampling import sample
 from molkit.errors import InvalidInput
@@ -35,6 +37,7 @@ class SampleTask:
     device: str = "cpu"
     sampler: Sampler = ANCESTRAL
     shared_path: bool = False
+    conditions: tuple[tuple[str, float], ...] = ()  # properties asked for, in their units
 
     @property
     def path(self) -> Path | None:
@@ -42,6 +45,7 @@ class SampleTask:
         calls = "all" if self.num_calls is None else self.num_calls
         size = "any" if self.num_atoms is None else self.num_atoms
         rule = self.sampler.name + ("_shared" if self.shared_path else "")
+        rule += "".join(f"_{name}{value:g}" for name, value in self.conditions)
         name = f"seed{self.seed}_calls{calls}_{rule}_size{size}_{self.chunk:05d}_{self.count}.npz"
         return None if self.folder is None else Path(self.folder) / name
 
@@ -54,12 +58,13 @@ def draw_chunks(edm: Edm, tasks: Sequence[SampleTask]) -> list[PackedMolecules]:
     sizes, generators = [], []
     for task in tasks:
         generator = generator_from("sample", task.seed, task.chunk)
-        drawn = edm.draw_sizes(task.count, generator=generator)
-        sizes.append(drawn if task.num_atoms is None else torch.full_like(drawn, task.num_atoms))
+        sizes.append(chunk_sizes(edm, task, generator=generator))
         generators += fork(generator, task.count)
+    num_atoms = torch.cat(sizes)
     result = sample(
         edm,
-        torch.cat(sizes),
+        num_atoms,
+        context=context_for(edm.config, dict(tasks[0].conditions), len(num_atoms)),
         generator=generators,
         num_calls=tasks[0].num_calls,
         sampler=tasks[0].sampler,
@@ -68,6 +73,19 @@ def draw_chunks(edm: Edm, tasks: Sequence[SampleTask]) -> list[PackedMolecules]:
     chunk_of_row = np.repeat(np.arange(len(tasks)), [task.count for task in tasks])
     chunk_of_molecule = np.delete(chunk_of_row, list(result.failed))
     return [result.molecules.select(chunk_of_molecule == k) for k in range(len(tasks))]
+
+
+def chunk_sizes(edm: Edm, task: SampleTask, *, generator: torch.Generator) -> Tensor:
+    """Sizes of a chunk's molecules: as asked, by the training histogram, or by what goes with the conditions."""
+    drawn = edm.draw_sizes(task.count, generator=generator)
+    if task.num_atoms is not None:
+        return torch.full_like(drawn, task.num_atoms)
+    if not task.conditions:
+        return drawn
+    table = read_table(resolve(task.weights))
+    weights = table.size_weights(dict(task.conditions))
+    random = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
+    return torch.from_numpy(table.draw_sizes(task.count, generator=random, weights=weights))
 
 
 def run_tasks(tasks: Sequence[SampleTask]) -> list[tuple[int, PackedMolecules]]:
@@ -97,16 +115,17 @@ def chunk_tasks(
     device: str = "cpu",
     sampler: str | Sampler = ANCESTRAL,
     shared_path: bool = False,
+    conditions: Mapping[str, float] | None = None,
 ) -> list[SampleTask]:
     """The chunks of `count` molecules. Raises InvalidInput for count < 1 or an unknown sampler."""
     if count < 1:
         raise InvalidInput(f"count must be at least 1, got {count}")
     rule = sampler_named(sampler)
     place = None if folder is None else str(folder)
+    asked = tuple(sorted((conditions or {}).items()))
+    common = (seed, num_calls, num_atoms, place, device, rule, shared_path, asked)
     return [
-        SampleTask(
-            str(weights), k, min(CHUNK, count - start), seed, num_calls, num_atoms, place, device, rule, shared_path
-        )
+        SampleTask(str(weights), k, min(CHUNK, count - start), *common)
         for k, start in enumerate(range(0, count, CHUNK))
     ]
 
@@ -122,6 +141,7 @@ def sample_many(
     device: str = "cpu",
     sampler: str | Sampler = ANCESTRAL,
     shared_path: bool = False,
+    conditions: Mapping[str, float] | None = None,
     executor: Executor | None = None,
     progress: bool = False,
 ) -> PackedMolecules:
@@ -141,6 +161,7 @@ def sample_many(
         device=device,
         sampler=sampler,
         shared_path=shared_path,
+        conditions=conditions,
     )
     parts: dict[int, PackedMolecules] = {}
     with tqdm(total=count, disable=not progress, unit="molecule") as bar:

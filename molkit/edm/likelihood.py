@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from molkit.edm.config import EdmConfig
+from molkit.edm.config import EdmConfig, check_context
 from molkit.edm.diffusion import add_noise, draw_noise, predict_noise, predict_twice, squared_error
 from molkit.edm.features import State, encode, log_prob_atomic_number, log_prob_types
 from molkit.edm.gaussian import HALF_LOG_TWO_PI, degrees_of_freedom, kl_to_standard
@@ -64,24 +64,35 @@ def prior_term(table: Tensor, clean: State, graph: Graph) -> Tensor:
     )
 
 
-def diffusion_term(edm: Edm, clean: State, graph: Graph, *, steps: Tensor, generator: torch.Generator) -> Tensor:
+def diffusion_term(
+    edm: Edm,
+    clean: State,
+    graph: Graph,
+    *,
+    steps: Tensor,
+    generator: torch.Generator,
+    context: Tensor | None = None,
+) -> Tensor:
     """w_t ||noise - predicted||^2 / 2 at the given step 1..T of each molecule, [B] float64."""
     noise = draw_noise(graph, clean.features.shape[1], generator=generator)
     log_snr = edm.log_snr.to(edm.device)[steps][graph.batch].unsqueeze(-1)
     noisy = add_noise(clean, noise, log_snr)
-    predicted = best_guess(edm, noisy, steps, graph, log_snr)
+    predicted = best_guess(edm, noisy, steps, graph, log_snr, context)
     weights = step_weight(edm.log_snr).to(edm.device)[steps - 1]
     return 0.5 * weights * squared_error(noise, predicted, graph).double()
 
 
-def best_guess(edm: Edm, noisy: State, steps: Tensor, graph: Graph, log_snr: Tensor) -> State:
-    """The noise at steps [B], log_snr [A, 1]; a model with self-conditioning is asked twice at the same state.
+def best_guess(
+    edm: Edm, noisy: State, steps: Tensor, graph: Graph, log_snr: Tensor, context: Tensor | None = None
+) -> State:
+    """The noise at steps [B], log_snr [A, 1], context [A, C]; a model with self-conditioning is asked twice.
 
     Either way the guess is a function of the noisy state alone, so the bound holds.
     """
+    common = {"num_steps": edm.config.num_steps, "context": context}
     if edm.config.self_conditioning:
-        return predict_twice(edm.network, noisy, steps, graph, log_snr, num_steps=edm.config.num_steps)
-    return predict_noise(edm.network, noisy, steps, graph, num_steps=edm.config.num_steps)
+        return predict_twice(edm.network, noisy, steps, graph, log_snr, **common)
+    return predict_noise(edm.network, noisy, steps, graph, **common)
 
 
 def step_probabilities(table: Tensor, *, uniform_share: float) -> Tensor:
@@ -98,7 +109,7 @@ def step_probabilities(table: Tensor, *, uniform_share: float) -> Tensor:
 
 
 def reconstruction_terms(
-    edm: Edm, clean: State, graph: Graph, *, generator: torch.Generator
+    edm: Edm, clean: State, graph: Graph, *, generator: torch.Generator, context: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """-log p(x | z_0), -log p(types | z_0) and -log p(Z | z_0), each [B] float64. Source: EDM, zeroth term."""
     noise = draw_noise(graph, clean.features.shape[1], generator=generator)
@@ -106,7 +117,7 @@ def reconstruction_terms(
     spread_atoms = sigma(log_snr).expand(len(graph.batch), 1)
     noisy = add_noise(clean, noise, log_snr.expand(len(graph.batch), 1))
     at_zero = torch.zeros_like(graph.num_atoms)
-    predicted = best_guess(edm, noisy, at_zero, graph, log_snr.expand(len(graph.batch), 1))
+    predicted = best_guess(edm, noisy, at_zero, graph, log_snr.expand(len(graph.batch), 1), context)
     error = graph.sum((noise.positions - predicted.positions).double().square().sum(-1))
     constant = degrees_of_freedom(graph) * (torch.log(sigma(log_snr) / alpha(log_snr)) + HALF_LOG_TWO_PI)
     exact = State(clean.positions.double(), clean.features.double())
@@ -121,6 +132,7 @@ def bound(
     molecules: PackedMolecules,
     *,
     generator: torch.Generator,
+    context: Tensor | None = None,
     draws: int = 1,
     uniform_share: float = 0.1,
     pair_budget: int = 20_000,
@@ -130,36 +142,50 @@ def bound(
 
     The sum over t is estimated from `draws` drawn steps per molecule, each term divided by the probability of its step
     (`step_probabilities`; uniform_share = 1 is the paper's way, which draws one and averages five passes over the test
-    set). Source: EDM, likelihood section. Raises InvalidInput for no molecules, an unknown element or a size outside
-    the histogram.
+    set). With a context [B, C] it is the bound of a conditional model on -log p(x, h, M | c), p(M) taken without c; a
+    model that takes properties and is given none answers for "nothing asked". Source: EDM, likelihood section.
+    Raises InvalidInput for no molecules, an unknown element, a size outside the histogram or another context.
     """
     if len(molecules) == 0:
         raise InvalidInput("need at least one molecule for a likelihood, got none")
     require_diffusion(edm, "the likelihood bound")
     num_atoms = torch.from_numpy(molecules.num_atoms)
     size = -log_prob_size(edm.config, num_atoms)
+    if context is None and edm.config.context_names:
+        context = torch.zeros(len(molecules), edm.config.num_context)
+    check_context(edm.config, context, len(molecules))
     parts = []
     for rows in tqdm(split_by_pairs(num_atoms, pair_budget), disable=not progress, unit="batch"):
         chosen = molecules.select(rows.numpy())
         graph = Graph.from_sizes(num_atoms[rows]).to(edm.device)
         positions = graph.centre(torch.from_numpy(chosen.positions).float().to(edm.device))
         clean = encode(edm.config, torch.from_numpy(chosen.atomic_numbers).to(edm.device), positions)
-        parts.append(_batch_terms(edm, clean, graph, draws=draws, uniform_share=uniform_share, generator=generator))
+        own = None if context is None else context[rows].to(edm.device)[graph.batch]
+        options = {"draws": draws, "uniform_share": uniform_share, "generator": generator}
+        parts.append(_batch_terms(edm, clean, graph, own, **options))
     columns = [torch.cat([part[k] for part in parts]) for k in range(6)]
     return BoundTerms(size, *columns)
 
 
 def _batch_terms(
-    edm: Edm, clean: State, graph: Graph, *, draws: int, uniform_share: float, generator: torch.Generator
+    edm: Edm,
+    clean: State,
+    graph: Graph,
+    context: Tensor | None,
+    *,
+    draws: int,
+    uniform_share: float,
+    generator: torch.Generator,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """prior, diffusion, positions, types, atomic number and volume of one batch, each [B] on the CPU."""
     probabilities = step_probabilities(edm.log_snr, uniform_share=uniform_share)
     total = torch.zeros(graph.num_molecules, dtype=torch.float64, device=edm.device)
     for _ in range(draws):
         drawn = torch.multinomial(probabilities, graph.num_molecules, replacement=True, generator=generator)
-        term = diffusion_term(edm, clean, graph, steps=(drawn + 1).to(edm.device), generator=generator)
+        steps = (drawn + 1).to(edm.device)
+        term = diffusion_term(edm, clean, graph, steps=steps, generator=generator, context=context)
         total += term / probabilities[drawn].to(edm.device)
-    positions, types, number = reconstruction_terms(edm, clean, graph, generator=generator)
+    positions, types, number = reconstruction_terms(edm, clean, graph, generator=generator, context=context)
     scale = torch.tensor(edm.config.scale_positions, dtype=torch.float64, device=edm.device)
     terms = (
         prior_term(edm.log_snr, clean, graph),

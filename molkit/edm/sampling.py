@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from molkit.edm.config import check_context
 from molkit.edm.diffusion import predict_noise
 from molkit.edm.features import State, decode, encode
 from molkit.edm.flow import FlowRule, advance, flow_rule, flow_steps, predict_velocity
@@ -289,7 +290,7 @@ def sample(
     num_atoms = torch.as_tensor(num_atoms)
     if len(num_atoms) == 0 or int(num_atoms.min()) < 1:
         raise InvalidInput("num_atoms must hold at least one entry, each at least 1")
-    check_context(edm, context, len(num_atoms))
+    check_context(edm.config, context, len(num_atoms))
     plan = make_plan(edm, sampler, num_calls, ending=ending, keep_frames=keep_frames, shared_path=shared_path)
     return run_batches(edm, None, num_atoms, plan, generator, context, pair_budget, progress)
 
@@ -321,20 +322,12 @@ def sample_from(
     if len(packed) == 0:
         raise InvalidInput("need at least one molecule to start from, got none")
     num_atoms = torch.from_numpy(packed.num_atoms)
-    check_context(edm, context, len(num_atoms))
+    check_context(edm.config, context, len(num_atoms))
     graph = Graph.from_sizes(num_atoms)
     positions = graph.centre(torch.from_numpy(packed.positions).float())
     clean = encode(edm.config, torch.from_numpy(packed.atomic_numbers), positions)
     plan = make_plan(edm, sampler, num_calls, start=start, end=end, ending=ending, keep_frames=keep_frames)
     return run_batches(edm, clean, num_atoms, plan, generator, context, pair_budget, progress)
-
-
-def check_context(edm: Edm, context: Tensor | None, num_molecules: int) -> None:
-    """Raise InvalidInput where the context [B, C] is not the one the model was trained for."""
-    expected = (num_molecules, edm.config.num_context)
-    found = (num_molecules, 0) if context is None else tuple(context.shape)
-    if found != expected:
-        raise InvalidInput(f"this model needs context values of shape {expected}, got {found}")
 
 
 def run_batches(

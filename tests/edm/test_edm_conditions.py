@@ -138,3 +138,74 @@ def test_the_recipe_normalises_by_the_validation_split():
     assert model.context_names == NAMES
     np.testing.assert_allclose(model.context_means, mean, rtol=1e-5)
     np.testing.assert_allclose(model.context_spreads, spread, rtol=1e-5)
+
+
+def conditional_weights(folder):
+    """A model of two properties whose context matters, with its table."""
+    edm = build(TWO, seed=0)
+    with torch.no_grad():
+        edm.network.embed.weight[:, -4:] *= 30.0
+    save(edm, folder)
+    sizes = np.repeat([5, 9], [400, 100])
+    labels = np.stack([np.where(sizes == 5, 60.0, 80.0) + np.linspace(0, 5, 500), np.linspace(4.0, 9.0, 500)], axis=1)
+    write_table(folder, make_table(("alpha", "gap"), sizes, labels))
+    return folder
+
+
+def test_the_bound_of_a_conditional_model_depends_on_the_condition_and_repeats_with_it(tmp_path):
+    from molkit.data.qm9 import load_qm9
+    from molkit.edm.likelihood import bound
+    from molkit.edm.model import load
+
+    edm, molecules = load(conditional_weights(tmp_path), fast=False), load_qm9(split="test", limit=3)
+
+    def total(context):
+        return bound(edm, molecules, generator=torch.Generator().manual_seed(0), context=context).total
+
+    nothing = total(None)
+    torch.testing.assert_close(nothing, total(torch.zeros(3, 4)))
+    asked = total(context_for(TWO, {"alpha": 60.0}, 3))
+    assert not torch.allclose(nothing, asked)
+    with pytest.raises(InvalidInput, match=r"shape \(3, 4\), got \(3, 2\)"):
+        total(torch.zeros(3, 2))
+
+
+def test_samples_follow_their_conditions_and_sizes_that_go_with_them(tmp_path):
+    from molkit.edm.farm import sample_many
+
+    folder = conditional_weights(tmp_path)
+    options = {"seed": 1, "num_calls": 3}
+    small = sample_many(folder, 6, conditions={"alpha": 62.0}, **options)
+    large = sample_many(folder, 6, conditions={"alpha": 84.5}, **options)
+    assert set(small.num_atoms) == {5} and set(large.num_atoms) == {9}
+    fixed = [sample_many(folder, 2, num_atoms=5, conditions=c, **options) for c in ({"gap": 4.5}, {"gap": 8.5}, {})]
+    assert not np.allclose(fixed[0].positions, fixed[1].positions)
+    assert not np.allclose(fixed[0].positions, fixed[2].positions)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--condition", "alpha"], "NAME=VALUE"),
+        (["--condition", "alpha=high"], "NAME=VALUE"),
+        (["--condition", "mu=1"], "this model knows alpha, gap"),
+        (["--condition", "alpha=200"], "outside 60"),
+        (["--condition", "alpha=70.5"], "no size of molecule"),
+        (["--condition", "gap=5", "--condition", "gap=6"], "names gap twice"),
+    ],
+)
+def test_the_command_refuses_conditions_in_one_line(tmp_path, capsys, options, words):
+    from molkit.cli import run
+
+    folder = conditional_weights(tmp_path)
+    assert run(["sample", str(folder), "--count", "2", "--calls", "3", "--out", str(tmp_path / "a.xyz"), *options]) == 2
+    error = capsys.readouterr().err
+    assert words in error and len(error.strip().splitlines()) == 1
+    assert not (tmp_path / "a.xyz").exists()
+
+
+def test_a_model_without_properties_refuses_conditions(tmp_path, capsys):
+    from molkit.cli import run
+
+    assert run(["sample", "edm_qm9", "--condition", "alpha=80", "--out", str(tmp_path / "a.xyz")]) == 2
+    assert "takes no conditions" in capsys.readouterr().err
