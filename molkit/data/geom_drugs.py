@@ -20,7 +20,7 @@ import numpy as np
 
 from molkit.data.drug_size import Split, size_histogram, split_of_key
 from molkit.data.message_stream import MessageReader
-from molkit.data.packed import unpack, write_packed
+from molkit.data.packed import pack, unpack, write_arrays
 from molkit.data.registry import data_root, load_arrays
 from molkit.errors import DataNotFound, InvalidInput
 from molkit.molecule import SYMBOLS, PackedMolecules
@@ -135,7 +135,7 @@ def convert_geom_drugs(
     """Write `folder` (default data/sets/geom_drugs): packed parts, `index.json`, and a recipe with the measured sizes.
 
     Each part appears whole or not at all, and those that are there are kept: an interrupted conversion continues
-    (the source is read again, which is quick). The index comes last. Molecules that cannot be used are listed in it.
+    (the source is read again from its beginning). The index comes last. Molecules that cannot be used are listed in it.
 
     Raises what `read_release` raises, and InvalidInput when the folder holds a conversion of something else.
     """
@@ -145,16 +145,19 @@ def convert_geom_drugs(
         raise InvalidInput(f"need at least one conformer and one molecule a part, got {num_conformers}, {part_molecules}")
     molecules = read_release(source)
     _claim_folder(folder, plan)
-    parts, refused, waiting = [], [], []
-    for smiles, entry in molecules:
-        waiting.append((smiles, entry))
+    parts, refused, kept = [], [], []
+    for number, (smiles, entry) in enumerate(molecules, start=1):
+        try:
+            kept.append(lowest_conformers(smiles, entry, num_conformers=num_conformers))
+        except InvalidInput as error:
+            refused.append([smiles, str(error)])
         if on_molecule is not None:
             on_molecule()
-        if len(waiting) == part_molecules:
-            parts.append(_write_part(folder, len(parts), waiting, num_conformers, refused))
-            waiting = []
-    if waiting:
-        parts.append(_write_part(folder, len(parts), waiting, num_conformers, refused))
+        if number % part_molecules == 0:
+            parts.append(_write_part(folder, len(parts), kept))
+            kept = []
+    if kept:
+        parts.append(_write_part(folder, len(parts), kept))
     _write_json(folder / INDEX, plan | {"parts": parts, "refused": refused})
     totals = {key: sum(part[key] for part in parts) for key in ("num_molecules", "num_conformers")}
     if totals["num_conformers"]:
@@ -238,15 +241,9 @@ def _claim_folder(folder: Path, plan: dict) -> None:
         _write_json(path, plan)
 
 
-def _write_part(folder: Path, number: int, waiting: list, num_conformers: int, refused: list) -> dict:
-    """One packed part, unless it is there; returns its line of the index. Refused molecules are appended."""
+def _write_part(folder: Path, number: int, kept: list[Ensemble]) -> dict:
+    """One packed part, unless it is there; returns its line of the index."""
     path = folder / f"part-{number:05d}.npz"
-    kept = []
-    for smiles, entry in waiting:
-        try:
-            kept.append(lowest_conformers(smiles, entry, num_conformers=num_conformers))
-        except InvalidInput as error:
-            refused.append([smiles, str(error)])
     if not path.is_file():
         _write_ensembles(path, kept)
     return {"file": path.name, "num_molecules": len(kept), "num_conformers": sum(len(one.energies) for one in kept)}
@@ -259,23 +256,22 @@ def _write_ensembles(path: Path, kept: list[Ensemble]) -> None:
     molecules = PackedMolecules(
         np.repeat(sizes, counts), gather("atomic_numbers", -1).astype(np.int64), gather("positions", (-1, 3)).reshape(-1, 3)
     )
-    write_packed(
-        path,
-        molecules,
-        molecule=np.repeat(np.arange(len(kept)), counts).astype(np.int32),
-        smiles=np.array([one.smiles for one in kept], dtype=np.str_),
-        energies=gather("energies", -1),
-        weights=gather("weights", -1),
-    )
+    extra = {
+        "molecule": np.repeat(np.arange(len(kept)), counts).astype(np.int32),
+        "smiles": np.array([one.smiles for one in kept], dtype=np.str_),
+        "energies": gather("energies", -1),
+        "weights": gather("weights", -1),
+    }
+    write_arrays(path, pack(molecules) | extra, level=1)
 
 
 def _read_part(folder: Path, number: int) -> PackedMolecules:
     """One part with the SMILES as names."""
     path = folder / f"part-{number:05d}.npz"
     arrays = load_arrays(path)
-    pack = unpack(arrays, label=str(path))
+    found = unpack(arrays, label=str(path))
     return PackedMolecules(
-        pack.num_atoms, pack.atomic_numbers, pack.positions, tuple(arrays["smiles"][arrays["molecule"]].tolist())
+        found.num_atoms, found.atomic_numbers, found.positions, tuple(arrays["smiles"][arrays["molecule"]].tolist())
     )
 
 
@@ -283,10 +279,10 @@ def _join(packs: list[PackedMolecules]) -> PackedMolecules:
     if not packs:
         return PackedMolecules(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 3)))
     return PackedMolecules(
-        np.concatenate([pack.num_atoms for pack in packs]),
-        np.concatenate([pack.atomic_numbers for pack in packs]),
-        np.concatenate([pack.positions for pack in packs]),
-        tuple(name for pack in packs for name in pack.names),
+        np.concatenate([part.num_atoms for part in packs]),
+        np.concatenate([part.atomic_numbers for part in packs]),
+        np.concatenate([part.positions for part in packs]),
+        tuple(name for part in packs for name in part.names),
     )
 
 

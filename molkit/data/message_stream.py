@@ -2,7 +2,7 @@
 
 Read: nil, booleans, integers, floats, text, byte strings, arrays and maps with text keys. Extension types are refused.
 An array of equal rows of four numbers (a table of atoms) comes back as a float64 array [n, 4] in one step, which
-makes a file of some 50 GB a matter of minutes, not of hours. Nothing is ever unpickled.
+takes a file of some 50 GB from days to a few hours. Nothing is ever unpickled.
 Source: the MessagePack specification, msgpack.org.
 """
 
