@@ -155,12 +155,14 @@ def _write(out: Path, molecules: PackedMolecules) -> None:
 def evaluate(weights: str, samples: Path | None, nll_molecules: int, draws: int, seed: int) -> None:
     """Stability, validity, uniqueness and novelty of samples of WEIGHTS, and the likelihood bound; prints JSON.
 
-    Weights of the drug-size set are measured against that set, all others against QM9.
+    Weights of the drug-size set are measured against that set, all others against QM9; those that place no hydrogens
+    against its heavy atoms, by validity alone.
     """
     import json
 
-    from molkit.studies import edm_drug_card, edm_drug_size, edm_evaluation
+    from molkit.studies import edm_drug_card, edm_drug_size, edm_evaluation, edm_heavy
 
-    kind = edm_drug_size if edm_drug_card.is_for(weights) else edm_evaluation
+    heavy = edm_heavy.is_for(weights)
+    kind = edm_drug_size if edm_drug_card.is_for(weights) else edm_heavy if heavy else edm_evaluation
     report = kind.evaluate_weights(weights, samples=samples, nll_molecules=nll_molecules, draws=draws, seed=seed)
     click.echo(json.dumps(report, indent=2))

@@ -93,8 +93,14 @@ def publish(
         remarks=remarks,
     )
     if (folder / "samples.npz").is_file():
-        from molkit.studies import edm_card, edm_drug_card  # need RDKit; a bare training machine publishes without it
+        from molkit.studies import (  # need RDKit; a bare training machine publishes without it
+            edm_card,
+            edm_drug_card,
+            edm_heavy,
+            edm_heavy_card,
+        )
 
-        card = edm_drug_card if edm_drug_card.is_for(folder) else edm_card
+        heavy = edm_heavy.is_for(folder)
+        card = edm_drug_card if edm_drug_card.is_for(folder) else edm_heavy_card if heavy else edm_card
         click.echo(f"{card.write_card(folder)}: scored and written")
     click.echo(f"{folder}: {sum(path.stat().st_size for path in folder.iterdir()) / 2**20:.2f} MiB")

@@ -227,11 +227,11 @@ def checks_table(checks: Sequence[Check]) -> "HTML":
 def heavy_table(table: HeavyTable) -> "HTML":
     """Validity without hydrogens."""
     rows = [
-        (row.label, f"{row.num_molecules:,}", percent(row.valid), percent(row.valid_unique), percent(row.novel))
+        (row.label, f"{row.num_molecules:,}", *map(percent, (row.valid, row.valid_unique, row.one_piece, row.novel)))
         for row in table.rows
     ]
     return html_table(
-        ("", "n", "valid", "valid and unique", "novel of unique"),
+        ("", "n", "valid", "valid and unique", "in one piece", "novel of unique"),
         rows,
         caption="Heavy atoms only, bonds by the distance rule, hydrogens filled in by RDKit; per cent with 95 % Wilson "
         f"intervals. Ours: {table.passes / 1e6:.2f} million molecule passes, {table.num_calls} network calls a sample. "

@@ -27,10 +27,10 @@ LABELS = {
     GDM: "GDM",
     UNSCALED: "EDM, input not scaled",
     "no_attention": "EDM without the gate",
-    "wide": "wider",
-    "narrow": "narrower",
-    "deep": "deeper",
-    "shallow": "shallower",
+    "wide": "wider: 96 × 4 layers",
+    "narrow": "narrower: 32 × 4",
+    "deep": "deeper: 64 × 8",
+    "shallow": "shallower: 64 × 2",
 }
 SHARES = ("atom_stability", "molecule_stability", "validity", "valid_and_unique")
 LEAST_MOLECULES = 0.10  # no order of stable molecules is recorded while the best arm has fewer
