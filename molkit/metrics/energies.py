@@ -13,7 +13,7 @@ import numpy as np
 from molkit.errors import InvalidInput
 from molkit.metrics.distributions import wasserstein
 from molkit.metrics.stability import finite_molecules
-from molkit.metrics.statistics import Interval
+from molkit.metrics.statistics import Interval, bootstrap_interval
 from molkit.molecule import PackedMolecules
 
 FAILURES = ("not finite", "not perceived", "in pieces", "no parameters")
@@ -107,3 +107,13 @@ def _members(groups: np.ndarray, count: int) -> list[np.ndarray]:
     order = np.argsort(groups, kind="stable")
     _, starts = np.unique(groups[order], return_index=True)
     return np.split(order, starts[1:])
+
+
+def mean_absolute_error(predicted: np.ndarray, truth: np.ndarray) -> Interval:
+    """Mean of |predicted - truth| over molecules [B], with a bootstrap interval.
+
+    Raises InvalidInput for different shapes, no values, or one that is not finite: who leaves failures out counts them.
+    """
+    if predicted.shape != truth.shape:
+        raise InvalidInput(f"expected as many predictions as true values, got {predicted.shape} and {truth.shape}")
+    return bootstrap_interval(np.abs(predicted - truth))
