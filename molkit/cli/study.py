@@ -58,6 +58,24 @@ def learning_rates(trials: tuple[str, ...], steps: int, runs: Path, out: Path) -
     click.echo(f"{out}: {len(found)} trials")
 
 
+@study.command()
+@click.argument("weights", default="edm_qm9_conditional")
+@click.option("--count", default=10_000, show_default=True, type=click.IntRange(min=1), help="Molecules a property.")
+@click.option("--calls", default=100, show_default=True, type=click.IntRange(min=2), help="Network calls of each.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Processes.")
+def conditional(weights: str, count: int, calls: int, seed: int, workers: int) -> None:
+    """Molecules of WEIGHTS, each asked for one value of one property, kept beside the weights."""
+    from molkit.edm.model import resolve
+    from molkit.processes import process_pool
+    from molkit.studies.edm_conditional import ask_many, keep
+
+    with process_pool(workers) as executor:
+        asked = ask_many(weights, count, num_calls=calls, seed=seed, executor=executor)
+    path = keep(asked, resolve(weights), num_calls=calls, seed=seed)
+    click.echo(f"{path}: {len(asked.prop)} molecules, {sum(asked.num_failed)} chains failed")
+
+
 def _is_positive(text: str) -> bool:
     try:
         return float(text) > 0.0

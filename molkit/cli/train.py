@@ -80,8 +80,13 @@ def publish(
     remarks: tuple[str, ...],
 ) -> None:
     """Write the weights of RUN to data/weights/NAME, in half precision, with curve, facts and samples."""
+    from molkit.config import read_yaml
     from molkit.edm.publish import publish as publish_run
 
+    stored = read_yaml(run / "config.yaml") if (run / "config.yaml").is_file() else {}
+    if stored.get("method") == "property" or stored.get("context_names"):
+        click.echo(str(_publish_conditional(run, name, stored)))
+        return
     folder = publish_run(
         run,
         name,
@@ -104,3 +109,16 @@ def publish(
         card = edm_drug_card if edm_drug_card.is_for(folder) else edm_heavy_card if heavy else edm_card
         click.echo(f"{card.write_card(folder)}: scored and written")
     click.echo(f"{folder}: {sum(path.stat().st_size for path in folder.iterdir()) / 2**20:.2f} MiB")
+
+
+def _publish_conditional(run: Path, name: str, config: dict[str, object]) -> Path:
+    """Publish a property network (its part is the word in its name) or a conditional generator."""
+    from molkit.errors import InvalidInput
+    from molkit.studies.edm_conditional_card import publish_generator, publish_network
+
+    if config.get("method") != "property":
+        return publish_generator(run, name)
+    parts = [part for part in ("judge", "labeller") if part in name]
+    if len(parts) != 1:
+        raise InvalidInput(f"the name of a property network says judge or labeller, got {name!r}")
+    return publish_network(run, name, part=parts[0])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from molkit.edm.config import QM9_SIZES, EdmConfig
 from molkit.edm.model import WEIGHTS_ROOT, load, save
+from molkit.edm.property_network import load_property, save_property
 from molkit.edm.published import TrainingFacts
 from molkit.errors import DataNotFound, InvalidInput
 from molkit.training.run_folder import load_state, write_text
@@ -58,6 +59,25 @@ def publish(
     for path in folder.iterdir():
         if path.stat().st_size > MAX_FILE_BYTES:
             raise InvalidInput(f"{path}: {path.stat().st_size} bytes, above the 15 MiB a published file may have")
+    return folder
+
+
+def publish_property(run: Path, name: str, *, num_molecules: int, root: Path = WEIGHTS_ROOT) -> Path:
+    """Write the averaged weights of a property network's run to root/name; returns the folder. Raises as `publish`.
+
+    num_molecules is the size of its training part.
+    """
+    if not name or Path(name).name != name:
+        raise InvalidInput(f"the name of published weights must be a plain word, got {name!r}")
+    model = load_property(run)
+    _, numbers = load_state(run)
+    facts = replace(_facts(run, EdmConfig(), numbers), epochs=round(numbers["passes"] / num_molecules, 2))
+    folder = root / name
+    save_property(folder, model.config, model.network, half=True)
+    _copy_thinned(run / "metrics.jsonl", folder / "metrics.jsonl")
+    for small in ("training.yaml", "provenance.jsonl"):
+        shutil.copyfile(run / small, folder / small)
+    write_text(folder / "training.json", json.dumps(asdict(facts), indent=2) + "\n")
     return folder
 
 

@@ -83,8 +83,8 @@ def sweep_curve(result: Sweep, *, name: str) -> Figure:
     """What the judge finds against what was asked for."""
     entry = property_of(name)
     caption = (
-        f"{len(result.asked)} molecules of {result.molecules.num_atoms[0]} atoms from one and the same noise, one for each "
-        f"wanted value; {result.num_failed} chains gave none. No error bars: single molecules."
+        f"{len(result.asked)} molecules of {result.molecules.num_atoms[0]} atoms from one and the same noise, one for "
+        f"each wanted value; {result.num_failed} chains gave none. No error bars: single molecules."
     )
     with panels(width=5.4, height=3.4, caption=caption) as (figure, (axes,)):
         ends = [result.asked.min(), result.asked.max()]
@@ -102,6 +102,6 @@ def sweep_gallery(result: Sweep, *, name: str, count: int = 8) -> "HTML":
     values = ", ".join(f"{result.asked[row]:.0f} → {result.found[row]:.0f}" for row in rows)
     return show_grid(
         [result.molecules[int(row)] for row in rows],
-        caption=f"The same noise, larger and larger {entry.symbol}; asked for → found by the judge, {entry.table_unit}: "
-        f"{values}.",
+        caption=f"The same noise, larger and larger {entry.symbol}; asked for → found by the judge, "
+        f"{entry.table_unit}: {values}.",
     )

@@ -279,7 +279,7 @@ def _record(
                     weights=weights if row == "edm" else judge,
                     training_passes=facts.passes if row == "edm" else training_facts(judge).passes,
                     seconds=seconds + (facts.seconds if row == "edm" else 0.0),
-                    notes=f"{lost}one generator for all properties, labels of most molecules predicted; judged by {judge}",
+                    notes=f"{lost}one generator for all properties, most labels predicted; judged by {judge}",
                     data_files=[data_path("qm9.npz"), data_path("qm9_properties_subset.csv.gz")],
                 )
             )
