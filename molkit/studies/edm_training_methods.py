@@ -21,7 +21,7 @@ from molkit.edm.recipes import Recipe, read_recipe
 from molkit.edm.sampling import sample
 from molkit.edm.task import EdmTask
 from molkit.edm.training import engine_for
-from molkit.errors import DataNotFound, InvalidInput
+from molkit.errors import DataNotFound, InvalidInput, RunError
 from molkit.graphs import Graph, split_by_pairs
 from molkit.metrics.score import Score
 from molkit.metrics.statistics import Interval, difference_of_intervals, interval_over_runs
@@ -133,7 +133,9 @@ def trial(arm: str, learning_rate: float, *, steps: int, folder: Path, num_valid
     recipe = read_recipe(FOLDER / f"{arm}.yaml")
     training = replace(recipe.training, learning_rate=learning_rate, total_steps=steps, seed=TRIAL_SEED)
     task, network, fabric = _parts(replace(recipe, training=training), None)
-    train(task, network, training, out=folder, fabric=fabric, resume=folder.is_dir(), progress_bar=False)
+    done = train(task, network, training, out=folder, fabric=fabric, resume=folder.is_dir(), progress_bar=False)
+    if not done.finished:
+        raise RunError(f"{folder}: stopped at step {done.step} of {steps}; the same command continues it")
     edm, valid = load(folder), load_qm9(split="valid", limit=num_valid)
     nll = None
     if recipe.model.process == "diffusion":
