@@ -4,6 +4,8 @@ import pytest
 import torch
 from edm_toys import StandIn, clean_state, random_molecules, random_rotation, tiny_config, tiny_edm
 
+from molkit.cli import run
+from molkit.data.packed import read_packed
 from molkit.edm import likelihood
 from molkit.edm.diffusion import draw_noise
 from molkit.edm.features import State
@@ -158,3 +160,12 @@ def test_a_flow_model_has_no_bound_and_remembers_what_it_is(tmp_path):
     assert edm.config.process == "flow"
     with pytest.raises(InvalidInput, match="the likelihood bound needs a diffusion model"):
         likelihood.bound(edm, random_molecules([4]), generator=generator())
+
+
+def test_molkit_sample_takes_a_flow_model(tmp_path, capsys):
+    save(tiny_edm(process="flow"), tmp_path / "run")
+    for options in ([], ["--sampler", "midpoint"], ["--calls", "3"]):
+        out = tmp_path / f"{len(options)}.npz"
+        calls = [] if "--calls" in options else ["--calls", "4"]
+        assert run(["sample", str(tmp_path / "run"), "--count", "2", *calls, *options, "--out", str(out)]) == 0
+        assert len(read_packed(out)) == 2
