@@ -239,23 +239,29 @@ def heavy_table(table: HeavyTable) -> "HTML":
     )
 
 
-def heavy_shares(table: HeavyTable) -> Figure:
-    """Sizes and elements of data and samples."""
-    counts = "; ".join(f"{row.label}: n = {row.num_molecules:,}" for row in table.rows)
-    with panels(2, width=8.0, height=2.8, caption=f"{counts}.") as (figure, axes):
-        for axis, source in zip(axes, (table.sizes, table.elements), strict=True):
-            keys = sorted({key for shares in source.values() for key in shares})
-            for k, (label, shares) in enumerate(source.items()):
-                heights = [100.0 * shares.get(key, 0.0) for key in keys]
-                colour = (DATA_COLOUR, MODEL_COLOUR)[k]
-                axis.bar(np.arange(len(keys)) + 0.4 * k - 0.2, heights, 0.38, color=colour, label=label)
-            axis.set_xticks(
-                range(len(keys)), [SYMBOLS.get(key, str(key)) if source is table.elements else str(key) for key in keys]
+def heavy_shapes(table: HeavyTable) -> Figure:
+    """Validity by number of heavy atoms, and the elements."""
+    shown = table.rows[-2:]
+    caption = (
+        f"{'; '.join(f'{row.label}: n = {row.num_molecules:,}' for row in shown)}. "
+        "Left: Wilson 95 % intervals, sizes with at least 20 molecules. Right: shares of all atoms."
+    )
+    with panels(2, width=8.0, height=2.8, caption=caption) as (figure, axes):
+        symbols = sorted({number for row in shown for number in row.elements})
+        for k, row in enumerate(shown):
+            colour, label = (DATA_COLOUR, MODEL_COLOUR)[k], ("QM9 itself", "EDM, trained here")[k]
+            shares = 100.0 * np.array([[x.value, x.low, x.high] for x in row.valid_by_size.values()]).reshape(-1, 3)
+            errors = np.abs(shares[:, 1:] - shares[:, :1]).T
+            axes[0].errorbar(
+                list(row.valid_by_size), shares[:, 0], yerr=errors, color=colour, marker="o", ms=4, lw=1.2, label=label
             )
-            axis.set(yscale="log")
-        axes[0].set(xlabel="heavy atoms", ylabel="share of molecules (%)")
+            heights = [100.0 * row.elements.get(number, 0.0) for number in symbols]
+            axes[1].bar(np.arange(len(symbols)) + 0.4 * k - 0.2, heights, 0.38, color=colour, label=label)
+        axes[0].set(xlabel="heavy atoms", ylabel="valid (%)")
+        axes[0].set_xticks(sorted({size for row in shown for size in row.valid_by_size}))
+        axes[1].set_xticks(range(len(symbols)), [SYMBOLS.get(number, str(number)) for number in symbols])
         axes[1].set(xlabel="element", ylabel="share of atoms (%)")
-        axes[0].legend()
+        axes[1].legend()
     return figure
 
 

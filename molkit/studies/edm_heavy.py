@@ -21,6 +21,8 @@ from molkit.metrics.statistics import Interval, bootstrap_interval, proportion_i
 from molkit.metrics.validity import reference_smiles, validity
 from molkit.molecule import PackedMolecules
 
+LEAST_OF_A_SIZE = 20  # molecules, for a point of the curve by size
+
 
 @dataclass(frozen=True)
 class HeavyRow:
@@ -33,6 +35,8 @@ class HeavyRow:
     valid_unique: Interval
     one_piece: Interval  # all atoms connected by bonds of the distance rule
     novel: Interval | None  # of the distinct ones; None without the reference
+    valid_by_size: dict[int, Interval]  # number of heavy atoms -> valid; sizes with at least LEAST_OF_A_SIZE molecules
+    elements: dict[int, float]  # atomic number -> share of the atoms
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,6 @@ class HeavyTable:
     """Data and ours, the model in words, and what was recorded."""
 
     rows: tuple[HeavyRow, ...]
-    sizes: dict[str, dict[int, float]]  # source -> number of heavy atoms -> share
-    elements: dict[str, dict[int, float]]  # source -> atomic number -> share
     passes: int
     num_calls: int | None
     measurements: tuple[Measurement, ...]
@@ -74,11 +76,8 @@ def heavy_table(
     )
     if num_untrained:
         rows = (untrained_row(weights, num_molecules=num_untrained), *rows)
-    sources = {"QM9 itself": data, "EDM, trained here": ours}
     return HeavyTable(
         rows,
-        {label: _shares(molecules.num_atoms) for label, molecules in sources.items()},
-        {label: _shares(molecules.atomic_numbers) for label, molecules in sources.items()},
         facts.passes,
         facts.sample_calls,
         _record(weights, rows[-1]) if keep else (),
@@ -123,7 +122,15 @@ def heavy_row(
         proportion_interval(found.num_unique, count),
         proportion_interval(whole, count),
         novel,
+        _by_size(molecules.num_atoms, np.array([smiles is not None for smiles in found.smiles])),
+        _shares(molecules.atomic_numbers),
     )
+
+
+def _by_size(sizes: np.ndarray, flags: np.ndarray) -> dict[int, Interval]:
+    counts = {int(size): int((sizes == size).sum()) for size in np.unique(sizes)}
+    kept = {size: count for size, count in counts.items() if count >= LEAST_OF_A_SIZE}
+    return {size: proportion_interval(int(flags[sizes == size].sum()), count) for size, count in kept.items()}
 
 
 def untrained_row(weights: str, *, num_molecules: int, num_calls: int = 10, seed: int = 0) -> HeavyRow:

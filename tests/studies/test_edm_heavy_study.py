@@ -9,6 +9,7 @@ from molkit.data.packed import write_packed
 from molkit.data.qm9 import load_qm9
 from molkit.edm.config import EdmConfig
 from molkit.edm.model import build, save
+from molkit.figures import edm_ablations as draw
 from molkit.molecule import PackedMolecules
 from molkit.studies import edm_heavy as study
 from molkit.studies import edm_heavy_card
@@ -57,7 +58,9 @@ def test_the_table_counts_lost_chains_and_has_a_row_that_learned_nothing(weights
     untrained, data, ours = table.rows
     assert untrained.one_piece.value < 0.5 < data.one_piece.value
     assert (ours.num_molecules, ours.num_failed) == (42, 2) and ours.valid.value <= 40 / 42
-    assert sum(table.elements["QM9 itself"].values()) == pytest.approx(1.0) and 1 not in table.elements["QM9 itself"]
+    assert sum(data.elements.values()) == pytest.approx(1.0) and 1 not in data.elements
+    assert list(data.valid_by_size) == [9] and data.valid_by_size[9].value > 0.9
+    assert len(draw.heavy_shapes(table).axes) == 2 and "in one piece" in draw.heavy_table(table).data
 
 
 def test_the_card_and_the_report_are_about_heavy_atoms(weights, monkeypatch):
