@@ -19,8 +19,8 @@ from molkit.training.run_folder import load_state
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 TWO_PROCESSES = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 
-# Every process trains twice and writes down what its own weights are: three steps, then for some seconds by the clock,
-# where the second process's clock runs ahead of the first's.
+# Every process trains three times and writes down what its own weights are: three steps; for some seconds by the clock,
+# where the second process's clock runs ahead of the first's; and three steps of Muon with self-conditioning.
 ON_EACH_PROCESS = """
 import hashlib, sys
 from pathlib import Path
@@ -40,8 +40,9 @@ def ahead(self, trainer, *arguments, **options):
 session.Session.__init__ = ahead
 
 common = {"limit": 60, "device": "cpu", "progress_bar": False}
-for name, options in (("steps", {"total_steps": 3}), ("clock", {"time_budget": 2.5})):
-    result = train_recipe(folder / "tiny.yaml", out=folder / name, **common, **options)
+runs = (("steps", "tiny", {"total_steps": 3}), ("clock", "tiny", {"time_budget": 2.5}))
+for name, recipe, options in (*runs, ("muon", "muon", {"total_steps": 3})):
+    result = train_recipe(folder / f"{recipe}.yaml", out=folder / name, **common, **options)
     trainer = seen[-1]
     digest = hashlib.sha256()
     for key, value in sorted(trainer.tensors().items()):
@@ -86,9 +87,11 @@ sys.exit(code)
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
-    """A folder in which two processes trained together, twice."""
+    """A folder in which two processes trained together, three times."""
     folder = tmp_path_factory.mktemp("two")
     (folder / "tiny.yaml").write_text(TINY_YAML % "total_steps: 0")
+    muon = (TINY_YAML % "total_steps: 0, optimiser: muon").replace("width", "self_conditioning: true, width")
+    (folder / "muon.yaml").write_text(muon)
     (folder / "each.py").write_text(ON_EACH_PROCESS)
     done = subprocess.run(
         [*TWO_PROCESSES, str(folder / "each.py"), str(folder)],
@@ -102,7 +105,7 @@ def two_processes(tmp_path_factory):
 
 
 def test_two_processes_end_with_identical_weights_and_averages(two_processes):
-    for name in ("steps", "clock"):
+    for name in ("steps", "clock", "muon"):
         first, second = ((two_processes / f"{name}.{rank}").read_text() for rank in (0, 1))
         assert first == second and first.startswith("2 ")
 
