@@ -19,7 +19,6 @@ from molkit.studies.edm_fewer_steps import (
     LiveArm,
     Loss,
     fewest_calls,
-    losses,
     of_other_weights,
 )
 from molkit.studies.edm_step_price import Price
@@ -197,9 +196,9 @@ def _points_of(interval: Interval) -> str:
     return text.replace("-", MINUS)
 
 
-def verdict(study: FewerSteps, *, weights: str) -> Text:
+def verdict(study: FewerSteps, losses: Sequence[tuple[ArmResult, Loss]], *, weights: str) -> Text:
     """Whether the default meets the bar, down to how many calls each sampler does, and whose numbers these are."""
-    entries = {(arm.sampler, arm.calls): lost for arm, lost in losses(study)}
+    entries = {(arm.sampler, arm.calls): lost for arm, lost in losses}
     lines = []
     default = entries.get((DEFAULT.sampler, DEFAULT.num_calls))
     if default is not None:
@@ -208,7 +207,7 @@ def verdict(study: FewerSteps, *, weights: str) -> Text:
         setting = f"{DEFAULT.sampler} with {DEFAULT.num_calls} calls"
         lines.append(f"Default of molkit sample, {setting}: {word} the bar; points lost: {lost}")
     for name in COLOURS:
-        fewest = fewest_calls(study, name)
+        fewest = fewest_calls(losses, name)
         lines.append(f"{name}: " + (f"meets the bar down to {fewest} calls" if fewest else "meets it nowhere"))
     if of_other_weights(study, weights):
         lines.append(f"The stored study was drawn with another state of the weights ({study.weights}).")

@@ -22,12 +22,7 @@ from molkit.edm.sampling import make_plan
 from molkit.errors import DataNotFound, InvalidInput
 from molkit.metrics.distributions import compare_distributions
 from molkit.metrics.stability import stability
-from molkit.metrics.statistics import (
-    Interval,
-    bootstrap_difference_interval,
-    proportion_interval,
-    ratio_interval,
-)
+from molkit.metrics.statistics import Interval, proportion_interval, ratio_interval
 from molkit.metrics.validity import validity
 from molkit.molecule import PackedMolecules
 from molkit.training.files import write_text
@@ -246,43 +241,52 @@ def bond_distance(molecules: PackedMolecules, reference: PackedMolecules) -> flo
     return float((distances * weights).sum() / weights.sum())
 
 
-def loss(reference: ArmResult, arm: ArmResult, *, num_resamples: int = 2000, seed: int = 0) -> Loss:
+def loss(reference: ArmResult, arm: ArmResult, *, num_resamples: int = 4000, seed: int = 0) -> Loss:
     """Points of stable molecules lost against the reference, with a bootstrap interval over molecules.
 
     The first rows of both arms share sizes and noise. Over these the reference is regressed on the arm, and the
     regression is evaluated at the arm's share over all of its molecules, which also uses its rows without a partner
     (a control variate; Source: derived here). Arms with failed chains, whose rows do not match, count as independent.
     """
-    first, second = reference.stable.astype(float), arm.stable.astype(float)
-    if reference.molecules < reference.requested or arm.molecules < arm.requested:
-        first = np.pad(first, (0, reference.requested - reference.molecules))
-        second = np.pad(second, (0, arm.requested - arm.molecules))
-        return Loss(_independent_loss(first, second, num_resamples, seed), 0, None)
-    pairs = min(len(first), len(second))
-    columns = np.stack([first[:pairs], second[:pairs]])
-    covariance = np.cov(columns)
-    slope = float(covariance[0, 1] / covariance[1, 1]) if covariance[1, 1] > 0 else 0.0
+    complete = reference.molecules == reference.requested and arm.molecules == arm.requested
+    pairs = min(reference.requested, arm.requested) if complete else 0
+    first, second = reference.stable, arm.stable
+    cells = np.bincount(2 * first[:pairs] + second[:pairs], minlength=4)  # neither, the arm, the reference, both
+    alone = (reference.requested - pairs, reference.stable_molecules - int(first[:pairs].sum()))
+    other = (arm.requested - pairs, arm.stable_molecules - int(second[:pairs].sum()))
+    slope, agreement = _dependence(cells / pairs) if pairs else (0.0, None)
     random = np.random.default_rng(seed)
-
-    def estimate(paired: np.ndarray, one: np.ndarray, other: np.ndarray) -> float:
-        """Loss from pairs [2, n] and the rows without a partner, in points."""
-        share = np.concatenate([paired[1], other]).mean()
-        partner = np.concatenate([paired[0] - slope * (paired[1] - share), one]).mean()
-        return 100.0 * float(partner - share)
-
-    def again(values: np.ndarray) -> np.ndarray:
-        return values[..., random.integers(values.shape[-1], size=values.shape[-1])] if values.size else values
-
-    parts = (columns, first[pairs:], second[pairs:])
-    resampled = [estimate(*map(again, parts)) for _ in range(num_resamples)]
+    value = _points_lost(cells[None], alone[1], other[1], alone[0], other[0], slope)
+    resampled = _points_lost(
+        random.multinomial(pairs, cells / pairs, num_resamples) if pairs else np.zeros((1, 4)),
+        random.binomial(alone[0], alone[1] / max(alone[0], 1), num_resamples),
+        random.binomial(other[0], other[1] / max(other[0], 1), num_resamples),
+        alone[0],
+        other[0],
+        slope,
+    )
     low, high = np.quantile(resampled, [0.025, 0.975])
-    spread = math.sqrt(covariance[0, 0] * covariance[1, 1])
-    agreement = float(covariance[0, 1] / spread) if spread else None
-    return Loss(Interval(estimate(*parts), float(low), float(high)), pairs, agreement)
+    return Loss(Interval(float(value[0]), float(low), float(high)), pairs, agreement)
 
 
-def _independent_loss(first: np.ndarray, second: np.ndarray, num_resamples: int, seed: int) -> Interval:
-    return bootstrap_difference_interval(first, second, num_resamples=num_resamples, seed=seed).scaled(100.0)
+def _dependence(shares: np.ndarray) -> tuple[float, float | None]:
+    """Slope of the reference on the arm and their correlation, from the shares of the four kinds of pairs."""
+    _, arm, reference, both = shares
+    first, second = reference + both, arm + both
+    covariance = both - first * second
+    spread = math.sqrt(first * (1 - first) * second * (1 - second))
+    return (covariance / (second * (1 - second)), covariance / spread) if spread > 0 else (0.0, None)
+
+
+def _points_lost(
+    cells: np.ndarray, stable: np.ndarray | int, stable_other: np.ndarray | int, num: int, num_other: int, slope: float
+) -> np.ndarray:
+    """Loss in points from counts of pairs [R, 4] and of stable rows without a partner on either side, [R]."""
+    pairs = cells.sum(axis=1)
+    first, second = cells[:, 2] + cells[:, 3], cells[:, 1] + cells[:, 3]
+    share = (second + stable_other) / (pairs + num_other)
+    partner = (first - slope * (second - pairs * share) + stable) / (pairs + num)
+    return 100.0 * (partner - share)
 
 
 def write_study(study: FewerSteps, path: Path) -> None:
@@ -348,10 +352,10 @@ def losses(study: FewerSteps, *, seed: int = 0) -> list[tuple[ArmResult, Loss]]:
     return [(arm, loss(study.reference, arm, seed=seed)) for arm in arms]
 
 
-def fewest_calls(study: FewerSteps, sampler: str) -> int | None:
+def fewest_calls(entries: Sequence[tuple[ArmResult, Loss]], sampler: str) -> int | None:
     """The smallest number of calls from which on every arm of the sampler meets the bar; None where none does."""
     found = None
-    for arm, lost in sorted(losses(study), key=lambda entry: -entry[0].calls):
+    for arm, lost in sorted(entries, key=lambda entry: -entry[0].calls):
         if arm.sampler == sampler:
             if not lost.meets_the_bar:
                 break
