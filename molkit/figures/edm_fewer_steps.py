@@ -35,6 +35,7 @@ COLOURS = {
     "ddim": PURPLE,
 }
 GRID_COLOURS = {"even": BLACK, "quadratic": BLUE, "mixed": GREEN, "log_snr": ORANGE, "karras": PURPLE}
+PRICE_COLOURS = {"even": BLACK, "quadratic": SKY, "quadratic, blind start": BLUE}
 MINUS = "\u2212"
 
 
@@ -59,7 +60,7 @@ def price(result: Price) -> Figure:
     """Error of the prediction along the chain, and what a chain of few steps pays for keeping it within a step."""
     caption = (
         f"Left: squared error of the predicted clean state on {result.num_molecules} validation molecules. Right: "
-        f"excess of the bound of an ancestral chain of {result.num_calls} calls, summed from t = 1 downwards."
+        f"excess of the bound of ancestral chains of {result.num_calls} calls, summed from the noise to the molecule."
     )
     with panels(2, width=8.4, height=3.0, caption=caption) as (figure, (left, right)):
         left.plot(np.maximum(result.steps, 0.5), result.error, color=BLUE, marker="o", ms=3)
@@ -67,8 +68,10 @@ def price(result: Price) -> Figure:
         for name, (steps, nats) in result.chains.items():
             total = nats.sum()
             label = f"{name}: {total:.0f} nats in all"
-            right.plot(steps, nats.cumsum(), color=GRID_COLOURS[name], marker=".", ms=4, lw=1.2, label=label)
-        right.set(xscale="log", yscale="log", xlabel="step t", ylabel="excess so far (nats a molecule)")
+            right.plot(steps, nats.cumsum(), color=PRICE_COLOURS[name], marker=".", ms=4, lw=1.2, label=label)
+        right.set(
+            xscale="log", yscale="log", xlabel="step t", ylabel="excess so far (nats a molecule)", ylim=(1e-2, None)
+        )
         right.invert_xaxis()
         right.legend(fontsize=8)
     return figure

@@ -13,7 +13,7 @@ from molkit.edm.samplers import ANCESTRAL, DEFAULT, SAMPLERS
 from molkit.errors import DataNotFound, InvalidInput
 from molkit.figures import edm_fewer_steps as draw
 from molkit.studies import edm_fewer_steps as study
-from molkit.studies.edm_step_price import price_of_few_steps
+from molkit.studies.edm_step_price import measured_steps, price_of_few_steps
 
 WEIGHTS = "edm_qm9"
 
@@ -176,12 +176,15 @@ def test_the_data_lies_at_no_distance_from_itself():
 
 
 def test_shorter_steps_cost_less_and_no_step_pays_back():
-    few, many = (
-        price_of_few_steps(WEIGHTS, grids=["even", "quadratic"], num_calls=n, num_molecules=8, num_points=9, seed=0)
-        for n in (50, 200)
-    )
-    for grid in ("even", "quadratic"):
-        assert 0 < many.chains[grid][1].sum() < few.chains[grid][1].sum()
-        assert few.chains[grid][1].min() > -0.02 * few.chains[grid][1].sum()
+    few, many = (price_of_few_steps(WEIGHTS, num_calls=n, num_molecules=8, num_points=13, seed=0) for n in (50, 200))
+    for name in few.chains:
+        assert 0 < many.chains[name][1].sum() < few.chains[name][1].sum()
+        assert few.chains[name][1].min() > -0.02 * few.chains[name][1].sum()
+    assert few.chains["quadratic, blind start"][1][0] < 0.2 * few.chains["quadratic"][1][0]
     draw.price(few)
     draw.grids(WEIGHTS, num_calls=20)
+
+
+def test_errors_are_measured_at_both_ends_of_the_chain():
+    steps = measured_steps(1000, 21)
+    assert steps[0] == 0 and steps[-1] == 1000 and 990 < steps[-3] < 1000 and (np.diff(steps) > 0).all()
