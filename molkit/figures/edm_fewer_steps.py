@@ -19,6 +19,7 @@ from molkit.studies.edm_fewer_steps import (
     LiveArm,
     Loss,
     fewest_calls,
+    most_calls_that_lose,
     of_other_weights,
 )
 from molkit.studies.edm_step_price import Price
@@ -159,7 +160,7 @@ def losses_table(entries: Sequence[tuple[ArmResult, Loss]], *, largest: int = 10
             _points_of(lost.interval),
             f"{lost.pairs:,}" if lost.pairs else "–",
             "–" if lost.agreement is None else f"{lost.agreement:.2f}",
-            "met" if lost.meets_the_bar else "missed",
+            lost.verdict,
         )
         for arm, lost in sorted(entries, key=lambda entry: (entry[0].sampler, -entry[0].calls))
         if arm.calls <= largest
@@ -169,7 +170,7 @@ def losses_table(entries: Sequence[tuple[ArmResult, Loss]], *, largest: int = 10
         rows,
         caption="Points of stable molecules lost against the full ancestral chain (negative: more stable), 95 % "
         "bootstrap interval over molecules; pairs share sizes and noise with it. Bar: at most 1 point lost, upper "
-        "limit at most 2.5.",
+        "limit at most 2.5; missed: more than 1 point even at the lower limit; open: too few molecules to tell.",
     )
 
 
@@ -205,13 +206,15 @@ def verdict(study: FewerSteps, losses: Sequence[tuple[ArmResult, Loss]], *, weig
     lines = []
     default = entries.get((DEFAULT.sampler, DEFAULT.num_calls))
     if default is not None:
-        word = "meets" if default.meets_the_bar else "misses"
         lost = _points_of(default.interval).replace("\n", " ")
         setting = f"{DEFAULT.sampler} with {DEFAULT.num_calls} calls"
-        lines.append(f"Default of molkit sample, {setting}: {word} the bar; points lost: {lost}")
+        lines.append(f"Default of molkit sample, {setting}: bar {default.verdict}; points lost: {lost}")
     for name in COLOURS:
-        fewest = fewest_calls(losses, name)
-        lines.append(f"{name}: " + (f"meets the bar down to {fewest} calls" if fewest else "meets it nowhere"))
+        fewest, losing = fewest_calls(losses, name), most_calls_that_lose(losses, name)
+        shown = "bar not shown at any number of calls" if fewest is None else f"bar met down to {fewest} calls"
+        broken = "" if losing is None else f"; more than 1 point lost for certain at {losing} calls"
+        if any(sampler == name for sampler, _ in entries):
+            lines.append(f"{name}: {shown}{broken}")
     if of_other_weights(study, weights):
         lines.append(f"The stored study was drawn with another state of the weights ({study.weights}).")
     return Text("\n".join(lines))

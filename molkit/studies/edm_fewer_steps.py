@@ -119,6 +119,16 @@ class Loss:
         """At most 1 point, upper 95 % limit at most 2.5."""
         return self.interval.value <= LARGEST_LOSS and self.interval.high <= LARGEST_UPPER_LIMIT
 
+    @property
+    def certain(self) -> bool:
+        """Whether more than 1 point is lost even at the lower 95 % limit."""
+        return self.interval.low > LARGEST_LOSS
+
+    @property
+    def verdict(self) -> str:
+        """met, missed, or open: neither the bar nor a loss beyond it is shown by this many molecules."""
+        return "met" if self.meets_the_bar else "missed" if self.certain else "open"
+
 
 def default_arms(*, full: int, best: int, curve: int, samplers: Sequence[str] = tuple(SAMPLERS)) -> list[Arm]:
     """The full chain, the default sampler with `best` molecules at the candidates' calls, and the curves.
@@ -361,3 +371,8 @@ def fewest_calls(entries: Sequence[tuple[ArmResult, Loss]], sampler: str) -> int
                 break
             found = arm.calls
     return found
+
+
+def most_calls_that_lose(entries: Sequence[tuple[ArmResult, Loss]], sampler: str) -> int | None:
+    """The largest number of calls at which the sampler loses more than 1 point for certain; None where none does."""
+    return max((arm.calls for arm, lost in entries if arm.sampler == sampler and lost.certain), default=None)

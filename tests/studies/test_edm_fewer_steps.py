@@ -101,11 +101,17 @@ def test_arms_with_failed_chains_count_as_independent_and_the_failures_as_unstab
 
 
 def test_the_bar_asks_for_the_value_and_for_its_upper_limit():
-    meets = [
-        study.Loss(study.Interval(value, value - 1, high), 10, 0.5).meets_the_bar
-        for value, high in ((1.0, 2.5), (1.01, 2.0), (0.2, 2.6), (-3.0, -1.0))
+    words = [
+        study.Loss(study.Interval(value, low, high), 10, 0.5).verdict
+        for value, low, high in (
+            (1.0, 0.0, 2.5),
+            (1.01, 0.5, 2.0),
+            (0.2, -1.0, 2.6),
+            (-3.0, -4.0, -1.0),
+            (3.0, 1.1, 5.0),
+        )
     ]
-    assert meets == [True, False, False, True]
+    assert words == ["met", "open", "open", "met", "missed"]
 
 
 def test_fewest_calls_stops_at_the_first_miss(flags):
@@ -120,6 +126,7 @@ def test_fewest_calls_stops_at_the_first_miss(flags):
     lost = study.losses(entries)
     assert study.fewest_calls(lost, "sde-2m") == 100
     assert study.fewest_calls(lost, "ddim") is None
+    assert study.most_calls_that_lose(lost, "sde-2m") == 50 and study.most_calls_that_lose(lost, "ddim") is None
 
 
 def empty_study() -> study.FewerSteps:
@@ -160,7 +167,7 @@ def test_a_small_study_runs_and_its_pages_are_drawn(small):
     assert 0 < result.data_bond_distance < min(entry.bond_distance for entry in result.arms)
     draw.quality(result)
     assert "sde-2m" in draw.arms_table(result).data and "points lost" in draw.losses_table(study.losses(result)).data
-    assert "meets" in draw.verdict(result, study.losses(result), weights=WEIGHTS)
+    assert "bar" in draw.verdict(result, study.losses(result), weights=WEIGHTS)
 
 
 def test_a_study_resumes_from_its_chunks(small, monkeypatch):
