@@ -12,8 +12,14 @@ def study() -> None:
 
 @study.command("fewer-steps")
 @click.argument("weights")
-@click.option("--full", default=10_000, show_default=True, type=click.IntRange(min=2), help="Molecules by full chains.")
-@click.option("--best", default=10_000, show_default=True, type=click.IntRange(min=2), help="By the default sampler.")
+@click.option("--full", default=10_000, show_default=True, type=click.IntRange(min=0), help="Molecules by full chains.")
+@click.option(
+    "--best",
+    default=10_000,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="By the default sampler, each at 100 and 50 calls.",
+)
 @click.option("--curve", default=1000, show_default=True, type=click.IntRange(min=0), help="At each point of a curve.")
 @click.option("--samplers", default="", help="Names with commas, for the curves; default: all.")
 @click.option("--seed", default=0, show_default=True)
@@ -24,11 +30,14 @@ def fewer_steps(
 ) -> None:
     """Quality of samples of WEIGHTS against the number of network calls, all arms from the same noise."""
     from molkit.edm.samplers import SAMPLERS, sampler_named
+    from molkit.errors import InvalidInput
     from molkit.studies import edm_fewer_steps
 
     names = [name.strip() for name in samplers.split(",") if name.strip()] or list(SAMPLERS)
     for name in names:
         sampler_named(name)
+    if not (full or best or curve):
+        raise InvalidInput("--full, --best and --curve are all 0: nothing to draw")
     arms = edm_fewer_steps.default_arms(full=full, best=best, curve=curve, samplers=names)
     result = edm_fewer_steps.run_study(weights, arms, seed=seed, folder=keep, report=click.echo)
     edm_fewer_steps.write_study(result, out)

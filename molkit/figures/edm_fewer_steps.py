@@ -89,11 +89,12 @@ def quality(study: FewerSteps) -> Figure:
         share = reference.molecule_stability.scaled(100.0)
         for axis in (left, right):
             axis.axhspan(share.low, share.high, color="#dddddd", label=f"full chain, {reference.calls} calls")
-        for name, colour in COLOURS.items():
+        for k, (name, colour) in enumerate(COLOURS.items()):
+            shift = 1.02 ** (k - 2)  # side by side, so that no bar hides another
             arms = sorted((arm for arm in study.arms if arm.sampler == name), key=lambda arm: arm.calls)
-            _points(left, [arm.calls for arm in arms], arms, colour, name)
+            _points(left, [shift * arm.calls for arm in arms], arms, colour, name)
             timed = [arm for arm in arms if arm.seconds is not None]
-            _points(right, [arm.seconds for arm in timed], timed, colour, name)
+            _points(right, [shift * arm.seconds for arm in timed], timed, colour, name)
         left.set(xscale="log", xlabel="network calls of a chain", ylabel="stable molecules (%)", ylim=(0, None))
         right.set(xscale="log", xlabel="CPU time of a molecule (s)")
         left.legend(fontsize=8, loc="lower right")
@@ -133,7 +134,7 @@ def arms_table(study: FewerSteps) -> "HTML":
             percent(arm.atom_stability),
             f"{100 * arm.valid / arm.requested:.1f}",
             f"{100 * arm.unique / max(arm.valid, 1):.1f}",
-            f"{1000 * arm.bond_distance:.2f}",
+            _milli(arm.bond_distance),
             "–" if arm.seconds is None else f"{arm.seconds:.3f} s",
             str(arm.requested - arm.molecules),
         )
@@ -145,9 +146,13 @@ def arms_table(study: FewerSteps) -> "HTML":
         caption=f"Weights {study.weights} ({study.weights_sha256[:8]}), seed {study.seed}, drawn at commit "
         f"{(study.commit or 'unknown')[:8]}. Shares in per cent with 95 % intervals; bonds: Wasserstein distance of "
         f"bond lengths to QM9's test split in mÅ (1,000 molecules of the validation split: "
-        f"{1000 * study.data_bond_distance:.2f}); CPU: a molecule, one thread; lost: chains that did not stay finite, "
+        f"{_milli(study.data_bond_distance)}); CPU: a molecule, one thread; lost: chains that did not stay finite, "
         "counted as unstable and invalid. Uniqueness falls with n.",
     )
+
+
+def _milli(value: float | None) -> str:
+    return "–" if value is None else f"{1000 * value:.2f}"
 
 
 def losses_table(entries: Sequence[tuple[ArmResult, Loss]], *, largest: int = 100) -> "HTML":

@@ -17,7 +17,7 @@ from molkit.data.qm9 import load_qm9
 from molkit.edm.engine import gains_from_bfloat16
 from molkit.edm.farm import SampleTask, chunk_tasks, join, run_tasks, sample_many
 from molkit.edm.model import load, resolve
-from molkit.edm.samplers import ANCESTRAL, DEFAULT, SAMPLERS, Sampler
+from molkit.edm.samplers import ANCESTRAL, DEFAULT, SAMPLERS, Sampler, sampler_named
 from molkit.edm.sampling import make_plan
 from molkit.errors import DataNotFound, InvalidInput
 from molkit.metrics.distributions import compare_distributions
@@ -57,7 +57,7 @@ class ArmResult:
     atom_interval: tuple[float, float]  # share of stable atoms, bootstrap over molecules
     valid: int
     unique: int  # distinct SMILES among the valid ones
-    bond_distance: float  # angstrom, see bond_distance()
+    bond_distance: float | None  # angstrom, see bond_distance()
     seconds: float | None  # CPU time of sampling, a molecule; None where the chunks were not timed
     stable_bits: str  # a bit a molecule in the order drawn, base64
 
@@ -89,7 +89,9 @@ class FewerSteps:
     commit: str | None
     machine: str
     created: str
-    data_bond_distance: float  # angstrom, QM9's validation split against its test split: what sampling alone leaves
+    data_bond_distance: (
+        float | None
+    )  # angstrom, QM9's validation split against its test split: what sampling alone leaves
     arms: tuple[ArmResult, ...]
 
     def arm(self, sampler: str, calls: int) -> ArmResult:
@@ -133,10 +135,12 @@ class Loss:
 def default_arms(*, full: int, best: int, curve: int, samplers: Sequence[str] = tuple(SAMPLERS)) -> list[Arm]:
     """The full chain, the default sampler with `best` molecules at the candidates' calls, and the curves.
 
-    Curves of 250 calls and more take half of `curve`.
+    Points of 250 calls and more take a quarter of `curve`.
     """
     arms = [Arm(ANCESTRAL, None, full)] + [Arm(SAMPLERS[DEFAULT.sampler], calls, best) for calls in CANDIDATES]
-    arms += [Arm(SAMPLERS[name], calls, curve if calls < 250 else curve // 2) for name in samplers for calls in CALLS]
+    arms += [
+        Arm(sampler_named(name), calls, curve if calls < 250 else curve // 4) for name in samplers for calls in CALLS
+    ]
     arms += [Arm(sampler, 100, curve) for sampler in refined_chains()]
     taken: dict[tuple[str, int | None], Arm] = {}
     for arm in arms:
@@ -235,20 +239,23 @@ def score_arm(
         atom_interval=(round(atoms.low, 5), round(atoms.high, 5)),
         valid=chemical.num_valid,
         unique=chemical.num_unique,
-        bond_distance=round(bond_distance(molecules, reference), 6),
+        bond_distance=bond_distance(molecules, reference),
         seconds=None if seconds is None else round(seconds, 5),
         stable_bits=base64.b64encode(np.packbits(stable.molecule_stable).tobytes()).decode(),
     )
 
 
-def bond_distance(molecules: PackedMolecules, reference: PackedMolecules) -> float:
-    """Wasserstein distance of bond lengths in angstrom: mean over kinds of bond, by their number in the reference."""
+def bond_distance(molecules: PackedMolecules, reference: PackedMolecules) -> float | None:
+    """Wasserstein distance of bond lengths in angstrom: mean over kinds of bond, by their number in the reference.
+
+    None where no kind occurs often enough on both sides.
+    """
     rows = [row for row in compare_distributions(molecules, reference) if row.quantity == "bond_length"]
     known = [(row.distance, row.num_reference) for row in rows if row.distance is not None]
     if not known:
-        raise InvalidInput(f"{len(molecules)} molecules are too few to compare bond lengths")
+        return None
     distances, weights = np.array(known).T
-    return float((distances * weights).sum() / weights.sum())
+    return round(float((distances * weights).sum() / weights.sum()), 6)
 
 
 def loss(reference: ArmResult, arm: ArmResult, *, num_resamples: int = 4000, seed: int = 0) -> Loss:

@@ -152,10 +152,10 @@ def test_missing_and_broken_files_are_one_line(tmp_path):
 
 
 def test_the_default_arms_hold_each_setting_once_with_its_own_count():
-    arms = study.default_arms(full=30, best=20, curve=10)
+    arms = study.default_arms(full=30, best=20, curve=12)
     names = [(entry.sampler.name, entry.num_calls) for entry in arms]
     assert len(names) == len(set(names)) and names[0] == ("ancestral", None) and arms[0].count == 30
-    assert {entry.count for entry in arms if (entry.sampler.name, entry.num_calls) == ("sde-2m", 250)} == {5}
+    assert {entry.count for entry in arms if (entry.sampler.name, entry.num_calls) == ("sde-2m", 250)} == {3}
     assert next(e.count for e in arms if (e.sampler.name, e.num_calls) == (DEFAULT.sampler, DEFAULT.num_calls)) == 20
 
 
