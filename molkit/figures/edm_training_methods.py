@@ -52,14 +52,14 @@ def methods_figure(rows: Sequence[Row]) -> Figure:
         f"Large: mean of the trainings of an arm (up to {runs}) with its 95 % interval; small: single trainings with "
         "the interval of their scored molecules. Left: the more the better; right: the less the better."
     )
-    with panels(2, height=0.5 + 0.5 * len(rows), caption=caption, sharey=True) as (figure, (left, right)):
+    with panels(2, height=1.0 + 0.55 * len(rows), caption=caption, sharey=True) as (figure, (left, right)):
         for place, row in enumerate(rows):
             points = [value.scaled(100.0) for value in row.atoms]
             mean = None if row.atom_stability is None else row.atom_stability.scaled(100.0)
             _draw(left, place, points, mean, COLOURS.get(row.arm, FALLBACK))
             _draw(right, place, list(row.bounds), row.nll, COLOURS.get(row.arm, FALLBACK))
         left.set_yticks(range(len(rows)), [TITLES[row.arm] for row in rows])
-        left.invert_yaxis()
+        left.set_ylim(len(rows) - 0.4, -0.5)
         left.set_xlabel("atoms stable (%)")
         right.set_xlabel("bound on −log p (nats)")
     return figure

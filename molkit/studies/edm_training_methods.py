@@ -179,7 +179,7 @@ class Row:
     atom_stability: Interval | None
     molecule_stability: Interval | None
     nll: Interval | None
-    gain: Interval | None  # of atom stability over the plain recipe
+    gain: Interval | None  # of atom stability over the plain recipe; None where either has a single training
     nll_gain: Interval | None  # of the bound over the plain recipe, in nats; negative is better
 
 
@@ -205,7 +205,8 @@ def _row(arm: str, results: Sequence[ArmResult], plain: Row | None) -> Row:
 
     def against(name: str) -> Interval | None:
         other = None if plain is None else getattr(plain, name)
-        return None if means[name] is None or other is None else difference_of_intervals(means[name], other)
+        few = plain is None or min(len(good), len(plain.atoms)) < 2
+        return None if few or means[name] is None or other is None else difference_of_intervals(means[name], other)
 
     return Row(
         arm=arm,
@@ -222,7 +223,10 @@ def _row(arm: str, results: Sequence[ArmResult], plain: Row | None) -> Row:
 
 
 def conclusions(table: Sequence[Row]) -> list[str]:
-    """A sentence for each arm but the plain one: what the intervals of its differences show, and nothing beyond."""
+    """A sentence for each arm but the plain one: what the intervals of its differences show, and nothing beyond.
+
+    Single trainings do not show how much trainings scatter, so nothing follows from them.
+    """
     found = []
     for row in table:
         if row.arm == PLAIN:
@@ -237,7 +241,7 @@ def conclusions(table: Sequence[Row]) -> list[str]:
 def difference_in_words(gain: Interval | None, unit: str, words: tuple[str, str], of_what: str) -> str:
     """The first of `words` where the interval lies above zero, the second where it lies below, else no difference."""
     if gain is None:
-        return f"nothing to compare {of_what}"
+        return f"nothing is concluded {of_what}"
     word = words[0] if gain.low > 0.0 else words[1] if gain.high < 0.0 else f"no difference {of_what} is shown"
     return f"{word} ({gain.value:+.1f} {unit}, {gain.low:+.1f} to {gain.high:+.1f})".replace("-", "\u2212")
 

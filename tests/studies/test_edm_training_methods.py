@@ -57,17 +57,20 @@ def test_the_plain_recipe_is_that_of_the_ablations_but_for_its_length_and_learni
 def test_rows_hold_means_over_trainings_and_differences_to_the_plain_recipe():
     results = [result("plain", seed, atoms=0.70 + 0.001 * seed) for seed in range(3)]
     results += [result("muon", seed, atoms=0.80, nll=-20.0) for seed in range(3)]
-    results += [result("flow", 0, nll=None), result("flow", 1, failure="loss not finite")]
-    plain, muon, flow = study.rows(results)
+    results += [result("flow", 0, nll=None), result("flow", 1, nll=None), result("flow", 2, failure="loss not finite")]
+    results += [result("low_noise", 0, atoms=0.9)]
+    plain, low_noise, muon, flow = study.rows(results)
     assert plain.arm == "plain" and plain.gain is None
     assert plain.atom_stability.value == pytest.approx(0.701)
     assert muon.gain.value == pytest.approx(0.099)
     assert muon.nll_gain.value == pytest.approx(-10.0)
-    assert (flow.trainings, flow.failed, flow.nll, len(flow.atoms)) == (2, 1, None, 1)
+    assert (flow.trainings, flow.failed, flow.nll, len(flow.atoms)) == (3, 1, None, 2)
+    assert low_noise.gain is None
     words = study.conclusions([plain, muon, flow])
     assert words[0].startswith("Muon: more stable atoms (+9.9 points") and "a better bound" in words[0]
     assert words[1].startswith("flow matching: no difference in stable atoms is shown")
-    assert "nothing to compare of the bound" in words[1]
+    assert "nothing is concluded of the bound" in words[1]
+    assert "nothing is concluded in stable atoms" in study.conclusions([low_noise])[0]
 
 
 def test_without_the_plain_recipe_there_is_nothing_to_compare_with():
