@@ -1,5 +1,6 @@
-"""Rotations."""
+"""Rotations, and the distance of two structures after the best one."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,3 +18,17 @@ def random_rotations(count: int, *, generator: torch.Generator, dtype: torch.dty
         (2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
     )
     return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2).to(dtype)
+
+
+def aligned_rmsd(positions: np.ndarray, target: np.ndarray) -> float:
+    """Root mean square deviation [A, 3] after the best shift and proper rotation, in the unit of the input.
+
+    Source: Kabsch, Acta Cryst. A 32, 922 (1976). Mirror images are not superposed. Raises ValueError for other shapes.
+    """
+    if positions.shape != target.shape or positions.ndim != 2 or positions.shape[1] != 3:
+        raise ValueError(f"expected two arrays of one shape [A, 3], got {positions.shape} and {target.shape}")
+    first, second = positions - positions.mean(axis=0), target - target.mean(axis=0)
+    left, values, right = np.linalg.svd(first.T @ second)
+    values[-1] *= np.sign(np.linalg.det(left) * np.linalg.det(right)) or 1.0
+    square = (first**2).sum() + (second**2).sum() - 2.0 * values.sum()
+    return float(np.sqrt(max(0.0, square) / len(positions)))

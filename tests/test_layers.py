@@ -9,8 +9,8 @@ from molkit.book.dependencies import reachable_files
 from molkit.book.layout import REPOSITORY
 
 LAYERS = [  # from the ground up; rooms of one layer do not import each other unless SIDEWAYS says so
-    {"units", "errors", "rng", "processes"},
-    {"molecule", "config", "geometry", "graphs", "nn", "claims"},
+    {"units", "errors", "rng"},
+    {"processes", "molecule", "config", "geometry", "graphs", "nn", "claims"},
     {"chem"},
     {"data", "metrics", "training"},
     {"edm", "cgcf", "ofdft"},

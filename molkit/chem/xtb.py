@@ -1,0 +1,154 @@
+"""GFN-xTB energies, forces and relaxations through tblite and ASE.
+
+A calculation that fails raises CalculationFailed; it never returns a number in its place. Numbers repeat bit for bit
+only with one thread.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator as AseCalculator
+from ase.calculators.calculator import all_changes
+from ase.optimize import BFGS, LBFGS
+from tblite.interface import Calculator
+
+from molkit.errors import CalculationFailed, InvalidInput
+from molkit.geometry import aligned_rmsd
+from molkit.molecule import Molecule
+from molkit.units import ANGSTROM_TO_BOHR, BOHR_TO_ANGSTROM, HARTREE_TO_EV
+
+Method = Literal["GFN2-xTB", "GFN1-xTB"]
+CLOSEST = 0.4  # angstrom; nearer atoms get an energy from the program all the same, and a wrong one
+
+
+@dataclass(frozen=True)
+class EnergyForces:
+    """Energy in eV and forces [A, 3] in eV/angstrom."""
+
+    energy: float
+    forces: np.ndarray
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """A structure and the minimum near it; energies in eV, positions [A, 3] and rmsd in angstrom."""
+
+    positions: np.ndarray
+    energy_before: float
+    energy_after: float
+    rmsd: float
+    num_steps: int
+    num_gradients: int  # energy and force evaluations
+    converged: bool
+
+    @property
+    def energy_drop(self) -> float:
+        """How much the energy fell, eV."""
+        return self.energy_before - self.energy_after
+
+
+def closest_distance(positions: np.ndarray) -> float:
+    """Smallest distance between two atoms, infinite for one atom."""
+    if len(positions) < 2:
+        return float("inf")
+    squared = ((positions[:, None] - positions[None]) ** 2).sum(-1)
+    return float(np.sqrt(squared[np.triu_indices(len(positions), 1)].min()))
+
+
+def num_electrons(molecule: Molecule) -> int:
+    """Electrons of the molecule with its charge."""
+    return int(molecule.atomic_numbers.sum()) - molecule.charge
+
+
+class XtbEnergy:
+    """Energy and forces of one molecule at any positions; charge and unpaired electrons are the molecule's.
+
+    An odd number of electrons makes a doublet where the molecule says nothing else. Raises InvalidInput for an unknown
+    method, CalculationFailed where the program gives no energy.
+    """
+
+    def __init__(self, molecule: Molecule, *, method: Method = "GFN2-xTB") -> None:
+        if method not in ("GFN2-xTB", "GFN1-xTB"):
+            raise InvalidInput(f"method must be GFN2-xTB or GFN1-xTB, got {method!r}")
+        self.molecule, self.method = molecule, method
+        self.unpaired = max(molecule.spin, num_electrons(molecule) % 2)
+        self.calculator: Calculator | None = None
+        self.num_calls = 0
+
+    def __call__(self, positions: np.ndarray) -> EnergyForces:
+        """Energy in eV and forces in eV/angstrom at positions [A, 3] in angstrom."""
+        if not np.isfinite(positions).all():
+            raise CalculationFailed("a coordinate is not a finite number")
+        if (near := closest_distance(positions)) < CLOSEST:
+            raise CalculationFailed(f"two atoms are only {near:.2f} angstrom apart")
+        self.num_calls += 1
+        try:
+            result = self._prepared(positions * ANGSTROM_TO_BOHR).singlepoint()
+        except RuntimeError as error:
+            raise CalculationFailed(f"{self.method}: {' '.join(str(error).split())}") from error
+        energy, gradient = float(result.get("energy")), result.get("gradient")
+        if not np.isfinite(energy) or not np.isfinite(gradient).all():
+            raise CalculationFailed(f"{self.method}: the energy is not a finite number")
+        return EnergyForces(energy * HARTREE_TO_EV, -gradient * HARTREE_TO_EV / BOHR_TO_ANGSTROM)
+
+    def _prepared(self, positions: np.ndarray) -> Calculator:
+        if self.calculator is None:
+            numbers, charge = self.molecule.atomic_numbers, float(self.molecule.charge)
+            self.calculator = Calculator(self.method, numbers, positions, charge, self.unpaired)
+            self.calculator.set("verbosity", 0)
+        else:
+            self.calculator.update(positions)
+        return self.calculator
+
+
+class _ForAse(AseCalculator):
+    """Our energy function as ASE wants it."""
+
+    implemented_properties = ("energy", "forces")
+
+    def __init__(self, function: XtbEnergy) -> None:
+        super().__init__()
+        self.function = function
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes) -> None:
+        """ASE's hook."""
+        super().calculate(atoms, properties, system_changes)
+        found = self.function(atoms.get_positions())
+        self.results = {"energy": found.energy, "forces": found.forces}
+
+
+def relax(
+    molecule: Molecule,
+    *,
+    method: Method = "GFN2-xTB",
+    optimiser: Literal["lbfgs", "bfgs"] = "lbfgs",
+    fmax: float = 0.05,
+    max_steps: int = 300,
+) -> Relaxation:
+    """Follow the forces until the largest is below fmax (eV/angstrom) or max_steps are taken (converged=False then).
+
+    Raises CalculationFailed where an energy on the way fails.
+    """
+    function = XtbEnergy(molecule, method=method)
+    atoms = Atoms(numbers=molecule.atomic_numbers, positions=molecule.positions, calculator=_ForAse(function))
+    before = float(atoms.get_potential_energy())
+    kind = LBFGS if optimiser == "lbfgs" else BFGS
+    search = kind(atoms, logfile=None)
+    converged = bool(search.run(fmax=fmax, steps=max_steps))
+    positions = atoms.get_positions()
+    return Relaxation(
+        positions=positions,
+        energy_before=before,
+        energy_after=float(atoms.get_potential_energy()),
+        rmsd=aligned_rmsd(molecule.positions, positions),
+        num_steps=search.get_number_of_steps(),
+        num_gradients=function.num_calls,
+        converged=converged,
+    )
+
+
+def relaxed_molecule(molecule: Molecule, found: Relaxation) -> Molecule:
+    """The molecule at its minimum."""
+    return replace(molecule, positions=found.positions)
