@@ -44,8 +44,7 @@ def _model(weights: str) -> str:
             f"neighbours divided by {config.message_scale:g} (the paper: 1); sizes of the training geometries.",
             "- Data: training part of the drug-size set, 6,280 geometries of 1,427 molecules (`data/sets/README.md`).",
             f"- Training: {facts.step:,} steps. Settings: `training.yaml`; sessions: `provenance.jsonl`.",
-            f"- Samples: {facts.sample_calls} network calls each ({facts.sampler or 'ancestral'} sampler), seed "
-            f"{facts.sample_seed}.",
+            f"- Samples: seed {facts.sample_seed}.",
             "- Weights: exponential average, stored in half precision.",
             *[f"- {remark}" for remark in facts.remarks],
         ]

@@ -12,7 +12,8 @@ from molkit.data.drug_size import SPLITS, DrugSizeSet, load_drug_size
 from molkit.data.packed import read_packed
 from molkit.edm.likelihood import bound
 from molkit.edm.model import build, load, quickest
-from molkit.edm.published import learning_curve, num_failed_chains, stored_samples, training_facts
+from molkit.edm.published import num_failed_chains, stored_samples, training_facts
+from molkit.edm.samplers import Sampler, sampler_named
 from molkit.edm.sampling import sample
 from molkit.edm.schedule import sigma
 from molkit.errors import InvalidInput
@@ -151,7 +152,7 @@ def live_draw(weights: str, *, num_molecules: int, num_calls: int, seed: int) ->
     edm = load(weights, precision="auto")
     generator = torch.Generator().manual_seed(seed)
     sizes = edm.draw_sizes(num_molecules, generator=generator)
-    result = sample(edm, sizes, generator=generator, num_calls=num_calls)
+    result = sample(edm, sizes, generator=generator, num_calls=num_calls, sampler=sampler_of(weights))
     pairs = float((sizes * (sizes - 1)).double().mean())
     return LiveDraw(result.molecules, num_molecules, result.num_calls, perf_counter() - started, pairs)
 
@@ -160,11 +161,23 @@ def film(weights: str, *, num_atoms: int, num_calls: int, num_frames: int, seed:
     """One trajectory from noise to a molecule of `num_atoms` atoms."""
     edm = load(weights, precision="auto")
     generator = torch.Generator().manual_seed(seed)
-    result = sample(edm, torch.tensor([num_atoms]), generator=generator, num_calls=num_calls, keep_frames=num_frames)
+    result = sample(
+        edm,
+        torch.tensor([num_atoms]),
+        generator=generator,
+        num_calls=num_calls,
+        sampler=sampler_of(weights),
+        keep_frames=num_frames,
+    )
     molecule = result.molecules[0]
     steps = tuple(frame.step for frame in result.frames)
     frames = tuple(frame.positions for frame in result.frames) + (molecule.positions,)
     return Film(frames, molecule, steps, tuple(float(sigma(edm.log_snr[step])) for step in steps))
+
+
+def sampler_of(weights: str | Path) -> Sampler:
+    """The sampler behind the stored samples, used for all that is drawn with these weights."""
+    return sampler_named(training_facts(weights).sampler or "ancestral")
 
 
 def score_sets(weights: str, *, num_data: int, num_samples: int, num_untrained: int, seed: int) -> list[Scored]:
@@ -331,19 +344,14 @@ def evaluate_weights(
 
 
 def model_in_words(weights: str) -> str:
-    """Size and training of published weights in words."""
+    """Size and training of published weights, and how their samples were drawn, in words."""
     edm, facts = load(weights), training_facts(weights)
     count = sum(parameter.numel() for parameter in edm.network.parameters())
     return (
         f"{edm.config.num_layers} layers of width {edm.config.width}, {count:,} parameters, {facts.passes:,} molecule "
-        f"passes ({facts.epochs:.0f} epochs) in {facts.seconds / 60:.0f} minutes on {facts.device}"
+        f"passes ({facts.epochs:.0f} epochs) in {facts.seconds / 60:.0f} minutes on {facts.device}; stored samples by "
+        f"{facts.sampler or 'ancestral'}, {facts.sample_calls} network calls each"
     )
-
-
-def curve(weights: str) -> dict[str, np.ndarray]:
-    """Learning curve: molecule passes and mean squared error per noise component."""
-    lines = learning_curve(weights)
-    return {key: np.array([line[key] for line in lines], dtype=float) for key in ("passes", "noise_error")}
 
 
 def _padded(values: np.ndarray, count: int, value: float) -> np.ndarray:
