@@ -22,11 +22,20 @@ def study() -> None:
 )
 @click.option("--curve", default=1000, show_default=True, type=click.IntRange(min=0), help="At each point of a curve.")
 @click.option("--samplers", default="", help="Names with commas, for the curves; default: all.")
+@click.option("--largest", default=500, show_default=True, help="Number of calls at which the curves end.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Folder for finished chunks (resume).")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
 def fewer_steps(
-    weights: str, full: int, best: int, curve: int, samplers: str, seed: int, keep: Path | None, out: Path
+    weights: str,
+    full: int,
+    best: int,
+    curve: int,
+    samplers: str,
+    largest: int,
+    seed: int,
+    keep: Path | None,
+    out: Path,
 ) -> None:
     """Quality of samples of WEIGHTS against the number of network calls, all arms from the same noise."""
     from molkit.edm.samplers import SAMPLERS, sampler_named
@@ -38,7 +47,7 @@ def fewer_steps(
         sampler_named(name)
     if not (full or best or curve):
         raise InvalidInput("--full, --best and --curve are all 0: nothing to draw")
-    arms = edm_fewer_steps.default_arms(full=full, best=best, curve=curve, samplers=names)
+    arms = edm_fewer_steps.default_arms(full=full, best=best, curve=curve, samplers=names, largest=largest)
     result = edm_fewer_steps.run_study(weights, arms, seed=seed, folder=keep, report=click.echo)
     edm_fewer_steps.write_study(result, out)
     click.echo(f"{out}: {len(result.arms)} arms")

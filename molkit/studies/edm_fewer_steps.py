@@ -30,7 +30,7 @@ from molkit.training.files import write_text
 STORED = Path(__file__).resolve().parents[2] / "data" / "studies" / "edm_fewer_steps.json"
 CALLS = (10, 20, 50, 100, 250, 500)
 REFINED = ((0, 60), (150, 400), (900, 1000))  # steps: the last details, the skeleton of the molecule, the first signs
-CANDIDATES = (100, 50)  # for the default: the fewest calls that meet the bar
+HALF = 50  # calls of the other candidate for the default
 LARGEST_LOSS, LARGEST_UPPER_LIMIT = 1.0, 2.5  # points of stable molecules: the bar set before anything was run
 
 
@@ -41,6 +41,7 @@ class Arm:
     sampler: Sampler
     num_calls: int | None
     count: int
+    paired: int | None = None  # whole chunks up to here share the noise of the full chain, default all of them
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class ArmResult:
     sampler: str
     calls: int
     requested: int
+    paired: int  # the first ones, drawn with the noise of the full chain; the others have noise of their own
     molecules: int
     stable_molecules: int
     stable_atoms: int
@@ -132,16 +134,18 @@ class Loss:
         return "met" if self.meets_the_bar else "missed" if self.certain else "open"
 
 
-def default_arms(*, full: int, best: int, curve: int, samplers: Sequence[str] = tuple(SAMPLERS)) -> list[Arm]:
-    """The full chain, the default sampler with `best` molecules at the candidates' calls, and the curves.
+def default_arms(
+    *, full: int, best: int, curve: int, samplers: Sequence[str] = tuple(SAMPLERS), largest: int = 500
+) -> list[Arm]:
+    """The full chain, the default with `best` molecules, the default sampler at half its calls, and the curves.
 
-    Points of 250 calls and more take a quarter of `curve`.
+    Curves go up to `largest` calls. As many molecules of the default share the noise of the full chain as there are
+    full chains; the others have noise of their own.
     """
-    arms = [Arm(ANCESTRAL, None, full)] + [Arm(SAMPLERS[DEFAULT.sampler], calls, best) for calls in CANDIDATES]
-    arms += [
-        Arm(sampler_named(name), calls, curve if calls < 250 else curve // 4) for name in samplers for calls in CALLS
-    ]
-    arms += [Arm(sampler, 100, curve) for sampler in refined_chains()]
+    rule = sampler_named(DEFAULT.sampler)
+    arms = [Arm(ANCESTRAL, None, full), Arm(rule, DEFAULT.num_calls, best, full), Arm(rule, HALF, full)]
+    arms += [Arm(sampler_named(name), calls, curve) for name in samplers for calls in CALLS if calls <= largest]
+    arms += [Arm(sampler, 100, curve // 2) for sampler in refined_chains()]
     taken: dict[tuple[str, int | None], Arm] = {}
     for arm in arms:
         if arm.count:
@@ -196,15 +200,19 @@ def in_words(arm: ArmResult) -> str:
 
 
 def run_arm(weights: str, arm: Arm, *, seed: int, folder: Path | None, reference: PackedMolecules) -> ArmResult:
-    """Molecules of one arm with the noise that all arms of a seed share, scored."""
-    tasks = chunk_tasks(
-        weights, arm.count, seed=seed, num_calls=arm.num_calls, sampler=arm.sampler, folder=folder, shared_path=True
-    )
+    """Molecules of one arm, with the noise that all arms of a seed share as far as the arm says, scored."""
+    paired = arm.count if arm.paired is None else min(arm.count, arm.paired)
+    options = {"seed": seed, "num_calls": arm.num_calls, "sampler": arm.sampler, "folder": folder}
+    shared, own = (chunk_tasks(weights, arm.count, shared_path=path, **options) for path in (True, False))
+    whole = len(shared) if paired == arm.count else paired // shared[0].count
+    tasks = shared[:whole] + own[whole:]
+    paired = sum(task.count for task in tasks[:whole])
     drawn = [timed_chunk(task) for task in tasks]
     timed = [(task.count, seconds) for task, (_, seconds) in zip(tasks, drawn, strict=True) if seconds is not None]
     cost = sum(seconds for _, seconds in timed) / sum(count for count, _ in timed) if timed else None
     calls = make_plan(load(weights), arm.sampler, arm.num_calls).num_calls
-    return score_arm(join(molecules for molecules, _ in drawn), arm, calls=calls, seconds=cost, reference=reference)
+    molecules = join(molecules for molecules, _ in drawn)
+    return score_arm(molecules, arm, paired=paired, calls=calls, seconds=cost, reference=reference)
 
 
 def timed_chunk(task: SampleTask) -> tuple[PackedMolecules, float | None]:
@@ -223,7 +231,13 @@ def timed_chunk(task: SampleTask) -> tuple[PackedMolecules, float | None]:
 
 
 def score_arm(
-    molecules: PackedMolecules, arm: Arm, *, calls: int, seconds: float | None, reference: PackedMolecules
+    molecules: PackedMolecules,
+    arm: Arm,
+    *,
+    paired: int,
+    calls: int,
+    seconds: float | None,
+    reference: PackedMolecules,
 ) -> ArmResult:
     """Counts of one set of molecules."""
     stable, chemical = stability(molecules), validity(molecules, reference_smiles=None)
@@ -232,6 +246,7 @@ def score_arm(
         sampler=arm.sampler.name,
         calls=calls,
         requested=arm.count,
+        paired=paired,
         molecules=len(molecules),
         stable_molecules=int(stable.molecule_stable.sum()),
         stable_atoms=int(stable.stable_atoms.sum()),
@@ -266,7 +281,7 @@ def loss(reference: ArmResult, arm: ArmResult, *, num_resamples: int = 4000, see
     (a control variate; Source: derived here). Arms with failed chains, whose rows do not match, count as independent.
     """
     complete = reference.molecules == reference.requested and arm.molecules == arm.requested
-    pairs = min(reference.requested, arm.requested) if complete else 0
+    pairs = min(reference.requested, arm.paired) if complete else 0
     first, second = reference.stable, arm.stable
     cells = np.bincount(2 * first[:pairs] + second[:pairs], minlength=4)  # neither, the arm, the reference, both
     alone = (reference.requested - pairs, reference.stable_molecules - int(first[:pairs].sum()))
