@@ -61,7 +61,7 @@ def price(result: Price) -> Figure:
     """Error of the prediction along the chain, and what a chain of few steps pays for keeping it within a step."""
     caption = (
         f"Left: squared error of the predicted clean state on {result.num_molecules} validation molecules. Right: "
-        f"excess of the bound of ancestral chains of {result.num_calls} calls, summed from the noise to the molecule; a "
+        f"excess of the bound of ancestral chains of {result.num_calls} calls, summed from noise to molecule; a "
         "blind first step may even gain."
     )
     with panels(2, width=8.4, height=3.0, caption=caption) as (figure, (left, right)):
