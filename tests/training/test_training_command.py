@@ -86,7 +86,7 @@ BAD_RECIPES = {
     "a section that is no table": ("method: edm\nmodel: [1]\n", "expected a table of keys and values, got list"),
     "not YAML": ("method: [edm\n", "not readable as YAML"),
     "too few elements": ("method: edm\nmodel: {width: 16, elements: [1, 6]}\n", "places the elements with Z in (1, 6)"),
-    "unknown data": ("method: edm\ndata: {name: zinc}\n", "name must be one of qm9, got 'zinc'"),
+    "unknown data": ("method: edm\ndata: {name: zinc}\n", "name must be one of qm9, drug_size, geom_drugs, got 'zinc'"),
 }
 
 
