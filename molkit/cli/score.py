@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from molkit.errors import DataNotFound, InvalidInput
 
 if TYPE_CHECKING:
     from molkit.metrics.score import Score
+    from molkit.molecule import PackedMolecules
 
 COLUMNS = (
     ("atom_stability", "atoms stable"),
@@ -31,8 +33,11 @@ COLUMNS = (
     show_default=True,
     help="Stability convention: bond orders from distances (edm, geom), or perceived with charges and aromaticity.",
 )
+@click.option("--strain", "with_strain", is_flag=True, help="Relax each with GFN2-xTB: energy drop and RMSD.")
+@click.option("--posebusters", is_flag=True, help="PoseBusters' checks of the geometry, bonds perceived.")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Processes of --strain.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def score(file: Path, rule: str, as_json: bool) -> None:
+def score(file: Path, rule: str, with_strain: bool, posebusters: bool, workers: int, as_json: bool) -> None:
     """Stability, validity and uniqueness of the molecules in FILE (.xyz, .sdf or .mol).
 
     Intervals are for 95 %; the row of QM9's test molecules shows what real molecules reach by the same rule. Molecules
@@ -51,13 +56,15 @@ def score(file: Path, rule: str, as_json: bool) -> None:
     molecules = PackedMolecules.from_molecules([reading.molecules[row] for row in good])
     data, reference, note = _data_row(rule)
     ours = score_molecules(molecules, rule=rule, reference=reference)
+    extras = _extras(molecules, with_strain, posebusters, workers)
     if as_json:
         report = {"file": str(file), "rule": rule, "score": ours.as_dict(), "qm9_test": data and data.as_dict()}
         report["skipped"] = [{"index": index, "reason": reason} for index, reason in sorted(skipped.items())]
         report["counting_skipped_as_failures"] = _with_failures(ours, len(skipped))
-        click.echo(json.dumps({**report, "note": note}, indent=2))
+        click.echo(json.dumps({**report, **extras, "note": note}, indent=2))
     else:
         _print_table(file.name, ours, data, note)
+        _print_extras(extras)
         for index, reason in sorted(skipped.items()):
             click.echo(f"left out, molecule {index + 1}: {reason}")
         if skipped:
@@ -66,6 +73,43 @@ def score(file: Path, rule: str, as_json: bool) -> None:
             click.echo(f"counting the {len(skipped)} left out as failures: {figures} %")
     if skipped:
         raise InvalidInput(f"{len(skipped)} of {len(good) + len(skipped)} molecules in {file} were left out (listed)")
+
+
+def _extras(molecules: PackedMolecules, with_strain: bool, posebusters: bool, workers: int) -> dict[str, dict]:
+    """What the options ask for besides, as plain values."""
+    found: dict[str, dict] = {}
+    if with_strain:
+        from molkit.metrics.strain import strain
+
+        found["strain"] = asdict(strain(molecules, workers=workers, progress=True))
+    if posebusters:
+        from molkit.studies.edm_conventions import poses
+
+        found["posebusters"] = asdict(poses("file", molecules))
+    return found
+
+
+def _print_extras(extras: dict[str, dict]) -> None:
+    """A few lines for each."""
+    if strain := extras.get("strain"):
+        lost = ", ".join(
+            f"{strain[f'num_{word}']} {word.replace('_', ' ')}" for word in ("odd", "failed", "not_converged")
+        )
+        drop, rmsd = strain["energy_drop"], strain["rmsd"]
+        median = (
+            "no molecule relaxed"
+            if drop is None
+            else (
+                f"median energy drop {drop['value']:.2f} [{drop['low']:.2f}, {drop['high']:.2f}] kcal/mol, "
+                f"RMSD {rmsd['value']:.3f} [{rmsd['low']:.3f}, {rmsd['high']:.3f}] angstrom"
+            )
+        )
+        click.echo(f"strain (GFN2-xTB): {median}; of {strain['num_molecules']} molecules {lost}")
+    if checks := extras.get("posebusters"):
+        click.echo(f"PoseBusters: no bonds found for {checks['num_not_perceived']} of {checks['num_molecules']}")
+        for name, share in checks["shares"].items():
+            click.echo(f"  {name.replace('_', ' '):<32}{100 * share['value']:6.1f} %")
+        click.echo(f"  {'all, of all molecules':<32}{100 * checks['all_passed']['value']:6.1f} %")
 
 
 def _data_row(rule: str) -> tuple[Score | None, frozenset[str] | None, str]:

@@ -76,3 +76,21 @@ def test_a_file_without_a_usable_molecule_ends_in_one_line(tmp_path, capsys, nam
 def test_an_unknown_rule_is_refused(tmp_path, capsys):
     assert run(["score", str(tmp_path / "a.xyz"), "--rule", "magic"]) == 2
     assert "edm" in capsys.readouterr().err
+
+
+def test_strain_and_posebusters_are_added_where_asked_for(tmp_path, capsys):
+    import json
+
+    from molkit.cli import run
+
+    file = tmp_path / "two.xyz"
+    water = "O 0.0 0.0 0.1173\nH 0.0 0.7572 -0.4692\nH 0.0 -0.7572 -0.4692\n"
+    file.write_text(f"3\nwater\n{water}2\nradical\nO 0.0 0.0 0.0\nH 0.0 0.0 0.97\n")
+    assert run(["score", str(file), "--strain", "--posebusters", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["strain"]["num_odd"] == 1 and report["strain"]["num_failed"] == 0
+    assert 0.0 <= report["strain"]["energy_drop"]["value"] < 1.0
+    assert report["posebusters"]["num_molecules"] == 2
+    assert report["posebusters"]["shares"]["bond_lengths"]["value"] == 1.0
+    assert run(["score", str(file), "--strain"]) == 0
+    assert "1 odd, 0 failed" in capsys.readouterr().out
