@@ -15,6 +15,7 @@ COMMANDS = {
     "publish": ("molkit.cli.train", "publish", "Write the weights of a run to data/weights."),
     "suite": ("molkit.cli.suite", "suite", "Train and compare the arms of a suite."),
     "sample": ("molkit.cli.edm", "sample", "Sample molecules from a trained model."),
+    "edit": ("molkit.cli.edit", "edit", "Complete, vary or compose molecules with a trained model."),
     "evaluate": ("molkit.cli.edm", "evaluate", "Stability, validity and likelihood of a trained model."),
     "score": ("molkit.cli.score", "score", "Stability and validity of the molecules in a file."),
     "study": ("molkit.cli.study", "study", "Repeat the long measurements behind a chapter."),

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -83,8 +83,8 @@ class Held(Protocol):
     def to(self, device: torch.device | str) -> "Held":
         """The same on another device."""
 
-    def correct(self, noisy: State, predicted: State, graph: Graph, log_snr: Tensor) -> State:
-        """The predicted noise with the known part of it put right."""
+    def predict(self, call: Callable[[State], State], noisy: State, graph: Graph, log_snr: Tensor) -> State:
+        """The noise predicted by `call`, with the known part of it put right."""
 
 
 def make_plan(
@@ -184,9 +184,11 @@ def _run_chain(
         signal = float(alpha(edm.log_snr[step]))
         estimate = None if known is None else known.map(lambda part: signal * part)
         options = {"num_steps": edm.config.num_steps, "context": rows, "estimate": estimate}
-        predicted = predict_noise(edm.network, state, steps, graph, **options)
-        if held is not None:
-            predicted = held.correct(state, predicted, graph, edm.log_snr[step])
+
+        def call(noisy: State) -> State:
+            return predict_noise(edm.network, noisy, steps, graph, **options)
+
+        predicted = call(state) if held is None else held.predict(call, state, graph, edm.log_snr[step])
         if edm.config.self_conditioning:
             known = clean_state(state, predicted, edm.log_snr[step])
         return predicted

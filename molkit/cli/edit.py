@@ -1,0 +1,193 @@
+"""`molkit edit`: complete given atoms, vary a molecule, make isomers of a formula."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from molkit.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from molkit.edm.editing import Edits
+    from molkit.molecule import Molecule
+
+INPUT = click.Path(path_type=Path)
+
+
+@click.group()
+def edit() -> None:
+    """Complete, vary or compose molecules with a trained model."""
+
+
+def shared(command: Callable) -> Callable:
+    """The options that the three commands have in common."""
+    options = (
+        click.option("--count", default=20, show_default=True, type=click.IntRange(min=1), help="How many molecules."),
+        click.option("--calls", type=click.IntRange(min=2), help="Network calls of one pass; default: every step."),
+        click.option(
+            "--guidance", type=click.FloatRange(min=0.0), help="Strength of the pull; 0 for none. [default: 4]"
+        ),
+        click.option("--seed", default=0, show_default=True),
+        click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help=".xyz or .sdf."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def resampling(command: Callable) -> Callable:
+    """The option of the commands that walk stretches of the chain again."""
+    return click.option(
+        "--resamplings", default=1, show_default=True, type=click.IntRange(min=1), help="Passes of every stretch."
+    )(command)
+
+
+@edit.command()
+@click.argument("weights")
+@click.argument("fragment", type=INPUT)
+@click.option("--add", help="Atoms to add: a number (6) or a formula (C2H5). Default: a size drawn for each molecule.")
+@resampling
+@shared
+def complete(weights: str, fragment: Path, add: str | None, resamplings: int, out: Path, **options) -> None:
+    """Keep the atoms of FRAGMENT (.xyz, .sdf) in place and make the missing ones with WEIGHTS.
+
+    The fixed atoms come first in every molecule, with their coordinates unchanged.
+    """
+    from molkit.edm import editing
+
+    wanted = _wanted(add)
+    fixed = _one_molecule(fragment)
+    _report(
+        out,
+        lambda edm, common: editing.complete(edm, fixed, **wanted, resamplings=resamplings, **common),
+        weights,
+        **options,
+    )
+
+
+@edit.command()
+@click.argument("weights")
+@click.argument("molecule", type=INPUT)
+@click.option("--sigma", type=float, required=True, help="Noise on each coordinate, in angstrom; 0.3 changes little.")
+@click.option("--keep-elements", is_flag=True, help="Noise the positions only.")
+@click.option("--keep-atoms", default="", help="Atoms that stay in place, counted from 1: 1,2,5-8.")
+@shared
+def vary(
+    weights: str, molecule: Path, sigma: float, keep_elements: bool, keep_atoms: str, out: Path, **options
+) -> None:
+    """Noise MOLECULE (.xyz, .sdf) to a level and clean it up again with WEIGHTS."""
+    from molkit.edm import editing
+
+    original = _one_molecule(molecule)
+    kept = {"keep_atoms": _atoms(keep_atoms), "keep_elements": keep_elements}
+    _report(out, lambda edm, common: editing.vary(edm, original, sigma=sigma, **kept, **common), weights, **options)
+
+
+@edit.command()
+@click.argument("weights")
+@click.argument("formula")
+@resampling
+@shared
+def compose(weights: str, formula: str, resamplings: int, out: Path, **options) -> None:
+    """Make molecules of a FORMULA such as C7H10O2 with WEIGHTS."""
+    from molkit.chem.composition import parse_formula
+    from molkit.edm import editing
+
+    composition = parse_formula(formula)
+    _report(
+        out,
+        lambda edm, common: editing.with_composition(edm, composition, resamplings=resamplings, **common),
+        weights,
+        **options,
+    )
+
+
+def _wanted(add: str | None) -> dict:
+    """The new atoms as arguments of `complete`."""
+    if add is None or add.isdigit():
+        return {"num_new": None if add is None else int(add)}
+    from molkit.chem.composition import parse_formula
+
+    return {"new_elements": [number for number, times in parse_formula(add).items() for _ in range(times)]}
+
+
+def _atoms(text: str) -> list[int]:
+    """Atoms counted from 0 of a list such as 1,2,5-8."""
+    atoms: list[int] = []
+    for part in filter(None, text.replace(" ", "").split(",")):
+        first, _, last = part.partition("-")
+        if not (first.isdigit() and (last or first).isdigit()) or int(first) < 1:
+            raise InvalidInput(f"--keep-atoms wants numbers from 1 such as 1,2,5-8; got {text!r}")
+        atoms += range(int(first) - 1, int(last or first))
+    return atoms
+
+
+def _one_molecule(path: Path) -> Molecule:
+    """The only molecule of a file. Raises InvalidInput for none, several, or one that cannot be used."""
+    from molkit.chem.files import read_molecules
+
+    reading = read_molecules(path, check_overlap=False)
+    if reading.problems:
+        raise InvalidInput(reading.problems[0].reason)
+    if len(reading.molecules) != 1:
+        raise InvalidInput(f"{path}: expected one molecule, got {len(reading.molecules)}")
+    return reading.molecules[0]
+
+
+def _report(
+    out: Path,
+    run: Callable[..., Edits],
+    weights: str,
+    *,
+    count: int,
+    calls: int | None,
+    guidance: float | None,
+    seed: int,
+) -> None:
+    """Check the target, run the edit, write the molecules, and say how many came out and how many are stable."""
+    if out.suffix not in (".xyz", ".sdf"):
+        raise InvalidInput(f"{out}: the name must end in .xyz or .sdf")
+    if not out.parent.is_dir():
+        raise InvalidInput(f"{out}: the folder {out.parent} does not exist")
+    from molkit.edm.editing import GUIDANCE
+    from molkit.edm.model import load
+    from molkit.rng import generator_from
+
+    common = {
+        "count": count,
+        "num_calls": calls,
+        "guidance": GUIDANCE if guidance is None else guidance,
+        "generator": generator_from("edit", seed),
+        "progress": True,
+    }
+    edits = run(load(weights, precision="auto"), common)
+    if len(edits.molecules) == 0:
+        raise InvalidInput(
+            f"none of {count} chains stayed finite; nothing was written. Try another --guidance or --calls"
+        )
+    _write(out, edits)
+    click.echo(f"{out}: {len(edits.molecules)} molecules{_stable_share(edits)}, {edits.num_calls} network calls each")
+    if edits.failed:
+        rows = ", ".join(str(row + 1) for row in edits.failed)
+        click.echo(f"{len(edits.failed)} chains failed and were left out: {rows}", err=True)
+
+
+def _stable_share(edits: Edits) -> str:
+    """How many are stable by EDM's rule, in words; nothing where the rule does not know an element."""
+    from molkit.metrics.stability import stability
+
+    try:
+        return f", {int(stability(edits.molecules).molecule_stable.sum())} of them stable by EDM's rule"
+    except InvalidInput:
+        return ""
+
+
+def _write(out: Path, edits: Edits) -> None:
+    from molkit.chem.files import write_sdf, write_xyz
+
+    problems = write_xyz(out, edits.molecules) if out.suffix == ".xyz" else write_sdf(out, edits.molecules)
+    for problem in problems or ():
+        click.echo(f"molecule {problem.index + 1}: {problem.reason}", err=True)
