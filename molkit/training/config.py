@@ -34,6 +34,7 @@ class TrainConfig:
     ema_decay: float = 0.9999
     clip: Literal["norm", "queue", "none"] = "norm"
     clip_norm: float = 1.0
+    skip_above: float = 0.0  # leave out updates whose gradient norm is that many times the recent median; 0: never
     weighting: Literal["per_molecule", "reference"] = "per_molecule"
     stratified_steps: bool = True
     step_power: float = 1.0  # noise levels are drawn as t = u^step_power for uniform u; above 1 small ones more often
@@ -64,6 +65,8 @@ class TrainConfig:
         for name in ("decay_fraction", "final_fraction"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise InvalidInput(f"{name} must lie in 0..1, got {getattr(self, name)}")
+        if self.skip_above and self.skip_above <= 1.0:
+            raise InvalidInput(f"skip_above must be 0 (never) or above 1, got {self.skip_above}")
         if self.snapshot_from < 0 or self.weight_decay < 0.0 or self.checkpoint_seconds < 0.0:
             raise InvalidInput("snapshot_from, weight_decay and checkpoint_seconds must not be negative")
         if not self.step_power > 0.0 or not all(0.0 <= beta < 1.0 for beta in self.betas):

@@ -25,7 +25,7 @@ from molkit.training.batches import batches_for
 from molkit.training.config import TrainConfig
 from molkit.training.files import write_yaml
 from molkit.training.optimisers import make_optimiser
-from molkit.training.schedule import NormQueue, learning_rate
+from molkit.training.schedule import RECENT, NormQueue, is_outlier, learning_rate
 from molkit.training.session import Session, signals_to
 
 log = logging.getLogger(__name__)
@@ -61,6 +61,8 @@ class Progress:
     total_steps: int = 0
     seconds: float = 0.0  # training time of all sessions
     norms: list[float] = field(default_factory=lambda: [3000.0])
+    recent: list[float] = field(default_factory=list)  # gradient norms of the last steps, where outliers are left out
+    skipped: int = 0  # updates left out
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,18 @@ class Trainer:
         self.fabric.backward(loss * share)
         return loss.detach() * share, {name: value * share for name, value in terms.items()}
 
+    def skips(self, norm: Tensor) -> bool:
+        """Whether this update is left out, as its gradient is an outlier; remembers the norm."""
+        if not self.config.skip_above:
+            return False
+        state, value = self.progress, float(norm)
+        outlier = is_outlier(value, state.recent, times=self.config.skip_above)
+        state.recent = [*state.recent, value][-RECENT:]
+        if outlier:
+            state.skipped += 1
+            log.warning("step %d: update left out, its gradient norm is %.3g", state.step, value)
+        return outlier
+
     def step(self) -> dict[str, float]:
         """One update; returns what was measured. Raises RunError when the loss or its gradient is not finite."""
         state = self.progress
@@ -200,8 +214,9 @@ class Trainer:
         self.unchecked = self.unchecked + loss + norm
         if device.type == "cpu" or state.step % self.config.log_every == 0:  # looking makes a GPU wait
             self.require_finite(f"loss {float(loss):.4g}, gradient norm {float(norm):.4g}")
-        self.optimiser.step()
-        self.average.update_parameters(self.raw)
+        if not self.skips(norm):
+            self.optimiser.step()
+            self.average.update_parameters(self.raw)
         state.step += 1
         return {"loss": loss, "gradient_norm": norm, "learning_rate": rate, **terms}
 

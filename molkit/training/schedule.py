@@ -2,11 +2,13 @@
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from molkit.training.config import TrainConfig
+
+RECENT = 100  # gradient norms behind the median of `is_outlier`
 
 
 def learning_rate(config: TrainConfig, step: int, total_steps: int) -> float:
@@ -37,3 +39,12 @@ class NormQueue:
     def push(self, norm: float) -> None:
         """Remember a gradient norm, itself limited."""
         self.norms.append(min(norm, self.limit()))
+
+
+def is_outlier(norm: float, recent: Sequence[float], *, times: float) -> bool:
+    """Whether a gradient norm is more than `times` the median of the last RECENT norms, once there are that many.
+
+    A few such steps in a row can throw a trained network far off, clipped or not. Every norm is remembered, those of
+    steps left out too, so that a lasting change is accepted after RECENT / 2 steps. Source: ours.
+    """
+    return times > 0.0 and len(recent) >= RECENT and norm > times * float(np.median(recent))

@@ -412,3 +412,39 @@ def test_an_unknown_or_absent_device_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InvalidInput, match="sees no GPU here; use --device cpu"):
         make_fabric("cuda")
+
+
+class Spiky(EdmTask):
+    """Its gradient is a thousand times larger at some steps."""
+
+    spikes: tuple[int, ...] = ()
+    calls = 0
+
+    def loss(self, network, rows, *, generator):
+        loss, terms = super().loss(network, rows, generator=generator)
+        self.calls += 1
+        return (1000.0 * loss if self.calls in self.spikes else loss), terms
+
+
+def spiky_run(folder, monkeypatch, *, spikes, skip_above, steps=14):
+    from molkit.training import loop, schedule
+
+    monkeypatch.setattr(loop, "RECENT", 8)
+    monkeypatch.setattr(schedule, "RECENT", 8)
+    config = settings(total_steps=steps, skip_above=skip_above, clip="none")
+    task = Spiky(TINY, random_molecules(), config)
+    task.spikes = spikes
+    run(folder, task=task, config=config)
+    return load_state(folder)[1]
+
+
+def test_an_update_with_an_outlying_gradient_is_left_out_and_counted(tmp_path, monkeypatch, caplog):
+    assert spiky_run(tmp_path / "a", monkeypatch, spikes=(11,), skip_above=10.0)["skipped"] == 1
+    assert "step 10: update left out" in caplog.text
+    assert spiky_run(tmp_path / "b", monkeypatch, spikes=(11,), skip_above=0.0)["skipped"] == 0
+    assert spiky_run(tmp_path / "c", monkeypatch, spikes=(3,), skip_above=10.0)["skipped"] == 0  # too early to tell
+
+
+def test_gradients_that_stay_large_are_accepted_in_the_end(tmp_path, monkeypatch):
+    lasting = spiky_run(tmp_path, monkeypatch, spikes=tuple(range(10, 30)), skip_above=10.0, steps=24)
+    assert 3 <= lasting["skipped"] <= 5
