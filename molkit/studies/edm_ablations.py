@@ -45,10 +45,18 @@ ROWS = {  # claim -> (arm, figure)
     "edm.scaling.unscaled.nll": (UNSCALED, "nll"),
     "edm.scaling.unscaled.atom_stable": (UNSCALED, "atom_stability"),
     "edm.scaling.unscaled.molecule_stable": (UNSCALED, "molecule_stability"),
-    "edm.order.symmetry.nll": (EDM, "nll"),
-    "edm.order.symmetry.atom_stable": (EDM, "atom_stability"),
-    "edm.order.symmetry.molecule_stable": (EDM, "molecule_stability"),
 }
+ORDERS = {  # claim -> (arm, figure, arms it is compared with)
+    "edm.order.symmetry.atom_stable": (EDM, "atom_stability", (GDM_AUG, GDM)),
+    "edm.order.symmetry.molecule_stable": (EDM, "molecule_stability", (GDM_AUG, GDM)),
+    "edm.order.symmetry.nll": (EDM, "nll", (GDM_AUG, GDM)),
+    "edm.order.augmentation.atom_stable": (GDM_AUG, "atom_stability", (GDM,)),
+    "edm.order.augmentation.nll": (GDM, "nll", (GDM_AUG,)),
+    "edm.order.scaling.atom_stable": (EDM, "atom_stability", (UNSCALED,)),
+    "edm.order.scaling.molecule_stable": (EDM, "molecule_stability", (UNSCALED,)),
+    "edm.order.scaling.nll": (EDM, "nll", (UNSCALED,)),
+}
+LEAST_TRAININGS = 2  # of every arm in an order: the interval of one training does not hold the scatter between them
 
 
 @dataclass(frozen=True)
@@ -156,15 +164,25 @@ def untrained_row(weights: str, *, num_molecules: int, num_calls: int, seed: int
 
 
 def record_arms(found: Ablations) -> tuple[Measurement, ...]:
-    """Ledger entries of the arms. Orders of stable molecules are left out while no arm has LEAST_MOLECULES."""
-    best = max((arm.figures["molecule_stability"].value for arm in found.arms if arm.figures), default=0.0)
+    """Ledger entries of the arms, and of those orders that the trainings allow to judge (see `may_order`)."""
     measured = []
     for claim, (name, quantity) in ROWS.items():
         arm = found.arm(name)
-        too_few = claim == "edm.order.symmetry.molecule_stable" and best < LEAST_MOLECULES
-        if arm is not None and quantity in arm.figures and not too_few:
+        if arm is not None and quantity in arm.figures:
             measured.append(_record(claim, arm, quantity, found))
+    for claim, (name, quantity, others) in ORDERS.items():
+        if may_order(found, quantity, (name, *others)):
+            measured.append(_record(claim, found.arm(name), quantity, found))
     return tuple(measured)
+
+
+def may_order(found: Ablations, quantity: str, names: Sequence[str]) -> bool:
+    """Whether arms may be put in an order: LEAST_TRAININGS of each, and for stable molecules LEAST_MOLECULES."""
+    best = max((arm.figures["molecule_stability"].value for arm in found.arms if arm.figures), default=0.0)
+    if quantity == "molecule_stability" and best < LEAST_MOLECULES:
+        return False
+    arms = [found.arm(name) for name in names]
+    return all(arm is not None and quantity in arm.figures and len(arm.results) >= LEAST_TRAININGS for arm in arms)
 
 
 def _record(claim: str, arm: Arm, quantity: str, found: Ablations) -> Measurement:
