@@ -21,6 +21,7 @@ ELEMENT_COLOURS = {1: "#d9dee2", 6: "#4d5358", 7: "#0072B2", 8: "#D55E00", 9: "#
 OTHER_COLOUR = "#CC79A7"
 SPHERE_SCALE = 0.26
 STICK_RADIUS = 0.13
+HALO_SCALE, HALO_COLOUR = 0.42, "#F0E442"
 
 
 def show_molecule(
@@ -41,8 +42,12 @@ def show_grid(
     columns: int = 4,
     description: str | None = None,
     cell: int = 170,
+    marked: Sequence[int] | None = None,
 ) -> "HTML":
-    """Many molecules in one picture, row by row, each turned by itself. Raises InvalidInput when there is none."""
+    """Many molecules in one picture, row by row, each turned by itself. Raises InvalidInput when there is none.
+
+    `marked`: how many atoms of each molecule, the first ones, stand in a halo.
+    """
     if not molecules or columns < 1:
         raise InvalidInput(f"a grid needs molecules and columns, got {len(molecules)} and {columns}")
     columns = min(columns, len(molecules))
@@ -52,6 +57,9 @@ def show_grid(
         place = divmod(index, columns)
         view.addModel(xyz_text(facing(molecule)), "xyz", viewer=place)
         _style(view, [molecule], viewer=place)
+        if marked is not None and marked[index]:
+            halo = {"sphere": {"scale": HALO_SCALE, "color": HALO_COLOUR, "opacity": 0.45}}
+            view.addStyle({"index": list(range(marked[index]))}, halo, viewer=place)
         view.zoomTo(viewer=place)
     text = description or f"{caption} 3D views of {', '.join(molecule.formula for molecule in molecules)}."
     return _figure(view, caption, text, cell * columns)
