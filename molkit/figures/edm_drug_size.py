@@ -154,7 +154,7 @@ def energies(sets: Sequence[Scored]) -> Figure:
             label = f"{one.label} (n = {len(values):,}, {outside:,} outside)"
             axes.hist(values, edges, weights=weights, histtype="step", lw=1.8, color=COLOURS[one.label], label=label)
         axes.set(xlabel="MMFF94s energy (kcal/mol)", ylabel="density (per kcal/mol)")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=8.5)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.26), fontsize=8.5)
     return figure
 
 
