@@ -12,13 +12,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from molkit.edm.config import check_context
-from molkit.edm.diffusion import predict_noise
+from molkit.edm.diffusion import predict_noise, predict_twice
 from molkit.edm.features import State, decode, encode
 from molkit.edm.flow import FlowRule, advance, flow_rule, flow_steps, predict_velocity
 from molkit.edm.grids import grid_steps
 from molkit.edm.model import Edm, require_diffusion
 from molkit.edm.samplers import ANCESTRAL, Sampler, clean_state, difference, final_step, take_step, without_signal
-from molkit.edm.schedule import alpha, transition
+from molkit.edm.schedule import transition
 from molkit.errors import InvalidInput, RunError
 from molkit.graphs import Graph, is_out_of_memory, split_by_pairs
 from molkit.molecule import Molecule, PackedMolecules
@@ -63,6 +63,7 @@ class Plan:
     kept: frozenset[int]
     shared_path: bool = False
     flow: FlowRule | None = None  # of a model trained by flow matching
+    asked: int = 1  # times the network is called at a step; twice with self-conditioning
     blind_start: bool = False  # the first step is made without the network, as if nothing of the molecule could be seen
 
     @property
@@ -71,7 +72,7 @@ class Plan:
         if self.flow is not None:
             return (len(self.steps) - 1) * (2 if self.flow == "midpoint" else 1)
         downs = sum(after < now for now, after in zip(self.steps[:-1], self.steps[1:], strict=True))
-        return downs + int(self.steps[-1] == 0) - int(self.blind_start)
+        return self.asked * (downs + int(self.steps[-1] == 0) - int(self.blind_start))
 
 
 class Held(Protocol):
@@ -99,7 +100,8 @@ def make_plan(
     shared_path: bool = False,
 ) -> Plan:
     """The plan of a chain on the sampler's grid that keeps keep_frames frames evenly, and the first."""
-    last = edm.config.num_steps
+    last, asked = edm.config.num_steps, 2 if edm.config.self_conditioning else 1
+    num_calls = None if num_calls is None else num_calls if asked == 1 else max(2, num_calls // asked)
     flow = flow_rule(sampler.name) if edm.config.process == "flow" else None
     seen = round(sampler.first * last)  # where the network is asked first
     blind = flow is None and start is None and num_calls is not None and num_calls <= seen < last
@@ -112,7 +114,7 @@ def make_plan(
         steps = sorted({*steps, *range(sampler.fine[0], sampler.fine[1] + 1)}, reverse=True)
     last = len(steps) - 1
     kept = {steps[round(k * last / keep_frames)] for k in range(keep_frames + 1)} if keep_frames else set()
-    return Plan(steps, sampler, ending, frozenset(kept), shared_path, flow, blind)
+    return Plan(steps, sampler, ending, frozenset(kept), shared_path, flow, asked, blind)
 
 
 class MoleculeNoise:
@@ -179,21 +181,15 @@ def _run_chain(
         return split(stream.next()) if weight else None
 
     def predict(state: State, step: int) -> State:
-        nonlocal known
         steps = torch.full((graph.num_molecules,), step, device=edm.device)
-        signal = float(alpha(edm.log_snr[step]))
-        estimate = None if known is None else known.map(lambda part: signal * part)
-        options = {"num_steps": edm.config.num_steps, "context": rows, "estimate": estimate}
+        options = {"num_steps": edm.config.num_steps, "context": rows}
 
         def call(noisy: State) -> State:
+            if edm.config.self_conditioning:
+                return predict_twice(edm.network, noisy, steps, graph, edm.log_snr[step], **options)
             return predict_noise(edm.network, noisy, steps, graph, **options)
 
-        predicted = call(state) if held is None else held.predict(call, state, graph, edm.log_snr[step])
-        if edm.config.self_conditioning:
-            known = clean_state(state, predicted, edm.log_snr[step])
-        return predicted
-
-    known: State | None = None  # the clean state as the last call saw it, for a network with self-conditioning
+        return call(state) if held is None else held.predict(call, state, graph, edm.log_snr[step])
 
     state = split(stream.next()) if start is None else start.map(lambda part: part.to(edm.device))
     frames = [(plan.steps[0], state)] if plan.steps[0] in plan.kept else []
