@@ -26,7 +26,7 @@ def shared(command: Callable) -> Callable:
     """The options that the three commands have in common."""
     options = (
         click.option("--count", default=20, show_default=True, type=click.IntRange(min=1), help="How many molecules."),
-        click.option("--calls", type=click.IntRange(min=2), help="Network calls of one pass; default: every step."),
+        click.option("--calls", help="Network calls of one pass, or all for every step; default: 100."),
         click.option(
             "--guidance", type=click.FloatRange(min=0.0), help="Strength of the pull; 0 for none. [default: 4]"
         ),
@@ -143,7 +143,7 @@ def _report(
     weights: str,
     *,
     count: int,
-    calls: int | None,
+    calls: str | None,
     guidance: float | None,
     seed: int,
 ) -> None:
@@ -152,18 +152,21 @@ def _report(
         raise InvalidInput(f"{out}: the name must end in .xyz or .sdf")
     if not out.parent.is_dir():
         raise InvalidInput(f"{out}: the folder {out.parent} does not exist")
+    from molkit.cli.edm import number_of_calls
     from molkit.edm.editing import GUIDANCE
     from molkit.edm.model import load
+    from molkit.edm.samplers import DEFAULT
     from molkit.rng import generator_from
 
+    edm = load(weights, precision="auto")
     common = {
         "count": count,
-        "num_calls": calls,
+        "num_calls": min(DEFAULT.num_calls, edm.config.num_steps + 1) if calls is None else number_of_calls(calls),
         "guidance": GUIDANCE if guidance is None else guidance,
         "generator": generator_from("edit", seed),
         "progress": True,
     }
-    edits = run(load(weights, precision="auto"), common)
+    edits = run(edm, common)
     if len(edits.molecules) == 0:
         raise InvalidInput(
             f"none of {count} chains stayed finite; nothing was written. Try another --guidance or --calls"

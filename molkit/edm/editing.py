@@ -14,14 +14,15 @@ from molkit.edm.edit_checks import check_elements, check_molecule, check_sizes
 from molkit.edm.features import State, encode
 from molkit.edm.holding import JUMP, Counted, Guidance, Holding, Known, resampled
 from molkit.edm.model import Edm, require_diffusion
-from molkit.edm.samplers import ANCESTRAL, Sampler
+from molkit.edm.samplers import DEFAULT, SAMPLERS, Sampler
 from molkit.edm.sampling import MoleculeNoise, Plan, SampleResult, make_plan, run_batches
 from molkit.errors import InvalidInput
 from molkit.graphs import Graph
 from molkit.molecule import Molecule, PackedMolecules
 from molkit.rng import fork
 
-GUIDANCE = 4.0
+GUIDANCE = 4.0  # chosen on validation molecules
+SAMPLER = SAMPLERS[DEFAULT.sampler]
 POSITION_VARIANCE = 2.0  # angstrom^2, of a coordinate of a QM9 molecule about its centre
 TYPE_VARIANCE = 0.16  # of a one-hot channel, mean over the elements of QM9
 ATOMIC_NUMBER_VARIANCE = 8.0
@@ -50,7 +51,7 @@ def complete(
     guidance: float = GUIDANCE,
     resamplings: int = 1,
     jump: int = JUMP,
-    sampler: Sampler = ANCESTRAL,
+    sampler: Sampler = SAMPLER,
     context: Tensor | None = None,
     pair_budget: int | None = None,
     progress: bool = False,
@@ -104,7 +105,7 @@ def vary(
     count: int = 1,
     generator: torch.Generator,
     num_calls: int | None = None,
-    sampler: Sampler = ANCESTRAL,
+    sampler: Sampler = SAMPLER,
     context: Tensor | None = None,
     pair_budget: int | None = None,
     progress: bool = False,
@@ -150,7 +151,7 @@ def with_composition(
     guidance: float = GUIDANCE,
     resamplings: int = 1,
     jump: int = JUMP,
-    sampler: Sampler = ANCESTRAL,
+    sampler: Sampler = SAMPLER,
     context: Tensor | None = None,
     pair_budget: int | None = None,
     progress: bool = False,

@@ -21,7 +21,7 @@ from molkit.graphs import Graph
 
 GUIDED_ABOVE = -2.0  # log-SNR; noise of 2.7 angstrom: the prediction of anything is poor before
 SMALLEST_SHARE = 1e-5  # of an element at an atom, so that a wrong prediction can be turned
-JUMP = 10  # grid steps that are walked again by a resampling
+JUMP = 5  # grid steps that are walked again by a resampling
 
 
 @dataclass(frozen=True)

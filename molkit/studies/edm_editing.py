@@ -25,7 +25,6 @@ COMPLETION_ARMS = {  # guidance, passes of every stretch
     "guided": (4.0, 1),
     "guided, 4 passes": (4.0, 4),
 }
-JUMP = 5  # grid steps of a stretch that is walked again
 COMPOSITION_ARMS = {  # elements fixed atom by atom, guidance
     "each atom's element fixed": (True, 0.0),
     "each atom's element fixed, guided": (True, 4.0),
@@ -87,7 +86,6 @@ def completions(weights: str, *, num_molecules: int, num_calls: int, seed: int) 
             num_calls=num_calls,
             guidance=guidance,
             resamplings=passes,
-            jump=JUMP,
         )
         rows.append(_row(label, edits, fragments, truth, perf_counter() - started))
     return Completions(tuple(rows), tuple(whole), tuple(fragments), edits.molecules, edits.rows)
