@@ -164,7 +164,7 @@ def _evaluate(
         )
         lost = protocol.num_samples - len(molecules)
         found = score(molecules, num_failed=lost)
-        figures = {name: getattr(found, name) for name in figures if name != "nll"}
+        figures |= {name: getattr(found, name) for name in figures if name != "nll"}
         if load(folder, fast=False).config.process == "diffusion":  # a flow has no such bound
             figures["nll"] = nll_on_test(folder, num_molecules=protocol.nll_molecules).mean
     head, dirty = commit()
