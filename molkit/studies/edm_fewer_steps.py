@@ -276,12 +276,17 @@ def bond_distance(molecules: PackedMolecules, reference: PackedMolecules) -> flo
 def loss(reference: ArmResult, arm: ArmResult, *, num_resamples: int = 4000, seed: int = 0) -> Loss:
     """Points of stable molecules lost against the reference, with a bootstrap interval over molecules.
 
-    The first rows of both arms share sizes and noise. Over these the reference is regressed on the arm, and the
-    regression is evaluated at the arm's share over all of its molecules, which also uses its rows without a partner
-    (a control variate; Source: derived here). Arms with failed chains, whose rows do not match, count as independent.
+    The first rows of both arms share sizes and noise. Over these the arm with fewer molecules is regressed on the
+    other, and the regression is evaluated at that one's share over all of its molecules, which also uses its rows without a
+    partner (a control variate; Source: derived here). Arms with failed chains, whose rows do not match, count as
+    independent.
     """
+    if reference.requested > arm.requested:
+        turned = loss(arm, reference, num_resamples=num_resamples, seed=seed)
+        interval = turned.interval
+        return Loss(Interval(-interval.value, -interval.high, -interval.low), turned.pairs, turned.agreement)
     complete = reference.molecules == reference.requested and arm.molecules == arm.requested
-    pairs = min(reference.requested, arm.paired) if complete else 0
+    pairs = min(reference.paired, arm.paired) if complete else 0
     first, second = reference.stable, arm.stable
     cells = np.bincount(2 * first[:pairs] + second[:pairs], minlength=4)  # neither, the arm, the reference, both
     alone = (reference.requested - pairs, reference.stable_molecules - int(first[:pairs].sum()))

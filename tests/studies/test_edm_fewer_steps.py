@@ -83,6 +83,12 @@ def test_rows_without_a_partner_sharpen_the_loss_and_do_not_bias_it():
     assert np.std(estimates) < 0.92 * np.std(plain)
 
 
+def test_a_short_arm_is_compared_with_the_share_of_all_full_chains(flags):
+    """An arm that equals the reference where both were drawn loses nothing, whatever the first rows look like."""
+    lost = study.loss(arm(flags, calls=1001), arm(flags[:300]))
+    assert lost.interval.value == pytest.approx(0.0, abs=1e-9) and lost.pairs == 300
+
+
 def test_intervals_of_the_loss_cover_it():
     """300 repetitions; 95 % of the intervals should hold the true loss of 10 points, at least 90 % must."""
     random = np.random.default_rng(2)
