@@ -25,6 +25,7 @@ COMPLETION_ARMS = {  # guidance, passes of every stretch
     "guided": (4.0, 1),
     "guided, 4 passes": (4.0, 4),
 }
+FEWEST = 5  # molecules behind a mean displacement
 COMPOSITION_ARMS = {  # elements fixed atom by atom, guidance
     "each atom's element fixed": (True, 0.0),
     "each atom's element fixed, guided": (True, 4.0),
@@ -139,7 +140,7 @@ class VariationPoint:
     num: int
     stable: Interval
     same: Interval  # the SMILES of the original
-    rmsd: Interval | None  # angstrom, after alignment, of those with the same SMILES; None where there is none
+    rmsd: Interval | None  # angstrom, after alignment, of those with the same SMILES; None for fewer than FEWEST
 
 
 def variation(
@@ -170,7 +171,7 @@ def variation(
                 len(originals),
                 proportion_interval(int(stability(edits.molecules).molecule_stable.sum()), len(originals)),
                 proportion_interval(len(same), len(originals)),
-                bootstrap_interval(moved) if len(moved) else None,
+                bootstrap_interval(moved) if len(moved) >= FEWEST else None,
             )
         )
     return points
