@@ -277,8 +277,8 @@ def loss(reference: ArmResult, arm: ArmResult, *, num_resamples: int = 4000, see
     """Points of stable molecules lost against the reference, with a bootstrap interval over molecules.
 
     The first rows of both arms share sizes and noise. Over these the arm with fewer molecules is regressed on the
-    other, and the regression is evaluated at that one's share over all of its molecules, which also uses its rows without a
-    partner (a control variate; Source: derived here). Arms with failed chains, whose rows do not match, count as
+    other, and the regression is evaluated at that one's share over all of its molecules, which also uses its rows
+    without a partner (a control variate; Source: derived here). Arms with failed chains, whose rows do not match, count as
     independent.
     """
     if reference.requested > arm.requested:
@@ -390,13 +390,16 @@ def losses(study: FewerSteps, *, seed: int = 0) -> list[tuple[ArmResult, Loss]]:
 
 
 def fewest_calls(entries: Sequence[tuple[ArmResult, Loss]], sampler: str) -> int | None:
-    """The smallest number of calls from which on every arm of the sampler meets the bar; None where none does."""
+    """The smallest number of calls that meets the bar with no miss at more calls; None where none does.
+
+    Arms of too few molecules to tell are passed over.
+    """
     found = None
     for arm, lost in sorted(entries, key=lambda entry: -entry[0].calls):
         if arm.sampler == sampler:
-            if not lost.meets_the_bar:
+            if lost.certain:
                 break
-            found = arm.calls
+            found = arm.calls if lost.meets_the_bar else found
     return found
 
 
