@@ -36,8 +36,8 @@ def methods_table(rows: Sequence[Row], *, untrained: Score, data: Score, protoco
         ("", "trainings", "CPU s of one", "passes / 1000", "atoms stable (%)", "molecules stable (%)", "NLL (nats)"),
         lines,
         caption=f"{protocol} Mean over trainings; in brackets the least and the most CPU seconds, and 95 % intervals "
-        "that hold the scatter of the scored molecules and, of several trainings, that between them. A flow has no variational bound of "
-        "this kind, hence the dash.",
+        "that hold the scatter of the scored molecules and, of several trainings, that between them. A flow has no "
+        "variational bound of this kind, hence the dash.",
     )
 
 
