@@ -24,13 +24,13 @@ def _buster() -> "posebusters.PoseBusters":
 
 
 def pose_checks(molecule: Molecule) -> dict[str, bool] | None:
-    """Check -> passed, or None where no bonds were found for the neutral molecule (nothing can be checked then).
+    """Check -> passed, or None where no bonds were found for the molecule's charge (nothing can be checked then).
 
     Bonds, charges and aromaticity are perceived from the coordinates. Source: PoseBusters (Buttenschoen, Morris,
     Deane, Chem. Sci. 2024), configuration for molecules without a protein, the energy ratio left out: embedding
     reference conformers takes minutes for strained cages.
     """
-    mol = perceive_bonds(molecule, charge=0).mol
+    mol = perceive_bonds(molecule).mol
     if mol is None:
         return None
     with rdBase.BlockLogs():

@@ -5,7 +5,7 @@ only with one thread.
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from ase import Atoms
@@ -20,6 +20,7 @@ from molkit.molecule import Molecule
 from molkit.units import ANGSTROM_TO_BOHR, BOHR_TO_ANGSTROM, HARTREE_TO_EV
 
 Method = Literal["GFN2-xTB", "GFN1-xTB"]
+LAST_ELEMENT = 86  # radon
 CLOSEST = 0.4  # angstrom; nearer atoms get an energy from the program all the same, and a wrong one
 
 
@@ -29,6 +30,12 @@ class EnergyForces:
 
     energy: float
     forces: np.ndarray
+
+
+class EnergyFunction(Protocol):
+    """Energy (eV) and forces (eV/angstrom) at positions [A, 3] in angstrom; raises CalculationFailed, never guesses."""
+
+    def __call__(self, positions: np.ndarray) -> EnergyForces: ...
 
 
 @dataclass(frozen=True)
@@ -62,11 +69,19 @@ def num_electrons(molecule: Molecule) -> int:
     return int(molecule.atomic_numbers.sum()) - molecule.charge
 
 
+def _require_possible(molecule: Molecule, unpaired: int) -> None:
+    heaviest, electrons = int(molecule.atomic_numbers.max()), num_electrons(molecule)
+    if heaviest > LAST_ELEMENT:
+        raise InvalidInput(f"xTB knows the elements up to radon ({LAST_ELEMENT}), got atomic number {heaviest}")
+    if electrons < max(unpaired, 1) or (electrons - unpaired) % 2:
+        raise InvalidInput(f"{electrons} electrons cannot have {unpaired} unpaired ones; correct charge or spin")
+
+
 class XtbEnergy:
     """Energy and forces of one molecule at any positions; charge and unpaired electrons are the molecule's.
 
     An odd number of electrons makes a doublet where the molecule says nothing else. Raises InvalidInput for an unknown
-    method, CalculationFailed where the program gives no energy.
+    method, an element beyond radon or a spin its electrons cannot have, CalculationFailed where there is no energy.
     """
 
     def __init__(self, molecule: Molecule, *, method: Method = "GFN2-xTB") -> None:
@@ -74,8 +89,8 @@ class XtbEnergy:
             raise InvalidInput(f"method must be GFN2-xTB or GFN1-xTB, got {method!r}")
         self.molecule, self.method = molecule, method
         self.unpaired = max(molecule.spin, num_electrons(molecule) % 2)
+        _require_possible(molecule, self.unpaired)
         self.calculator: Calculator | None = None
-        self.num_calls = 0
 
     def __call__(self, positions: np.ndarray) -> EnergyForces:
         """Energy in eV and forces in eV/angstrom at positions [A, 3] in angstrom."""
@@ -83,10 +98,9 @@ class XtbEnergy:
             raise CalculationFailed("a coordinate is not a finite number")
         if (near := closest_distance(positions)) < CLOSEST:
             raise CalculationFailed(f"two atoms are only {near:.2f} angstrom apart")
-        self.num_calls += 1
         try:
             result = self._prepared(positions * ANGSTROM_TO_BOHR).singlepoint()
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:  # tblite's own errors are of these kinds
             raise CalculationFailed(f"{self.method}: {' '.join(str(error).split())}") from error
         energy, gradient = float(result.get("energy")), result.get("gradient")
         if not np.isfinite(energy) or not np.isfinite(gradient).all():
@@ -108,13 +122,14 @@ class _ForAse(AseCalculator):
 
     implemented_properties = ("energy", "forces")
 
-    def __init__(self, function: XtbEnergy) -> None:
+    def __init__(self, function: EnergyFunction) -> None:
         super().__init__()
-        self.function = function
+        self.function, self.num_calls = function, 0
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes) -> None:
         """ASE's hook."""
         super().calculate(atoms, properties, system_changes)
+        self.num_calls += 1
         found = self.function(atoms.get_positions())
         self.results = {"energy": found.energy, "forces": found.forces}
 
@@ -123,16 +138,18 @@ def relax(
     molecule: Molecule,
     *,
     method: Method = "GFN2-xTB",
+    energy: EnergyFunction | None = None,
     optimiser: Literal["lbfgs", "bfgs"] = "lbfgs",
     fmax: float = 0.05,
     max_steps: int = 300,
 ) -> Relaxation:
     """Follow the forces until the largest is below fmax (eV/angstrom) or max_steps are taken (converged=False then).
 
-    Raises CalculationFailed where an energy on the way fails.
+    `energy` takes the place of the xTB method. Raises InvalidInput for a molecule that the method cannot treat,
+    CalculationFailed where an energy on the way fails.
     """
-    function = XtbEnergy(molecule, method=method)
-    atoms = Atoms(numbers=molecule.atomic_numbers, positions=molecule.positions, calculator=_ForAse(function))
+    function = _ForAse(XtbEnergy(molecule, method=method) if energy is None else energy)
+    atoms = Atoms(numbers=molecule.atomic_numbers, positions=molecule.positions, calculator=function)
     before = float(atoms.get_potential_energy())
     kind = LBFGS if optimiser == "lbfgs" else BFGS
     search = kind(atoms, logfile=None)

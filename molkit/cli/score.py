@@ -12,8 +12,9 @@ import click
 from molkit.errors import DataNotFound, InvalidInput
 
 if TYPE_CHECKING:
+    from molkit.chem.files import Reading
     from molkit.metrics.score import Score
-    from molkit.molecule import PackedMolecules
+    from molkit.molecule import Molecule
 
 COLUMNS = (
     ("atom_stability", "atoms stable"),
@@ -38,25 +39,25 @@ COLUMNS = (
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Processes of --strain.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def score(file: Path, rule: str, with_strain: bool, posebusters: bool, workers: int, as_json: bool) -> None:
-    """Stability, validity and uniqueness of the molecules in FILE (.xyz, .sdf or .mol).
+    """Stability, validity and uniqueness of the molecules in FILE (.xyz, .sdf, .mol or .npz).
 
     Intervals are for 95 %; the row of QM9's test molecules shows what real molecules reach by the same rule. Molecules
     that cannot be scored are listed and left out, and the exit code is then 2.
     """
-    from molkit.chem.files import read_molecules
     from molkit.metrics.score import scorable, score_molecules
     from molkit.molecule import PackedMolecules
 
-    reading = read_molecules(file)
+    reading = _read(file)
     good, unknown = scorable(reading.molecules, rule=rule)
     skipped = {problem.index: problem.reason for problem in reading.problems}
     skipped |= {reading.indices[row]: f"{file}: {reason}" for row, reason in unknown.items()}
     if not good:
-        raise InvalidInput(f"{file}: no molecule can be scored; the first: {skipped[min(skipped)]}")
+        first = skipped[min(skipped)] if skipped else "the file holds none"
+        raise InvalidInput(f"{file}: no molecule can be scored; the first: {first}")
     molecules = PackedMolecules.from_molecules([reading.molecules[row] for row in good])
     data, reference, note = _data_row(rule)
     ours = score_molecules(molecules, rule=rule, reference=reference)
-    extras = _extras(molecules, with_strain, posebusters, workers)
+    extras = _extras([reading.molecules[row] for row in good], with_strain, posebusters, workers)
     if as_json:
         report = {"file": str(file), "rule": rule, "score": ours.as_dict(), "qm9_test": data and data.as_dict()}
         report["skipped"] = [{"index": index, "reason": reason} for index, reason in sorted(skipped.items())]
@@ -75,7 +76,29 @@ def score(file: Path, rule: str, with_strain: bool, posebusters: bool, workers: 
         raise InvalidInput(f"{len(skipped)} of {len(good) + len(skipped)} molecules in {file} were left out (listed)")
 
 
-def _extras(molecules: PackedMolecules, with_strain: bool, posebusters: bool, workers: int) -> dict[str, dict]:
+def _read(file: Path) -> Reading:
+    """The molecules of a file; a packed one is checked for atoms on top of each other like the others."""
+    from molkit.chem.files import OVERLAP_ANGSTROM, Problem, Reading, closest_overlap, read_molecules
+    from molkit.data.packed import read_packed
+    from molkit.metrics.stability import finite_molecules
+
+    if file.suffix.lower() != ".npz":
+        return read_molecules(file)
+    molecules = read_packed(file)
+    finite = finite_molecules(molecules) if len(molecules) else []
+    problems = {row: "a coordinate is not finite" for row, good in enumerate(finite) if not good}
+    kept = {row: molecules[row] for row in range(len(molecules)) if row not in problems}
+    problems |= {
+        row: f"two atoms are closer than {OVERLAP_ANGSTROM} angstrom"
+        for row, molecule in kept.items()
+        if closest_overlap(molecule) is not None
+    }
+    kept = {row: molecule for row, molecule in kept.items() if row not in problems}
+    listed = tuple(Problem(row, f"{file}: {reason}") for row, reason in sorted(problems.items()))
+    return Reading(tuple(kept.values()), tuple(kept), listed)
+
+
+def _extras(molecules: list[Molecule], with_strain: bool, posebusters: bool, workers: int) -> dict[str, dict]:
     """What the options ask for besides, as plain values."""
     found: dict[str, dict] = {}
     if with_strain:

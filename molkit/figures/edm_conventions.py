@@ -29,13 +29,14 @@ def conventions_table(rows: Sequence[Conventions]) -> "HTML":
     """Three conventions and two more shares, side by side."""
     head = (
         *("", "n", "atoms, EDM's rule", "molecules, EDM's rule", "atoms, charges and aromaticity"),
-        *("molecules, charges and aromaticity", "accepted by RDKit", "bonds perceived", "in one piece"),
+        *("molecules, charges and aromaticity", "accepted by RDKit", "accepted, bonds perceived"),
+        *("in one piece", "the three disagree"),
     )
     cells = [
         (
-            *(row.label, f"{len(row.flags):,}", percent(row.atoms_edm), percent(row.share(row.flags[:, 0]))),
+            *(row.label, f"{row.num_molecules:,}", percent(row.atoms_edm), percent(row.share(row.flags[:, 0]))),
             *(percent(row.atoms_charged), percent(row.share(row.flags[:, 1])), percent(row.share(row.flags[:, 2]))),
-            *(percent(row.share(row.perceived)), percent(row.share(row.connected))),
+            *(percent(row.share(row.perceived)), percent(row.share(row.connected)), percent(row.disagreement)),
         )
         for row in rows
     ]
@@ -43,14 +44,15 @@ def conventions_table(rows: Sequence[Conventions]) -> "HTML":
         head,
         cells,
         caption="Per cent, 95 % intervals in brackets (Wilson; atoms: bootstrap over molecules). 'Accepted by RDKit': "
-        "sanitised with bonds by distance and no charges, as in the paper. 'Bonds perceived': RDKit finds bonds for "
-        "the neutral molecule, open shells included.",
+        "sanitised with bonds by distance and no charges, as in the paper. 'Accepted, bonds perceived': RDKit finds "
+        "and sanitises bonds of the whole neutral molecule, in however many pieces, without an unpaired electron. "
+        "Chains that gave no molecule count as failing.",
     )
 
 
 def pattern_chart(rows: Sequence[Conventions]) -> Figure:
     """How often the three verdicts agree."""
-    counts = "; ".join(f"{row.label}: n = {len(row.flags):,}" for row in rows)
+    counts = "; ".join(f"{row.label}: n = {row.num_molecules:,}" for row in rows)
     caption = f"Share of molecules by the three verdicts ({', '.join(FLAGS)}); Wilson 95 % bars. {counts}."
     with panels(width=8.4, height=3.4, caption=caption) as (figure, (axes,)):
         width = 0.8 / len(rows)
@@ -81,23 +83,29 @@ def strain_table(results: Mapping[str, StrainResult]) -> "HTML":
         (
             label,
             f"{r.num_molecules:,}",
-            *(str(n) for n in (r.num_odd, r.num_failed, r.num_not_converged)),
+            *(percent(r.share(n)) for n in (r.num_odd, r.num_failed, r.num_not_converged)),
             _median(r.energy_drop, 1),
-            "–" if r.quartiles is None else f"{r.quartiles[0]:.1f} – {r.quartiles[1]:.1f}",
+            _range(r.quartiles, 1),
             _median(r.rmsd, 3),
+            _range(r.rmsd_quartiles, 3),
             f"{r.num_bonds_changed} of {r.num_counted}",
         )
         for label, r in results.items()
     ]
     return html_table(
         (
-            *("", "n", "odd electrons", "failed", "not converged", "energy drop (kcal/mol)", "quartiles"),
-            *("RMSD (Å)", "bonds changed"),
+            *("", "n", "odd electrons (%)", "failed (%)", "not converged (%)", "energy drop (kcal/mol)", "quartiles"),
+            *("RMSD (Å)", "quartiles", "bonds changed"),
         ),
         rows,
         caption="Relaxed with GFN2-xTB to forces below 0.05 eV/Å; medians with 95 % bootstrap intervals over the "
-        "molecules that converged. QM9's geometries are minima of another method (B3LYP), so their row is not zero.",
+        "molecules that converged and have an even number of electrons; shares with Wilson's. QM9's geometries are "
+        "minima of another method (B3LYP), so their row is not zero.",
     )
+
+
+def _range(ends: tuple[float, float] | None, digits: int) -> str:
+    return "–" if ends is None else f"{ends[0]:.{digits}f} – {ends[1]:.{digits}f}"
 
 
 def _median(value: Interval | None, digits: int) -> str:
@@ -129,8 +137,9 @@ def distance_table(rows: Sequence[KindDistance]) -> "HTML":
     return html_table(
         ("", *labels),
         cells,
-        caption="Wasserstein distance to QM9's test split by kind of bond or angle, 95 % bootstrap intervals; the "
-        "first column is what two samples of QM9 itself differ by.",
+        caption="Wasserstein distance to QM9's test split by kind of bond or angle, 95 % bootstrap intervals over "
+        "molecules (resampling adds scatter, so near zero they lie above the distance); the first column is what two "
+        "samples of QM9 itself differ by.",
     )
 
 

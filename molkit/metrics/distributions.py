@@ -12,10 +12,19 @@ import numpy as np
 
 from molkit.chem.bond_orders import BondRule, PackedBonds, packed_bonds
 from molkit.errors import InvalidInput
+from molkit.metrics.statistics import Interval
 from molkit.molecule import SYMBOLS, PackedMolecules
 
 Quantity = Literal["elements", "num_atoms", "bond_length", "bond_angle"]
 BOND_SIGNS = ("", "-", "=", "#")
+
+
+@dataclass(frozen=True, eq=False)
+class Owned:
+    """Values of one kind, and the molecule each belongs to."""
+
+    values: np.ndarray  # [K]
+    owners: np.ndarray  # [K] int64, row of the molecule
 
 
 @dataclass(frozen=True)
@@ -46,15 +55,7 @@ def size_counts(molecules: PackedMolecules) -> dict[int, int]:
 
 def bond_lengths(molecules: PackedMolecules, *, rule: BondRule = "qm9") -> dict[str, np.ndarray]:
     """Bond lengths in angstrom by kind ("C-H", "C=O", "C#N"; elements by alphabet), the commonest kind first."""
-    bonds = packed_bonds(molecules, rule=rule)
-    ends = _alphabetical(molecules.atomic_numbers)
-    first, second = ends[bonds.first], ends[bonds.second]
-    low, high = np.minimum(first, second), np.maximum(first, second)
-    names = sorted(SYMBOLS)
-    return {
-        f"{names[a]}{BOND_SIGNS[order]}{names[b]}": values
-        for (a, b, order), values in _by_kind(np.stack([low, high, bonds.order], axis=1), bonds.length).items()
-    }
+    return {kind: owned.values for kind, owned in owned_bond_lengths(molecules, rule=rule).items()}
 
 
 def bond_angles(molecules: PackedMolecules, *, rule: BondRule = "qm9") -> dict[str, np.ndarray]:
@@ -62,6 +63,25 @@ def bond_angles(molecules: PackedMolecules, *, rule: BondRule = "qm9") -> dict[s
 
     An angle at an atom that lies exactly on a neighbour does not exist and is left out.
     """
+    return {kind: owned.values for kind, owned in owned_bond_angles(molecules, rule=rule).items()}
+
+
+def owned_bond_lengths(molecules: PackedMolecules, *, rule: BondRule = "qm9") -> dict[str, Owned]:
+    """The same as `bond_lengths`, with the molecule each bond belongs to."""
+    bonds = packed_bonds(molecules, rule=rule)
+    ends = _alphabetical(molecules.atomic_numbers)
+    first, second = ends[bonds.first], ends[bonds.second]
+    low, high = np.minimum(first, second), np.maximum(first, second)
+    names = sorted(SYMBOLS)
+    owners = _owners(molecules)[bonds.first]
+    return {
+        f"{names[a]}{BOND_SIGNS[order]}{names[b]}": Owned(bonds.length[rows], owners[rows])
+        for (a, b, order), rows in _by_kind(np.stack([low, high, bonds.order], axis=1), np.arange(len(low))).items()
+    }
+
+
+def owned_bond_angles(molecules: PackedMolecules, *, rule: BondRule = "qm9") -> dict[str, Owned]:
+    """The same as `bond_angles`, with the molecule each angle belongs to."""
     bonds = packed_bonds(molecules, rule=rule)
     apart = PackedBonds(
         *(column[bonds.length > 0] for column in (bonds.first, bonds.second, bonds.order, bonds.length))
@@ -75,10 +95,41 @@ def bond_angles(molecules: PackedMolecules, *, rule: BondRule = "qm9") -> dict[s
     low, high = np.minimum(elements[left], elements[right]), np.maximum(elements[left], elements[right])
     degrees = np.degrees(np.arccos(cosine)).astype(np.float32)
     names = sorted(SYMBOLS)
+    owners = _owners(molecules)[centre]
+    kinds = np.stack([low, elements[centre], high], axis=1)
     return {
-        f"{names[a]}-{names[middle]}-{names[b]}": values
-        for (a, middle, b), values in _by_kind(np.stack([low, elements[centre], high], axis=1), degrees).items()
+        f"{names[a]}-{names[middle]}-{names[b]}": Owned(degrees[rows], owners[rows])
+        for (a, middle, b), rows in _by_kind(kinds, np.arange(len(degrees))).items()
     }
+
+
+def wasserstein_over_molecules(
+    sample: Owned, reference: Owned, *, num_molecules: int, level: float = 0.95, num_resamples: int = 200, seed: int = 0
+) -> Interval:
+    """1-D Wasserstein distance with a bootstrap over the sample's molecules, whose bonds are not independent.
+
+    The reference stays as it is. Resampling adds scatter, so near zero the interval lies above the distance: compare
+    with the row of held-back data. Raises InvalidInput for an empty side.
+    """
+    value = wasserstein(sample.values, reference.values)
+    order = np.argsort(sample.values, kind="stable")
+    values, owners = sample.values[order].astype(float), sample.owners[order]
+    theirs = np.sort(reference.values.astype(float))
+    grid = np.sort(np.concatenate([values, theirs]))
+    steps = np.diff(grid)
+    other = np.searchsorted(theirs, grid[:-1], side="right") / len(theirs)
+    upto = np.searchsorted(values, grid[:-1], side="right")
+    random = np.random.default_rng(seed)
+    distances = []
+    for _ in range(num_resamples):
+        drawn = np.bincount(random.integers(num_molecules, size=num_molecules), minlength=num_molecules)
+        below = np.concatenate([[0], np.cumsum(drawn[owners])])
+        if below[-1]:
+            distances.append(float(np.sum(np.abs(below[upto] / below[-1] - other) * steps)))
+    if not distances:
+        return Interval(value, value, value, level)
+    low, high = np.quantile(distances, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value, min(value, float(low)), max(value, float(high)), level)
 
 
 def wasserstein(sample: np.ndarray, reference: np.ndarray) -> float:
@@ -140,6 +191,11 @@ def _compare_kinds(
         distance = wasserstein(ours, theirs) if enough else None
         rows.append(Comparison(quantity, kind, len(ours), len(theirs), distance, "wasserstein", unit))
     return rows
+
+
+def _owners(molecules: PackedMolecules) -> np.ndarray:
+    """Row of the molecule of every atom, [A]."""
+    return np.repeat(np.arange(len(molecules)), molecules.num_atoms)
 
 
 def _alphabetical(atomic_numbers: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Strain: how far a structure is from the minimum next to it, in energy and in shape, by GFN2-xTB."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from molkit.chem.bond_orders import packed_bonds
 from molkit.chem.xtb import num_electrons, relax, relaxed_molecule
 from molkit.errors import InvalidInput
-from molkit.metrics.statistics import Interval, bootstrap_interval
+from molkit.metrics.statistics import Interval, bootstrap_interval, proportion_interval
 from molkit.molecule import Molecule, PackedMolecules
 from molkit.processes import Failure, guarded_map
 from molkit.units import EV_TO_KCAL
@@ -40,12 +41,17 @@ class StrainResult:
     energy_drop: Interval | None  # median, kcal/mol; None where nothing converged
     rmsd: Interval | None  # median, angstrom
     quartiles: tuple[float, float] | None  # of the energy drop
+    rmsd_quartiles: tuple[float, float] | None
     reasons: tuple[str, ...]  # of the failures, by row
 
     @property
     def num_counted(self) -> int:
         """Molecules behind the medians."""
         return self.num_molecules - self.num_odd - self.num_failed - self.num_not_converged
+
+    def share(self, count: int) -> Interval:
+        """A count of molecules over all of them, with Wilson's interval."""
+        return proportion_interval(count, self.num_molecules)
 
 
 def strain_of(molecule: Molecule) -> Strain:
@@ -66,15 +72,20 @@ def bonded_pairs(molecule: Molecule) -> set[tuple[int, int]]:
     return {tuple(sorted(pair)) for pair in zip(bonds.first.tolist(), bonds.second.tolist(), strict=True)}
 
 
-def strain(molecules: PackedMolecules, *, workers: int = 1, progress: bool = False) -> StrainResult:
-    """Relax every molecule in a process of its own, with a limit of time. Raises InvalidInput for an empty set."""
+def strain(molecules: Sequence[Molecule], *, workers: int = 1, progress: bool = False) -> StrainResult:
+    """Relax every molecule, with its charge, within a limit of time. Raises InvalidInput for an empty set."""
     if len(molecules) == 0:
         raise InvalidInput("strain needs at least one molecule, got none")
     tasks = list(molecules)
-    return summary(tasks, guarded_map(strain_of, tasks, workers=workers, timeout=TIMEOUT, progress=progress))
+    return summary(tasks, relax_all(tasks, workers=workers, progress=progress))
 
 
-def summary(molecules: list[Molecule], outcomes: list[Strain | Failure]) -> StrainResult:
+def relax_all(molecules: Sequence[Molecule], *, workers: int = 1, progress: bool = False) -> list[Strain | Failure]:
+    """The outcome of each molecule, in order, from processes that may crash or hang."""
+    return guarded_map(strain_of, list(molecules), workers=workers, timeout=TIMEOUT, progress=progress)
+
+
+def summary(molecules: Sequence[Molecule], outcomes: Sequence[Strain | Failure]) -> StrainResult:
     """Figures of a set from the outcome of each molecule; medians with bootstrap intervals over molecules."""
     odd = np.array([num_electrons(molecule) % 2 == 1 for molecule in molecules])
     failed = np.array([isinstance(outcome, Failure) for outcome in outcomes])
@@ -91,5 +102,6 @@ def summary(molecules: list[Molecule], outcomes: list[Strain | Failure]) -> Stra
         energy_drop=bootstrap_interval(drops, statistic=np.median) if counted else None,
         rmsd=bootstrap_interval(rmsds, statistic=np.median) if counted else None,
         quartiles=tuple(np.percentile(drops, [25, 75]).tolist()) if counted else None,
+        rmsd_quartiles=tuple(np.percentile(rmsds, [25, 75]).tolist()) if counted else None,
         reasons=tuple(outcome.reason for outcome in outcomes if isinstance(outcome, Failure)),
     )

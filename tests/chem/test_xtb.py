@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from molkit.chem.xtb import XtbEnergy, closest_distance, relax
+from molkit.chem.rdkit_tools import embed_smiles
+from molkit.chem.xtb import EnergyForces, XtbEnergy, closest_distance, relax
 from molkit.data.qm9 import load_qm9
 from molkit.errors import CalculationFailed, InvalidInput
 from molkit.geometry import aligned_rmsd, random_rotations
@@ -80,3 +83,32 @@ def test_distances_and_superposition():
     assert aligned_rmsd(chiral, -chiral) > 0.1
     with pytest.raises(ValueError, match="one shape"):
         aligned_rmsd(chiral, chiral[:2])
+
+
+def test_electrons_that_cannot_be_and_elements_beyond_radon_are_refused():
+    with pytest.raises(InvalidInput, match="10 electrons cannot have 1 unpaired"):
+        XtbEnergy(replace(WATER, spin=1))
+    with pytest.raises(InvalidInput, match="0 electrons"):
+        XtbEnergy(Molecule([1], [[0.0, 0.0, 0.0]], charge=1))
+    with pytest.raises(CalculationFailed, match="angstrom apart"):
+        relax(Molecule([8, 1, 1], [[0.0, 0.0, 0.0], [0.0, 0.0, 0.1], [0.0, 0.9, 0.0]]))
+
+
+def test_any_energy_function_can_be_relaxed():
+    """A spring between two atoms, 4 eV/A^2 about 1.2 A: the minimum and the energy drop are known."""
+
+    def spring(positions):
+        bond = positions[1] - positions[0]
+        length = np.linalg.norm(bond)
+        force = -4.0 * (length - 1.2) * bond / length
+        return EnergyForces(2.0 * (length - 1.2) ** 2, np.stack([-force, force]))
+
+    found = relax(Molecule([1, 1], [[0.0, 0.0, 0.0], [0.0, 0.0, 1.5]]), energy=spring, fmax=1e-4)
+    assert found.converged and np.ptp(found.positions[:, 2]) == pytest.approx(1.2, abs=1e-4)
+    assert found.energy_drop == pytest.approx(2.0 * 0.3**2, abs=1e-6)
+
+
+def test_a_charged_molecule_keeps_its_charge():
+    ammonium = embed_smiles("[NH4+]")[0]
+    assert XtbEnergy(ammonium).unpaired == 0
+    assert relax(ammonium).rmsd < 0.1

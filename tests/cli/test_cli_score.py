@@ -8,7 +8,8 @@ from molkit.chem.files import write_sdf, write_xyz
 from molkit.chem.rdkit_tools import embed_smiles
 from molkit.cli import run
 from molkit.data import registry
-from molkit.molecule import Molecule
+from molkit.data.packed import write_packed
+from molkit.molecule import Molecule, PackedMolecules
 
 
 def good():
@@ -94,3 +95,14 @@ def test_strain_and_posebusters_are_added_where_asked_for(tmp_path, capsys):
     assert report["posebusters"]["shares"]["bond_lengths"]["value"] == 1.0
     assert run(["score", str(file), "--strain"]) == 0
     assert "1 odd, 0 failed" in capsys.readouterr().out
+
+
+def test_a_packed_file_is_scored_and_broken_molecules_in_it_are_listed(tmp_path, capsys, no_data):
+    path = tmp_path / "a.npz"
+    crash = Molecule([1, 1], [[0, 0, 0], [0, 0, 0.1]])
+    write_packed(path, PackedMolecules.from_molecules([*good(), crash]))
+    assert run(["score", str(path), "--posebusters"]) == 2
+    out, err = capsys.readouterr()
+    assert "left out, molecule 5" in out and "closer than 0.2 angstrom" in out
+    assert "PoseBusters: no bonds found for 0 of 4" in out
+    assert "1 of 5 molecules" in err

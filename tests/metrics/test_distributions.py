@@ -4,8 +4,18 @@ import numpy as np
 import pytest
 from scipy.stats import wasserstein_distance
 
+from molkit.data.qm9 import load_qm9
 from molkit.errors import InvalidInput
 from molkit.metrics import distributions as di
+from molkit.metrics.distributions import (
+    Owned,
+    bond_angles,
+    bond_lengths,
+    owned_bond_angles,
+    owned_bond_lengths,
+    wasserstein,
+    wasserstein_over_molecules,
+)
 from molkit.molecule import Molecule, PackedMolecules
 
 
@@ -87,3 +97,25 @@ def test_a_comparison_lists_every_kind_and_leaves_out_distances_of_rare_ones():
 def test_molecules_without_bonds_compare_without_an_error():
     lone = PackedMolecules.from_molecules([Molecule([6], [[0, 0, 0]])])
     assert di.bond_lengths(lone) == {} and di.bond_angles(lone) == {}
+
+
+def test_the_interval_of_a_distance_resamples_molecules():
+    """Ten equal bonds in a molecule say no more than one: the interval is as wide as with one bond each."""
+    random = np.random.default_rng(0)
+    lengths, reference = random.normal(1.1, 0.02, 300), random.normal(1.09, 0.02, 3000)
+    single = Owned(lengths, np.arange(300))
+    tenfold = Owned(np.repeat(lengths, 10), np.repeat(np.arange(300), 10))
+    other = Owned(reference, np.arange(3000))
+    first = wasserstein_over_molecules(single, other, num_molecules=300)
+    second = wasserstein_over_molecules(tenfold, other, num_molecules=300)
+    assert first.value == pytest.approx(wasserstein(lengths, reference))
+    assert (first.low, first.high) == pytest.approx((second.low, second.high))
+    assert first.low < 0.01 < first.high
+
+
+def test_bonds_and_angles_know_their_molecules():
+    pack = load_qm9(split="test", limit=20)
+    for owned, plain in ((owned_bond_lengths, bond_lengths), (owned_bond_angles, bond_angles)):
+        alone = plain(PackedMolecules.from_molecules([pack[3]]))
+        for kind, found in owned(pack).items():
+            np.testing.assert_array_equal(found.values[found.owners == 3], alone.get(kind, np.zeros(0)))

@@ -1,5 +1,7 @@
 import numpy as np
+import pytest
 
+from molkit.chem.rdkit_tools import embed_smiles
 from molkit.data.qm9 import load_qm9
 from molkit.molecule import Molecule, PackedMolecules
 from molkit.studies import edm_conventions as study
@@ -46,3 +48,19 @@ def test_geometry_checks_count_what_could_not_be_checked():
     assert result.num_molecules == 2
     assert result.shares["bond_lengths"].value == 1.0
     assert 0.0 <= result.all_passed.value <= 1.0
+
+
+def test_an_open_shell_has_no_accepted_bonds_and_nitromethane_has():
+    nitromethane = embed_smiles("C[N+](=O)[O-]")[0]
+    pack = PackedMolecules.from_molecules([WATER, METHYL, nitromethane])
+    found = study.conventions("toy", pack)
+    assert found.perceived.tolist() == [True, False, True]
+    assert study.perceived(pack, known=np.zeros(3, dtype=bool)).tolist() == [True, False, True]
+    assert found.disagreement.value == pytest.approx(2 / 3)  # CH3, and the charges of the nitro group
+
+
+def test_chains_that_gave_no_molecule_fail_everywhere():
+    found = study.conventions("toy", PackedMolecules.from_molecules([WATER]), num_failed=3)
+    assert found.share(found.flags[:, 0]).value == 0.25 and found.atoms_edm.value == 0.25
+    patterns = found.patterns()
+    assert patterns[True, True, True].value == 0.25 and patterns[False, False, False].value == 0.75
