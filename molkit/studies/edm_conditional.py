@@ -217,14 +217,23 @@ def asked_error(judge: str, asked: Asked) -> dict[str, Interval]:
     return errors
 
 
-def error_table(weights: str, judge: str, *, limit: int | None, seed: int) -> ErrorTable:
-    """The paper's four rows for the stored samples; recorded only for all of them."""
+def samples_for(weights: str, *, recompute: int, num_calls: int, seed: int) -> tuple[Asked, int]:
+    """The stored samples and the network calls of each; or `recompute` new ones a property with `num_calls`."""
+    if not recompute:
+        return stored(weights)
+    return ask_many(weights, recompute, num_calls=num_calls, seed=seed), num_calls
+
+
+def error_table(weights: str, judge: str, *, limit: int, recompute: int, num_calls: int, seed: int) -> ErrorTable:
+    """The paper's four rows, of the stored samples or of new ones; results of a limited run are not recorded.
+
+    limit: molecules behind each row, evenly spread; 0 for all. The other arguments as in `samples_for`.
+    """
     started = perf_counter()
-    part = thinned(load_labelled("generator"), limit)
-    asked, num_calls = stored(weights)
-    if limit is not None:
-        rows = np.linspace(0, len(asked.prop) - 1, limit).round().astype(int)
-        asked = Asked(asked.molecules.select(rows), asked.prop[rows], asked.value[rows], asked.num_failed)
+    part = thinned(load_labelled("generator"), limit or None)
+    asked, num_calls = samples_for(weights, recompute=recompute, num_calls=num_calls, seed=seed)
+    if limit:
+        asked = evenly(asked, limit)
     errors = {
         "naive": naive_error(judge, part, seed=seed),
         "num_atoms": size_baseline(load_labelled("judge"), part, seed=seed),
@@ -233,7 +242,7 @@ def error_table(weights: str, judge: str, *, limit: int | None, seed: int) -> Er
     }
     counts = {row: len(part.index) for row in ROWS} | {"edm": int(np.bincount(asked.prop).min())}
     flags = stability(asked.molecules)
-    measurements = _record(weights, judge, errors, counts, asked, perf_counter() - started)
+    measurements = [] if limit else _record(weights, judge, errors, counts, asked, perf_counter() - started)
     return ErrorTable(
         errors,
         counts,
@@ -243,6 +252,15 @@ def error_table(weights: str, judge: str, *, limit: int | None, seed: int) -> Er
         num_calls,
         tuple(measurements),
     )
+
+
+def evenly(asked: Asked, limit: int) -> Asked:
+    """About `limit` of the molecules in equal shares of each property, evenly spread."""
+    each = max(1, limit // len(NAMES))
+    rows = [np.flatnonzero(asked.prop == k) for k in range(len(NAMES))]
+    spread = [own[np.linspace(0, len(own) - 1, min(each, len(own))).round().astype(int)] for own in rows if len(own)]
+    chosen = np.concatenate(spread)
+    return Asked(asked.molecules.select(chosen), asked.prop[chosen], asked.value[chosen], asked.num_failed)
 
 
 def thinned(part: LabelledMolecules, limit: int | None) -> LabelledMolecules:
