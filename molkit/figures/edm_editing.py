@@ -72,7 +72,7 @@ def variation_curve(curves: Mapping[str, Sequence[VariationPoint]]) -> Figure:
         axes[1].set(ylabel="stable molecules (%)", ylim=(0, 102))
         axes[2].set(ylabel="RMSD (Å)")
         for one in axes:
-            one.set(xlabel="noise σ (Å)", xscale="log")
+            one.set(xlabel="noise σ (Å)", xscale="log", xlim=(0.8 * first[0].sigma, 1.25 * first[-1].sigma))
         axes[0].legend(loc="lower left", fontsize=8)
     return figure
 
