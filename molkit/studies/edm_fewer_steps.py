@@ -278,8 +278,8 @@ def loss(reference: ArmResult, arm: ArmResult, *, num_resamples: int = 4000, see
 
     The first rows of both arms share sizes and noise. Over these the arm with fewer molecules is regressed on the
     other, and the regression is evaluated at that one's share over all of its molecules, which also uses its rows
-    without a partner (a control variate; Source: derived here). Arms with failed chains, whose rows do not match, count as
-    independent.
+    without a partner (a control variate; Source: derived here). Arms with failed chains, whose rows do not match, count
+    as independent.
     """
     if reference.requested > arm.requested:
         turned = loss(arm, reference, num_resamples=num_resamples, seed=seed)
