@@ -23,7 +23,7 @@ from molkit.edm.farm import sample_many
 from molkit.edm.model import build, load
 from molkit.edm.recipes import RECIPES, read_recipe
 from molkit.edm.training import train_recipe
-from molkit.errors import DataNotFound, InvalidInput, RunError
+from molkit.errors import DataNotFound, InvalidInput, MolkitError, RunError
 from molkit.metrics.statistics import Interval
 from molkit.studies.edm_evaluation import nll_on_test, score
 from molkit.training.files import write_text
@@ -32,6 +32,10 @@ from molkit.training.run_folder import append_json
 SUITES = RECIPES / "suites"
 STORED = REPOSITORY / "data" / "studies"
 CURVE_POINTS = 40
+
+
+class Interrupted(MolkitError):
+    """A training of a suite was asked to stop before its end; it continues when the suite is run again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,18 +132,23 @@ def run_arm(suite: str, arm: str, seed: int, runs: str, root: str = str(SUITES))
 
 
 def _train(recipe: Path, folder: Path, seed: int) -> str:
-    """Train to the end; CPU and wall seconds of the session are noted. Returns why it failed, or nothing."""
+    """Train to the end; CPU and wall seconds of the session are noted. Returns why it failed, or nothing.
+
+    Raises Interrupted where the training was asked to stop: half a training is no result.
+    """
     started, wall = process_time(), perf_counter()
     if not read_recipe(recipe).training.total_steps:
         raise InvalidInput(f"{recipe}: a recipe of a suite fixes its total_steps")
     try:
-        train_recipe(recipe, out=folder, seed=seed, resume=folder.is_dir(), device="cpu", progress_bar=False)
+        result = train_recipe(recipe, out=folder, seed=seed, resume=folder.is_dir(), device="cpu", progress_bar=False)
     except RunError as error:
         return str(error)
     finally:
         seconds = {"cpu_seconds": process_time() - started, "wall_seconds": perf_counter() - wall}
         if folder.is_dir():
             append_json(folder / "cost.jsonl", seconds)
+    if not result.finished:
+        raise Interrupted(f"{folder}: stopped at step {result.step} of {result.total_steps}; run the suite again")
     return ""
 
 

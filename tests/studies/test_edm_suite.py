@@ -58,6 +58,16 @@ def test_a_training_that_blows_up_is_a_result_that_says_so(suites, tmp_path):
     assert result.atom_stability is None and result.nll is None
 
 
+def test_a_training_that_was_asked_to_stop_is_no_result_and_continues(suites, tmp_path, monkeypatch):
+    real = edm_suite.train_recipe
+    monkeypatch.setattr(edm_suite, "train_recipe", lambda path, **options: real(path, time_budget=1e-3, **options))
+    with pytest.raises(edm_suite.Interrupted, match="run the suite again"):
+        edm_suite.run_arm("toy", "plain", 1, str(tmp_path), str(suites))
+    assert not edm_suite.result_path(tmp_path, "plain", 1).is_file()
+    monkeypatch.setattr(edm_suite, "train_recipe", real)
+    assert edm_suite.run_arm("toy", "plain", 1, str(tmp_path), str(suites)).steps == 3
+
+
 def test_what_a_user_can_get_wrong_ends_in_one_line(suites, tmp_path):
     with pytest.raises(DataNotFound, match="toy"):
         edm_suite.arms_of("nothing", root=suites)
