@@ -25,7 +25,7 @@ def fragment(tmp_path):
     return str(tmp_path / "methyl.xyz")
 
 
-def fails(arguments, capsys, *words):
+def check_fails(arguments, capsys, *words):
     assert run([str(argument) for argument in arguments]) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert all(word in last for word in words), last
@@ -66,12 +66,16 @@ def test_variations_and_compositions_are_written(weights, fragment, tmp_path, ca
 )
 def test_a_mistake_is_one_line(weights, fragment, tmp_path, capsys, arguments, words):
     filled = [one.format(w=weights, f=fragment) for one in arguments]
-    fails(["edit", *filled, "--out", str(tmp_path / "a.xyz")], capsys, *words)
+    check_fails(["edit", *filled, "--out", str(tmp_path / "a.xyz")], capsys, *words)
     assert not (tmp_path / "a.xyz").exists()
 
 
 def test_overlapping_atoms_and_a_wrong_name_are_refused(weights, fragment, tmp_path, capsys):
     write_xyz(tmp_path / "bad.xyz", Molecule([6, 1], [[0, 0, 0], [0.1, 0, 0]]))
     out = ["--out", str(tmp_path / "a.xyz")]
-    fails(["edit", "complete", weights, tmp_path / "bad.xyz", "--add", "3", *out], capsys, "atoms 1 (C) and 2 (H)")
-    fails(["edit", "complete", weights, fragment, "--add", "3", "--out", tmp_path / "a.npz"], capsys, ".xyz or .sdf")
+    check_fails(
+        ["edit", "complete", weights, tmp_path / "bad.xyz", "--add", "3", *out], capsys, "atoms 1 (C) and 2 (H)"
+    )
+    check_fails(
+        ["edit", "complete", weights, fragment, "--add", "3", "--out", tmp_path / "a.npz"], capsys, ".xyz or .sdf"
+    )
