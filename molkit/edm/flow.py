@@ -107,11 +107,11 @@ def _moved(state: State, velocity: State, step: float) -> State:
 
 
 def flow_rule(sampler: str) -> FlowRule:
-    """The rule of a flow's steps by the sampler's name; the default sampler of diffusion stands for euler.
+    """The rule of a flow's steps by the sampler's name; the default samplers of diffusion stand for euler.
 
     Raises InvalidInput for a sampler of diffusion models.
     """
-    if sampler == "ancestral":
+    if sampler in ("ancestral", "sde-2m"):
         return "euler"
     if sampler not in FLOW_RULES:
         raise InvalidInput(

@@ -102,9 +102,9 @@ def train_recipe(
     )
 
 
-def widened(tensor: Tensor, shape: torch.Size) -> Tensor:
-    """The tensor in the upper left corner of zeros of that shape."""
-    out = tensor.new_zeros(shape)
+def widened(tensor: Tensor, onto: Tensor) -> Tensor:
+    """A copy of `onto` with the tensor in its upper left corner."""
+    out = onto.clone()
     out[tuple(slice(size) for size in tensor.shape)] = tensor
     return out
 
@@ -112,8 +112,9 @@ def widened(tensor: Tensor, shape: torch.Size) -> Tensor:
 def take_weights(network: EdmNetwork, config: EdmConfig, source: str) -> int:
     """Copy the weights of published weights or a run into the network; returns the molecule passes they had seen.
 
-    A model that takes conditions may begin with one that takes none: the weights of its new columns are zero, so that
-    it computes the same. Raises DataNotFound, or InvalidInput when they belong to another model.
+    A model that takes conditions may begin with one that takes none: its new columns keep their random start, so that
+    it computes the same where nothing is asked, and learns from the first step where something is. Raises
+    DataNotFound, or InvalidInput when they belong to another model.
     """
     folder = resolve(source)
     old = load(folder, fast=False)
@@ -121,6 +122,6 @@ def take_weights(network: EdmNetwork, config: EdmConfig, source: str) -> int:
     check_same_model(folder, replace(config, **NO_CONTEXT) if grows else config)
     tensors = old.network.state_dict()
     if grows:
-        tensors = {name: widened(value, network.state_dict()[name].shape) for name, value in tensors.items()}
+        tensors = {name: widened(value, network.state_dict()[name]) for name, value in tensors.items()}
     network.load_state_dict(tensors)
     return training_facts(folder).passes if (folder / "training.json").is_file() else 0

@@ -93,7 +93,7 @@ def test_a_table_is_read_back_as_it_was_written(tmp_path):
         read_table(tmp_path / "other")
 
 
-def test_a_model_that_gains_columns_begins_as_the_same_function(tmp_path):
+def test_a_model_that_gains_columns_begins_as_the_same_function_where_nothing_is_asked(tmp_path):
     plain = build(EdmConfig(width=16, num_layers=1), seed=3)
     save(plain, tmp_path)
     grown = build(TWO, seed=4)
@@ -103,10 +103,12 @@ def test_a_model_that_gains_columns_begins_as_the_same_function(tmp_path):
     inputs = (torch.randn(7, 6, generator=generator), torch.randn(7, 3, generator=generator), torch.full((7, 1), 0.5))
     rest = (graph.edge_index, graph.batch, 2)
     with torch.no_grad():
-        for found, expected in zip(
-            grown.network(*inputs, *rest, torch.randn(7, 4)), plain.network(*inputs, *rest), strict=True
+        asked = grown.network(*inputs, *rest, torch.randn(7, 4))
+        for found, expected, other in zip(
+            grown.network(*inputs, *rest, torch.zeros(7, 4)), plain.network(*inputs, *rest), asked, strict=True
         ):
             torch.testing.assert_close(found, expected)
+            assert not torch.allclose(other, expected)
 
 
 def test_judge_labeller_and_generator_share_no_molecule():
