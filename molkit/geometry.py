@@ -20,6 +20,32 @@ def random_rotations(count: int, *, generator: torch.Generator, dtype: torch.dty
     return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2).to(dtype)
 
 
+def superpose(positions: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Positions [A, 3] moved and turned so that they lie on the target [A, 3] as well as they can.
+
+    Source: Kabsch, Acta Cryst. A 32, 922 (1976). Mirror images are not superposed. Raises ValueError for other shapes.
+    """
+    if positions.shape != target.shape or positions.ndim != 2 or positions.shape[1] != 3:
+        raise ValueError(f"expected two arrays of one shape [A, 3], got {positions.shape} and {target.shape}")
+    centre = target.mean(axis=0)
+    first, second = positions - positions.mean(axis=0), target - centre
+    left, _, right = np.linalg.svd(first.T @ second)
+    left[:, -1] *= np.sign(np.linalg.det(left) * np.linalg.det(right)) or 1.0
+    return first @ (left @ right) + centre
+
+
+def best_rotations(moving: Tensor, fixed: Tensor, batch: Tensor, num_molecules: int) -> Tensor:
+    """Proper rotation [B, 3, 3] of each molecule that turns its centred `moving` [A, 3] best onto `fixed` [A, 3].
+
+    Apply as (moving[:, None, :] @ rotation[batch])[:, 0]. Source: Kabsch, as above.
+    """
+    product = (moving[:, :, None] * fixed[:, None, :]).double()
+    left, _, right = torch.linalg.svd(product.new_zeros(num_molecules, 3, 3).index_add(0, batch, product))
+    sign = torch.sign(torch.linalg.det(left) * torch.linalg.det(right))
+    left = torch.cat([left[:, :, :2], left[:, :, 2:] * sign[:, None, None]], dim=-1)
+    return (left @ right).to(moving.dtype)
+
+
 def aligned_rmsd(positions: np.ndarray, target: np.ndarray) -> float:
     """Root mean square deviation [A, 3] after the best shift and proper rotation, in the unit of the input.
 
