@@ -1,9 +1,8 @@
-"""Pools of processes with one thread each, started afresh so that no lock of a threaded library is inherited."""
+"""Processes with one thread each, started afresh so that no lock of a threaded library is inherited."""
 
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,16 +13,12 @@ from molkit.errors import MolkitError
 
 
 @contextmanager
-def process_pool(workers: int) -> Iterator[Executor | None]:
-    """An executor of `workers` processes, or None for one: the caller then works in its own process."""
-    if workers == 1:
-        yield None
-        return
+def single_threaded() -> Iterator[None]:
+    """Processes started meanwhile use one thread each; their libraries read that when they start."""
     before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"  # read by the libraries when a worker starts
+    os.environ["OMP_NUM_THREADS"] = "1"
     try:
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as executor:
-            yield executor
+        yield
     finally:
         if before is None:
             del os.environ["OMP_NUM_THREADS"]
@@ -54,17 +49,9 @@ def guarded_map(
     from pebble import ProcessPool  # only farms of fragile calculations need it
 
     context = multiprocessing.get_context("spawn")
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"  # read by the libraries when a worker starts
-    try:
-        with ProcessPool(max_workers=workers, context=context) as pool:
-            futures = [pool.schedule(function, args=(task,), timeout=timeout) for task in tasks]
-            return [_outcome(future, timeout) for future in tqdm(futures, disable=not progress, unit="task")]
-    finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
+    with single_threaded(), ProcessPool(max_workers=workers, context=context) as pool:
+        futures = [pool.schedule(function, args=(task,), timeout=timeout) for task in tasks]
+        return [_outcome(future, timeout) for future in tqdm(futures, disable=not progress, unit="task")]
 
 
 def _outcome(future: Any, timeout: float) -> Any:

@@ -13,6 +13,7 @@ LAYERS = [  # from the ground up; rooms of one layer do not import each other un
     {"processes", "molecule", "config", "geometry", "graphs", "nn", "claims"},
     {"chem"},
     {"data", "metrics", "training"},
+    {"farm"},
     {"edm", "cgcf", "ofdft"},
     {"relaxation"},
     {"studies"},

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from molkit.cli.engines import Engine, engine_options
+
 ISAS = ("auto", "avx512_bf16", "avx512", "avx2")
 
 
@@ -68,16 +70,15 @@ def edm(
 @click.option("--count", default=2000, show_default=True, type=click.IntRange(min=1), help="Pairs of trajectories.")
 @click.option("--calls", default=100, show_default=True, type=click.IntRange(min=2), help="Network calls of each.")
 @click.option("--seed", default=7, show_default=True)
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Processes.")
+@engine_options
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
-def trajectories(weights: str, count: int, calls: int, seed: int, workers: int, out: Path) -> None:
+def trajectories(weights: str, count: int, calls: int, seed: int, engine: Engine, out: Path) -> None:
     """The same trajectories of WEIGHTS with float32 and with bfloat16 products: what rounding costs in stability."""
     from molkit.errors import ToolNotFound
-    from molkit.processes import process_pool
     from molkit.studies.edm_engine import trajectories as run
     from molkit.studies.edm_engine import write_trajectories
 
-    with process_pool(workers) as executor:
+    with engine.open() as executor:
         found = run(weights, num_chains=count, num_calls=calls, seed=seed, executor=executor)
     if found is None:
         raise ToolNotFound("the kernel has no bfloat16 products on this CPU (AVX512_BF16 and a C compiler are needed)")

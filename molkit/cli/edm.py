@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from molkit.cli.engines import Engine, engine_options
+
 if TYPE_CHECKING:
     from molkit.molecule import PackedMolecules
 
@@ -26,7 +28,7 @@ FORMATS = (".xyz", ".sdf", ".npz")
 @click.option("--condition", "conditions", multiple=True, metavar="NAME=VALUE", help=CONDITION_HELP)
 @click.option("--num-atoms", type=click.IntRange(min=1), help="Only molecules of this size.")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Processes.")
+@engine_options
 @click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
 @click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Folder for finished chunks (resume).")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help=".xyz, .sdf or .npz.")
@@ -38,7 +40,7 @@ def sample(
     conditions: tuple[str, ...],
     num_atoms: int | None,
     seed: int,
-    workers: int,
+    engine: Engine,
     device: str,
     keep: Path | None,
     out: Path,
@@ -50,9 +52,8 @@ def sample(
     from molkit.edm.model import load, resolve
     from molkit.edm.samplers import ANCESTRAL, DEFAULT, sampler_named
     from molkit.errors import InvalidInput
-    from molkit.processes import process_pool
 
-    require_device(device, workers)
+    require_device(device, engine)
     if out.suffix not in FORMATS:
         raise InvalidInput(f"{out}: the name must end in {', '.join(FORMATS)}")
     if not out.parent.is_dir():
@@ -68,7 +69,7 @@ def sample(
     check_known(model.config, asked)
     if asked:
         read_table(resolve(weights)).size_weights(asked)  # refuses values that training never saw
-    with process_pool(workers) as executor:
+    with engine.open() as executor:
         molecules = sample_many(
             weights,
             count,
@@ -118,7 +119,7 @@ def parse_conditions(texts: Sequence[str]) -> dict[str, float]:
     return found
 
 
-def require_device(device: str, workers: int) -> None:
+def require_device(device: str, engine: Engine) -> None:
     """Refuse a GPU that is not there, and several processes on one."""
     if device == "cpu":
         return
@@ -128,8 +129,8 @@ def require_device(device: str, workers: int) -> None:
 
     if not torch.cuda.is_available():
         raise InvalidInput("device cuda was asked for, but PyTorch sees no GPU here; use --device cpu")
-    if workers > 1:
-        raise InvalidInput(f"one process feeds the GPU; leave --workers at 1, got {workers}")
+    if not engine.is_local_process:
+        raise InvalidInput("one process feeds the GPU; leave out --workers, --dask and --slurm")
 
 
 def _write(out: Path, molecules: PackedMolecules) -> None:

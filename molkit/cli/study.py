@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from molkit.cli.engines import Engine, engine_options
+
 
 @click.group()
 def study() -> None:
@@ -81,14 +83,13 @@ def learning_rates(trials: tuple[str, ...], steps: int, runs: Path, out: Path) -
 @click.option("--count", default=10_000, show_default=True, type=click.IntRange(min=1), help="Molecules a property.")
 @click.option("--calls", default=100, show_default=True, type=click.IntRange(min=2), help="Network calls of each.")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Processes.")
-def conditional(weights: str, count: int, calls: int, seed: int, workers: int) -> None:
+@engine_options
+def conditional(weights: str, count: int, calls: int, seed: int, engine: Engine) -> None:
     """Molecules of WEIGHTS, each asked for one value of one property, kept beside the weights."""
     from molkit.edm.model import resolve
-    from molkit.processes import process_pool
     from molkit.studies.edm_conditional import ask_many, keep
 
-    with process_pool(workers) as executor:
+    with engine.open() as executor:
         asked = ask_many(weights, count, num_calls=calls, seed=seed, executor=executor)
     path = keep(asked, resolve(weights), num_calls=calls, seed=seed)
     click.echo(f"{path}: {len(asked.prop)} molecules, {sum(asked.num_failed)} chains failed")

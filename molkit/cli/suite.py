@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from molkit.cli.engines import Engine, engine_options
+
 
 @click.group()
 def suite() -> None:
@@ -15,14 +17,13 @@ def suite() -> None:
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the runs.")
 @click.option("--arms", default="", help="Names with commas; default: all.")
 @click.option("--seeds", default="0", show_default=True, help="Whole numbers with commas.")
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Processes.")
-def run(name: str, out: Path, arms: str, seeds: str, workers: int) -> None:
+@engine_options
+def run(name: str, out: Path, arms: str, seeds: str, engine: Engine) -> None:
     """Run the suite NAME of data/recipes/suites; finished arms are skipped, interrupted ones continue."""
-    from molkit.processes import process_pool
     from molkit.studies.edm_suite import run_suite
 
     chosen = [arm.strip() for arm in arms.split(",") if arm.strip()]
-    with process_pool(workers) as executor:
+    with engine.open() as executor:
         results = run_suite(name, out, arms=chosen, seeds=_numbers(seeds), executor=executor)
     for result in results:
         figures = result.failure or (

@@ -88,7 +88,10 @@ def load(
     Raises DataNotFound, or InvalidInput when the weights belong to another model or are not finite.
     """
     folder = resolve(path_or_name)
-    config = from_dict(EdmConfig, read_yaml(folder / "config.yaml"), source=str(folder / "config.yaml"))
+    values = read_yaml(folder / "config.yaml")
+    if "method" in values:  # the other kinds of model say what they are
+        raise InvalidInput(f"{folder.name} is a model of the method {values['method']!r}, not one that makes molecules")
+    config = from_dict(EdmConfig, values, source=str(folder / "config.yaml"))
     edm = build(config, name=folder.name)
     edm.network.load_state_dict(read_weights(folder / "weights.safetensors", edm.network.state_dict()))
     edm.network.to(device).eval().requires_grad_(False)

@@ -11,7 +11,8 @@ from molkit.edm.model import WEIGHTS_ROOT, load, save
 from molkit.edm.property_network import load_property, save_property
 from molkit.edm.published import TrainingFacts
 from molkit.errors import DataNotFound, InvalidInput
-from molkit.training.run_folder import load_state, write_text
+from molkit.training.files import write_text
+from molkit.training.run_folder import load_state
 
 MAX_CURVE_LINES = 400
 MAX_FILE_BYTES = 15 * 2**20

@@ -7,7 +7,7 @@ from molkit.edm.published import TrainingFacts, learning_curve, sessions, traini
 from molkit.metrics.score import Score
 from molkit.metrics.statistics import Interval
 from molkit.studies.edm_evaluation import NllResult, nll_on_test, score_data, score_stored
-from molkit.training.run_folder import write_text
+from molkit.training.files import write_text
 
 CURVE_ROWS = 12
 

@@ -12,7 +12,7 @@ from molkit.edm.recipes import DataChoice, load_training_set
 from molkit.metrics.statistics import Interval
 from molkit.studies.edm_card import curve_section, sessions_section
 from molkit.studies.edm_conditional import judge_error
-from molkit.training.run_folder import write_text
+from molkit.training.files import write_text
 
 
 def publish_network(run: Path, name: str, *, part: Part) -> Path:

@@ -8,7 +8,7 @@ from molkit.edm.published import training_facts
 from molkit.metrics.statistics import Interval
 from molkit.studies import edm_drug_size as study
 from molkit.studies.edm_card import curve_section, sessions_section
-from molkit.training.run_folder import write_text
+from molkit.training.files import write_text
 
 NUM_DATA = 400  # geometries of a split behind the data's columns
 NUM_UNTRAINED = 20

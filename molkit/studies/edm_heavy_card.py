@@ -7,7 +7,7 @@ from molkit.edm.published import training_facts
 from molkit.metrics.statistics import Interval
 from molkit.studies import edm_heavy as study
 from molkit.studies.edm_card import curve_section, sessions_section
-from molkit.training.run_folder import write_text
+from molkit.training.files import write_text
 
 
 def write_card(weights: str | Path, *, with_novelty: bool = True) -> Path:

@@ -20,8 +20,8 @@ from molkit.edm.features import State, encode
 from molkit.edm.model import Edm, build, load
 from molkit.edm.network import EdmNetwork
 from molkit.errors import DataNotFound
+from molkit.farm.engines import engine
 from molkit.graphs import Graph
-from molkit.processes import process_pool
 from molkit.studies.edm_engine import executions_here
 
 BENCHMARK = REPOSITORY / "benchmarks" / "results" / "edm.json"
@@ -166,7 +166,7 @@ def _in_turns(works: dict[tuple[str, str], Callable[[], object]], rounds: int) -
 def time_sampling(weights: str, *, num_molecules: int, num_calls: int, workers: int, seed: int) -> Timing:
     """Wall seconds for a set of samples with the shipped settings, the start of the processes included."""
     started = perf_counter()
-    with process_pool(workers) as executor:
+    with engine(workers) as executor:
         sample_many(weights, num_molecules, seed=seed, num_calls=num_calls, executor=executor)
     return Timing(num_molecules, num_calls, workers, perf_counter() - started)
 

@@ -1,5 +1,6 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and folders that one process uses at a time."""
 
+import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import yaml
 from safetensors import SafetensorError
 
-from molkit.errors import RunError
+from molkit.errors import InvalidInput, RunError
 
 
 @contextmanager
@@ -37,3 +38,19 @@ def write_text(path: Path, text: str) -> None:
 def write_yaml(path: Path, values: dict[str, Any]) -> None:
     """Write a table as YAML by temporary name and rename."""
     write_text(path, yaml.safe_dump(values, sort_keys=False))
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run folder; a second process is refused with RunError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = open(folder / ".lock", "w")  # noqa: SIM115  (held open for as long as the lock)
+    except OSError as error:
+        raise InvalidInput(f"{folder}: the run folder cannot be written ({error.strerror})") from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(f"{folder}: another process is using this run folder; choose another --out") from error
+        yield

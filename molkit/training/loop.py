@@ -23,7 +23,7 @@ from molkit.rng import generator_from
 from molkit.training import run_folder
 from molkit.training.batches import batches_for
 from molkit.training.config import TrainConfig
-from molkit.training.files import write_yaml
+from molkit.training.files import locked, write_yaml
 from molkit.training.optimisers import make_optimiser
 from molkit.training.schedule import RECENT, NormQueue, is_outlier, learning_rate
 from molkit.training.session import Session, signals_to
@@ -303,7 +303,7 @@ def train(
 
     Raises InvalidInput when `out` already holds a run and resume is false, RunError when a step is not finite.
     """
-    with run_folder.locked(out) if fabric.is_global_zero else nullcontext():
+    with locked(out) if fabric.is_global_zero else nullcontext():
         has_run = (out / run_folder.STATE).is_file()
         if has_run and not resume:
             raise InvalidInput(f"{out}: already holds a run; continue it with --resume, or choose another --out")

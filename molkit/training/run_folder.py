@@ -1,12 +1,9 @@
-"""A run on disk: locked while in use, written by temporary name and rename, so that a kill leaves it whole."""
+"""A run on disk, written by temporary name and rename, so that a kill leaves it whole."""
 
-import fcntl
 import json
 import os
 import platform
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +17,6 @@ from molkit.errors import InvalidInput, RunError
 from molkit.training.files import whole_file, write_text
 
 STATE = "training/state.safetensors"
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a run folder; a second process is refused with RunError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = open(folder / ".lock", "w")  # noqa: SIM115  (held open for as long as the lock)
-    except OSError as error:
-        raise InvalidInput(f"{folder}: the run folder cannot be written ({error.strerror})") from error
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(f"{folder}: another process is using this run folder; choose another --out") from error
-        yield
 
 
 def append_json(path: Path, record: dict[str, Any]) -> None:

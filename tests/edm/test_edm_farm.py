@@ -7,7 +7,7 @@ from edm_toys import tiny_config
 from molkit.edm import farm
 from molkit.edm.model import build, load, save
 from molkit.errors import InvalidInput
-from molkit.processes import process_pool
+from molkit.farm.engines import engine
 
 
 @pytest.fixture()
@@ -24,7 +24,7 @@ def draw(weights, **options):
 
 def test_two_processes_draw_the_molecules_that_one_draws(weights):
     alone = draw(weights)
-    with process_pool(2) as executor:
+    with engine(2) as executor:
         together = draw(weights, executor=executor)
     assert np.array_equal(alone.num_atoms, together.num_atoms)
     assert np.array_equal(alone.atomic_numbers, together.atomic_numbers)

@@ -9,7 +9,8 @@ from training_toys import TINY_YAML, contents, metrics
 from molkit.cli import run
 from molkit.data import registry
 from molkit.edm.model import load
-from molkit.training.run_folder import STATE, locked
+from molkit.training.files import locked
+from molkit.training.run_folder import STATE
 
 
 @pytest.fixture

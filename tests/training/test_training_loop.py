@@ -15,8 +15,9 @@ from molkit.edm.task import EdmTask
 from molkit.errors import InvalidInput, RunError
 from molkit.rng import generator_from
 from molkit.training import run_folder
+from molkit.training.files import locked
 from molkit.training.loop import make_fabric, train
-from molkit.training.run_folder import load_state, locked
+from molkit.training.run_folder import load_state
 
 
 class Killed(Exception):

@@ -1,0 +1,48 @@
+"""Where the many tasks of a command run: options shared by every command that has many."""
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What the user chose: processes here, a Dask scheduler, or SLURM jobs."""
+
+    workers: int
+    dask: str | None
+    slurm: Path | None
+
+    @property
+    def is_local_process(self) -> bool:
+        """Whether everything runs in this process."""
+        return self.workers == 1 and self.dask is None and self.slurm is None
+
+    def open(self) -> AbstractContextManager[Executor | None]:
+        """The executor, for a with block; None for this process. Raises what `molkit.farm.engines.engine` raises."""
+        from molkit.farm.engines import engine
+
+        return engine(self.workers, dask=self.dask, slurm=self.slurm)
+
+
+def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command --workers, --dask and --slurm, passed to it as one `engine`."""
+
+    @click.option("--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Processes.")
+    @click.option("--dask", metavar="ADDRESS", help="Address of a running Dask scheduler, instead of processes here.")
+    @click.option(
+        "--slurm",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="A YAML file (jobs, cores, memory, walltime, ...): Dask workers as SLURM jobs.",
+    )
+    @wraps(command)
+    def wrapped(*arguments: Any, workers: int, dask: str | None, slurm: Path | None, **options: Any) -> Any:
+        return command(*arguments, engine=Engine(workers, dask, slurm), **options)
+
+    return wrapped

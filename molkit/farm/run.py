@@ -1,0 +1,193 @@
+"""Do what is missing in a farm's folder."""
+
+import faulthandler
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from molkit.errors import MolkitError, RunError
+from molkit.farm.folder import FarmFolder, Result
+from molkit.training.files import locked
+
+MAX_ATTEMPTS = 2  # deaths of a worker in the same task, after which the task is to blame
+CHUNKS = 200  # into which a long farm is cut at least, so that the bar moves and a death costs little
+LONGEST_CHUNK = 20  # tasks
+Work = Callable[[Any], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class FarmReport:
+    """What a farm holds: keys with a result and reasons of those without, in the order of the tasks."""
+
+    folder: FarmFolder
+    done: tuple[str, ...]
+    failed: dict[str, str]
+
+    def results(self) -> dict[str, Result]:
+        """Arrays of the finished tasks."""
+        return {key: self.result(key) for key in self.done}
+
+    def result(self, key: str) -> Result:
+        """Arrays of one finished task. Raises RunError when its file has been damaged since."""
+        found = self.folder.read(key)
+        if found is None:
+            raise RunError(f"{self.folder.result_path(key)}: missing or damaged; run the farm again")
+        return found
+
+
+def run_farm(
+    function: Work,
+    tasks: Mapping[str, Any],
+    folder: Path,
+    *,
+    executor: Executor | None = None,
+    timeout: float | None = None,
+    settings: Mapping[str, Any] | None = None,
+    retry_failures: bool = False,
+    progress: bool = False,
+    unit: str = "task",
+) -> FarmReport:
+    """function(task) -> named arrays, for every task without a result in the folder; failures are noted, not raised.
+
+    A MolkitError is a failure of its task. So is the death of a worker, or more than `timeout` seconds in a worker,
+    where it happens MAX_ATTEMPTS times in the same task (the time-out needs an executor). Any other error is a mistake
+    of ours: it ends the farm, and finished results stay. Function and tasks must be picklable, keys file names;
+    `settings` are what all results depend on. The function must follow from its task alone (random numbers forked from
+    a seed in the task), so that every executor gives the same results. With Dask on several machines the folder must
+    be shared by all of them.
+
+    Raises InvalidInput for a folder of another farm, RunError for one in use or a full disk.
+    """
+    place = FarmFolder(Path(folder).resolve())
+    with locked(place.root):
+        place.adopt(tasks, settings or {})
+        place.sweep()
+        for key in tasks:
+            if retry_failures or not place.failure_path(key).is_file():
+                place.forget(key)
+        missing = [key for key in tasks if not _settled(place, key)]
+        with tqdm(total=len(tasks), initial=len(tasks) - len(missing), disable=not progress, unit=unit) as bar:
+            _run_missing(function, tasks, missing, place, executor, timeout, bar)
+    return report(place, tasks)
+
+
+def report(place: FarmFolder, tasks: Mapping[str, Any] | Sequence[str]) -> FarmReport:
+    """What the folder holds of these tasks."""
+    failed = {key: place.failure(key) for key in tasks if not place.result_path(key).is_file()}
+    known = {key: reason for key, reason in failed.items() if reason is not None}
+    return FarmReport(place, tuple(key for key in tasks if key not in failed), known)
+
+
+def _settled(place: FarmFolder, key: str) -> bool:
+    return place.result_path(key).is_file() or place.failure_path(key).is_file()
+
+
+def _run_missing(
+    function: Work,
+    tasks: Mapping[str, Any],
+    missing: list[str],
+    place: FarmFolder,
+    executor: Executor | None,
+    timeout: float | None,
+    bar: tqdm,
+) -> None:
+    if executor is None:
+        for key in missing:
+            run_chunk(function, [(key, tasks[key])], place, None)
+            _advance(bar, place, [key])
+        return
+    size = max(1, min(LONGEST_CHUNK, len(missing) // CHUNKS))
+    chunks = [missing[first : first + size] for first in range(0, len(missing), size)]
+
+    def send(chunk: list[str]) -> Future:
+        return executor.submit(run_chunk, function, [(key, tasks[key]) for key in chunk], place, timeout)
+
+    _collect({send(chunk): chunk for chunk in chunks}, send, place, bar)
+
+
+def _collect(
+    pending: dict[Future, list[str]], send: Callable[[list[str]], Future], place: FarmFolder, bar: tqdm
+) -> None:
+    """Wait for the chunks; the rest of one whose worker died is sent again."""
+    try:
+        while pending:
+            ended, _ = wait(pending, return_when=FIRST_COMPLETED)
+            for future in ended:
+                chunk = pending.pop(future)
+                error = future.exception()
+                if error is not None and not is_death(error):
+                    raise error
+                left = [key for key in chunk if not _settled(place, key)]
+                _advance(bar, place, [key for key in chunk if key not in left])
+                if left:
+                    _blame_nobody_else(place, left, error)
+                    pending[send(left)] = left
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def _blame_nobody_else(place: FarmFolder, left: list[str], error: BaseException | None) -> None:
+    """Raise RunError where workers die before they begin any task: sending the chunk again would not end."""
+    if not any(place.attempts(key) for key in left):
+        raise RunError(f"workers die before they begin a task ({error}); is molkit installed where they run?")
+
+
+def is_death(error: BaseException) -> bool:
+    """Whether a future failed because its worker died."""
+    return isinstance(error, BrokenExecutor) or type(error).__name__ in ("ProcessExpired", "KilledWorker")
+
+
+def _advance(bar: tqdm, place: FarmFolder, keys: Sequence[str]) -> None:
+    failed = sum(place.failure_path(key).is_file() for key in keys)
+    bar.failures = getattr(bar, "failures", 0) + failed
+    bar.update(len(keys))
+    if failed:
+        bar.set_postfix(failed=bar.failures)
+
+
+def run_chunk(
+    function: Work, tasks: Sequence[tuple[str, Any]], place: FarmFolder, timeout: float | None
+) -> list[float]:
+    """Tasks of one chunk in a worker, each into a file of its own; returns their seconds.
+
+    A task that was begun MAX_ATTEMPTS times and has no result killed its workers: it is noted as failed.
+    """
+    seconds = []
+    for key, task in tasks:
+        if _settled(place, key):
+            continue
+        if place.attempts(key) >= MAX_ATTEMPTS:
+            allowed = "" if timeout is None else f", or it took longer than {timeout:g} s"
+            place.fail(key, f"the process died in it {MAX_ATTEMPTS} times{allowed}")
+            continue
+        place.begin(key)
+        started = time.perf_counter()
+        try:
+            result = _within(timeout, function, task)
+        except RunError:
+            raise
+        except MolkitError as error:
+            place.fail(key, str(error))
+        else:
+            place.write(key, result)
+        seconds.append(time.perf_counter() - started)
+    return seconds
+
+
+def _within(timeout: float | None, function: Work, task: Any) -> Mapping[str, Any]:
+    """function(task); a watchdog ends the whole process after `timeout` seconds, also in code that never returns."""
+    if timeout is None:
+        return function(task)
+    with open(os.devnull, "w") as nowhere:
+        faulthandler.dump_traceback_later(timeout, exit=True, file=nowhere)
+        try:
+            return function(task)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
