@@ -20,7 +20,6 @@ from molkit.errors import InvalidInput
 from molkit.training.config import TrainConfig
 from molkit.training.loop import TrainResult, make_fabric, train, use_bfloat16
 
-NEW_COLUMNS = 0.1  # part of their random start that is kept; all of it raised the loss of a trained network 300-fold
 NO_CONTEXT = {"num_context": 0, "context_names": (), "context_means": (), "context_spreads": ()}
 
 
@@ -104,8 +103,8 @@ def train_recipe(
 
 
 def widened(tensor: Tensor, onto: Tensor) -> Tensor:
-    """A copy of NEW_COLUMNS times `onto` with the tensor in its upper left corner."""
-    out = NEW_COLUMNS * onto
+    """A copy of `onto` with the tensor in its upper left corner."""
+    out = onto.clone()
     out[tuple(slice(size) for size in tensor.shape)] = tensor
     return out
 
@@ -113,9 +112,9 @@ def widened(tensor: Tensor, onto: Tensor) -> Tensor:
 def take_weights(network: EdmNetwork, config: EdmConfig, source: str) -> int:
     """Copy the weights of published weights or a run into the network; returns the molecule passes they had seen.
 
-    A model that takes conditions may begin with one that takes none: its new columns keep a part of their random
-    start, so that it computes the same where nothing is asked and nearly so where something is. Raises DataNotFound,
-    or InvalidInput when they belong to another model.
+    A model that takes conditions may begin with one that takes none: its new columns keep their random start, so
+    that it computes the same where nothing is asked, and is disturbed at first where something is: columns that begin
+    near zero stay there for very long. Raises DataNotFound, or InvalidInput when they belong to another model.
     """
     folder = resolve(source)
     old = load(folder, fast=False)
