@@ -47,7 +47,14 @@ def train(
     run = {"out": out, "time_budget": time_budget, "total_steps": total_steps, "resume": resume}
     run["progress_bar"] = not quiet
     path = recipe_path(config)
-    if read_yaml(path).get("method") == "property":
+    method = read_yaml(path).get("method")
+    if method == "cgcf":
+        from molkit.cgcf.training import train_flow
+
+        if device == "cuda":
+            raise InvalidInput("the flow on distances is trained on the CPU; leave out --device cuda")
+        result = train_flow(path, limit=limit, start_from=start_from, **run)
+    elif method == "property":
         if limit is not None or start_from is not None or device == "cuda":
             raise InvalidInput("a property network is trained on the CPU, from all its data: no --limit, --from, cuda")
         result = train_property(path, **run)

@@ -1,13 +1,10 @@
 """A trained EDM on disk and in memory: configuration, network, schedule."""
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from molkit.config import from_dict, read_yaml, to_dict
@@ -17,11 +14,12 @@ from molkit.edm.engine import Precision, accelerate, gains_from_bfloat16
 from molkit.edm.gdm import GdmNetwork
 from molkit.edm.network import EdmNetwork
 from molkit.edm.schedule import log_snr_table
-from molkit.errors import DataNotFound, InvalidInput
-from molkit.training.files import whole_file, write_yaml
+from molkit.errors import InvalidInput
+from molkit.training.files import write_yaml
+from molkit.training.weights import WEIGHTS_ROOT, read_weights, resolve, write_weights
 
+__all__ = ["WEIGHTS_ROOT", "Edm", "build", "load", "quickest", "read_weights", "resolve", "save", "write_weights"]
 DENSE_MOLECULES = 1024  # molecules in one dense call of a sampler on a GPU
-WEIGHTS_ROOT = Path(__file__).resolve().parents[2] / "data" / "weights"
 
 
 @dataclass(frozen=True)
@@ -57,18 +55,6 @@ def build(config: EdmConfig, *, seed: int = 0, name: str = "untrained") -> Edm:
         torch.random.manual_seed(seed)
         network = GdmNetwork(config) if config.architecture == "gdm" else EdmNetwork(config)
     return Edm(config, network, log_snr_table(config), name)
-
-
-def resolve(path_or_name: str | Path) -> Path:
-    """The folder of a run or of published weights. Raises DataNotFound with the names that exist."""
-    for folder in (Path(path_or_name), WEIGHTS_ROOT / str(path_or_name)):
-        if (folder / "weights.safetensors").is_file() and (folder / "config.yaml").is_file():
-            return folder
-    known = sorted(entry.parent.name for entry in WEIGHTS_ROOT.glob("*/config.yaml"))
-    raise DataNotFound(
-        f"{path_or_name}: no folder with config.yaml and weights.safetensors; published weights: "
-        f"{', '.join(known) or 'none'}"
-    )
 
 
 def load(
@@ -108,28 +94,6 @@ def quickest(
     return compile_for(network, device, training=False, molecules=DENSE_MOLECULES) if device.type == "cuda" else network
 
 
-def read_weights(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of a safetensors file in float32, checked against the expected names and shapes."""
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InvalidInput(
-            f"{path}: not a readable safetensors file ({error}); restore it from the repository"
-        ) from error
-    if set(tensors) != set(expected):
-        odd = sorted(set(tensors) ^ set(expected))[0]
-        raise InvalidInput(f"{path}: weights of another model (tensor {odd!r} does not fit the configuration)")
-    for name, tensor in tensors.items():
-        if tensor.shape != expected[name].shape:
-            raise InvalidInput(
-                f"{path}: weights of another model ({name} has shape {tuple(tensor.shape)}, "
-                f"the configuration needs {tuple(expected[name].shape)})"
-            )
-        if not bool(torch.isfinite(tensor).all()):
-            raise InvalidInput(f"{path}: tensor {name} holds values that are not finite")
-    return {name: tensor.float() for name, tensor in tensors.items()}
-
-
 def save(edm: Edm, folder: Path, *, half: bool = False, metadata: dict | None = None) -> None:
     """Write config.yaml and weights.safetensors (half precision if asked) into a folder, each by rename.
 
@@ -137,15 +101,3 @@ def save(edm: Edm, folder: Path, *, half: bool = False, metadata: dict | None = 
     """
     write_weights(folder / "weights.safetensors", edm.network.state_dict(), half=half, metadata=metadata)
     write_yaml(folder / "config.yaml", to_dict(edm.config))
-
-
-def write_weights(path: Path, tensors: dict[str, Tensor], *, half: bool = False, metadata: dict | None = None) -> None:
-    """Write tensors to a safetensors file by temporary name and rename; metadata is one key of sorted JSON."""
-    ready = {
-        name: (t.half() if half and t.is_floating_point() else t).cpu().contiguous() for name, t in tensors.items()
-    }
-    for name, tensor in ready.items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise InvalidInput(f"{path}: weight {name} is not finite" + (" in half precision" if half else ""))
-    with whole_file(path) as temporary:
-        save_file(ready, temporary, metadata={"molkit": json.dumps(metadata or {}, sort_keys=True)})

@@ -9,11 +9,11 @@ from edm_toys import tiny_config, tiny_edm
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from molkit.edm import model
 from molkit.edm.config import EdmConfig
 from molkit.edm.model import Edm, build, load, save
 from molkit.errors import DataNotFound, InvalidInput, RunError
 from molkit.graphs import Graph
+from molkit.training import weights
 
 
 def outputs(edm: Edm) -> torch.Tensor:
@@ -117,7 +117,7 @@ def test_a_full_disk_leaves_the_old_weights(tmp_path, monkeypatch):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(model, "save_file", full)
+    monkeypatch.setattr(weights, "save_file", full)
     other = replace(tiny_edm(), network=build(tiny_config(), seed=9).network)
     with pytest.raises(RunError, match="cannot be written .*No space left on device.*last good files there are kept"):
         save(other, tmp_path)
@@ -125,7 +125,7 @@ def test_a_full_disk_leaves_the_old_weights(tmp_path, monkeypatch):
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones(tmp_path, monkeypatch):
-    monkeypatch.setattr(model, "WEIGHTS_ROOT", tmp_path)
+    monkeypatch.setattr(weights, "WEIGHTS_ROOT", tmp_path)
     with pytest.raises(DataNotFound, match="edm_mars: no folder .* published weights: none"):
         load("edm_mars")
     for name in ("edm_qm9", "edm_geom"):

@@ -1,0 +1,60 @@
+"""Weights on disk: a folder with config.yaml and weights.safetensors, published under data/weights or in a run."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from molkit.errors import DataNotFound, InvalidInput
+from molkit.training.files import whole_file
+
+WEIGHTS_ROOT = Path(__file__).resolve().parents[2] / "data" / "weights"
+
+
+def resolve(path_or_name: str | Path) -> Path:
+    """The folder of a run or of published weights. Raises DataNotFound with the names that exist."""
+    for folder in (Path(path_or_name), WEIGHTS_ROOT / str(path_or_name)):
+        if (folder / "weights.safetensors").is_file() and (folder / "config.yaml").is_file():
+            return folder
+    known = sorted(entry.parent.name for entry in WEIGHTS_ROOT.glob("*/config.yaml"))
+    raise DataNotFound(
+        f"{path_or_name}: no folder with config.yaml and weights.safetensors; published weights: "
+        f"{', '.join(known) or 'none'}"
+    )
+
+
+def read_weights(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a safetensors file in float32, checked against the expected names and shapes."""
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InvalidInput(
+            f"{path}: not a readable safetensors file ({error}); restore it from the repository"
+        ) from error
+    if set(tensors) != set(expected):
+        odd = sorted(set(tensors) ^ set(expected))[0]
+        raise InvalidInput(f"{path}: weights of another model (tensor {odd!r} does not fit the configuration)")
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            raise InvalidInput(
+                f"{path}: weights of another model ({name} has shape {tuple(tensor.shape)}, "
+                f"the configuration needs {tuple(expected[name].shape)})"
+            )
+        if not bool(torch.isfinite(tensor).all()):
+            raise InvalidInput(f"{path}: tensor {name} holds values that are not finite")
+    return {name: tensor.float() for name, tensor in tensors.items()}
+
+
+def write_weights(path: Path, tensors: dict[str, Tensor], *, half: bool = False, metadata: dict | None = None) -> None:
+    """Write tensors to a safetensors file by temporary name and rename; metadata is one key of sorted JSON."""
+    ready = {
+        name: (t.half() if half and t.is_floating_point() else t).cpu().contiguous() for name, t in tensors.items()
+    }
+    for name, tensor in ready.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise InvalidInput(f"{path}: weight {name} is not finite" + (" in half precision" if half else ""))
+    with whole_file(path) as temporary:
+        save_file(ready, temporary, metadata={"molkit": json.dumps(metadata or {}, sort_keys=True)})
