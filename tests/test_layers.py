@@ -17,9 +17,9 @@ LAYERS = [  # from the ground up; rooms of one layer do not import each other un
     {"edm", "cgcf", "ofdft"},
     {"relaxation"},
     {"studies"},
-    {"cli", "book", "figures"},
+    {"cli", "book", "figures", "doctor"},
 ]
-SIDEWAYS = {("cli", "book")}
+SIDEWAYS = {("cli", "book"), ("cli", "doctor")}
 METHODS = {"edm", "cgcf", "ofdft"}
 ROOMS_OF_PACKAGES = {
     "rdkit": {"chem"},

@@ -21,6 +21,7 @@ COMMANDS = {
     "study": ("molkit.cli.study", "study", "Repeat the long measurements behind a chapter."),
     "book": ("molkit.cli.book", "book", "Run, build and inspect the book."),
     "ledger": ("molkit.cli.ledger", "ledger", "Show the claims and what was measured for them."),
+    "doctor": ("molkit.cli.doctor", "doctor", "Say what this installation is and whether it is whole."),
     "bench": ("molkit.cli.bench", "bench", "Measure speed side by side; prints JSON."),
 }
 

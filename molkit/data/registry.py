@@ -7,7 +7,9 @@
 import functools
 import hashlib
 import os
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,10 @@ from molkit.errors import ChecksumMismatch, DataNotFound, InvalidInput
 DATA_ROOT = Path(os.environ.get("MOLKIT_DATA") or Path(__file__).resolve().parents[2] / "data" / "sets")
 CHECKSUM_FILE = "SHA256SUMS"
 CARD_FILE = "README.md"
+DAMAGED_NPZ = (  # what zipfile, zlib and NumPy raise for bytes that are no .npz file
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, KeyError, OSError, ValueError, TypeError),
+    *(NotImplementedError, RuntimeError, OverflowError, MemoryError, SyntaxError),
+)
 MAX_UNPACKED_BYTES = 512 * 2**20  # of one .npz file; the largest we know, the full QM9, unpacks to about 50 MiB
 
 
@@ -128,7 +134,7 @@ def load_arrays(path: Path, *, max_bytes: int = MAX_UNPACKED_BYTES) -> dict[str,
             return dict(arrays)
     except FileNotFoundError:
         raise DataNotFound(f"no file at {path}") from None
-    except (zipfile.BadZipFile, EOFError, KeyError, OSError, ValueError) as error:
-        if isinstance(error, InvalidInput):
-            raise
+    except InvalidInput:
+        raise
+    except DAMAGED_NPZ as error:
         raise InvalidInput(f"{path} is not a readable .npz of plain arrays: {error}") from error

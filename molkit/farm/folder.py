@@ -5,7 +5,6 @@ import json
 import os
 import pickle
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from molkit.errors import InvalidInput, RunError
+from molkit.data.registry import load_arrays
+from molkit.errors import DataNotFound, InvalidInput, RunError
 from molkit.training.files import write_text
 
 KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,119}")
@@ -139,9 +139,8 @@ def _remove_quietly(path: Path) -> None:
 def read_arrays(path: Path) -> Result | None:
     """Arrays of an .npz file, nothing unpickled; None where it is absent or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        return load_arrays(path)
+    except (InvalidInput, DataNotFound):
         return None
 
 

@@ -13,7 +13,7 @@ from molkit.claims.ledger import Measurement
 from molkit.claims.store import record
 from molkit.data.packed import read_packed, write_packed
 from molkit.data.qm9_labels import NAMES, PROPERTIES, LabelledMolecules, Property, load_labelled
-from molkit.data.registry import data_path
+from molkit.data.registry import data_path, load_arrays
 from molkit.edm.conditions import ConditionTable, context_of, read_table
 from molkit.edm.model import Edm, load, resolve
 from molkit.edm.property_network import load_property
@@ -158,8 +158,7 @@ def stored(weights: str) -> tuple[Asked, int]:
     path = resolve(weights) / SAMPLES
     if not path.is_file():
         raise DataNotFound(f"{path}: no stored samples; make them with `molkit study conditional {weights}`")
-    with np.load(path) as file:
-        extra = {name: file[name] for name in ("prop", "value", "num_failed", "num_calls")}
+    extra = load_arrays(path)
     failed = tuple(int(number) for number in extra["num_failed"])
     asked = Asked(read_packed(path), extra["prop"].astype(int), extra["value"].astype(float), failed)
     return asked, int(extra["num_calls"])
