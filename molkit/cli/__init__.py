@@ -17,6 +17,7 @@ COMMANDS = {
     "sample": ("molkit.cli.edm", "sample", "Sample molecules from a trained model."),
     "edit": ("molkit.cli.edit", "edit", "Complete, vary or compose molecules with a trained model."),
     "evaluate": ("molkit.cli.edm", "evaluate", "Stability, validity and likelihood of a trained model."),
+    "labels": ("molkit.cli.ofdft", "labels", "Label Kohn-Sham densities for kinetic functionals."),
     "score": ("molkit.cli.score", "score", "Stability and validity of the molecules in a file."),
     "study": ("molkit.cli.study", "study", "Repeat the long measurements behind a chapter."),
     "book": ("molkit.cli.book", "book", "Run, build and inspect the book."),
