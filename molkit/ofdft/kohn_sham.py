@@ -101,7 +101,7 @@ class EnergyParts:
 class Step:
     """A density matrix, its energies and Fock matrix, and the potential whose ground state it is.
 
-    mixing [k]: DIIS coefficients of the Fock matrices of steps 0..k-1, in their order, summing to 1; None for the guess.
+    mixing [k]: DIIS coefficients of the Fock matrices of steps 0..k-1, in order, summing to 1; None for the guess.
     perturbation [M]: coefficients b of a potential that was added, or None.
     """
 

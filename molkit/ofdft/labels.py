@@ -116,7 +116,7 @@ class FrozenSampling:
 
 
 def frozen_labels(system: System, run: KohnShamRun, sampling: FrozenSampling, random: np.random.Generator) -> Labels:
-    """Densities of single diagonalisations in frozen, perturbed potentials, each exactly labelled; no further cycles."""
+    """Densities of single diagonalisations in frozen, perturbed potentials, each exactly labelled."""
     ends = [run.steps[0], run.steps[-1]]
     potentials = potential_gradients(system, system.fit(np.stack([step.matrix for step in ends])))
     matrices, parts, gradients = [], [], []
