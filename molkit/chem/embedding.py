@@ -41,6 +41,9 @@ def embed_like(molecule: Molecule, *, seed: int = SEED) -> Embedded:
         parameters = AllChem.ETKDGv3()
         parameters.randomSeed = seed
         if AllChem.EmbedMolecule(mol, parameters) != 0:
+            parameters.useRandomCoords = True  # cages often need it
+            parameters.maxIterations = 200
+        if mol.GetNumConformers() == 0 and AllChem.EmbedMolecule(mol, parameters) != 0:
             raise CalculationFailed("no conformer could be embedded")
     return Embedded(mol, molecule.with_positions(mol.GetConformer().GetPositions()))
 

@@ -95,6 +95,45 @@ def conditional(weights: str, count: int, calls: int, seed: int, engine: Engine)
     click.echo(f"{path}: {len(asked.prop)} molecules, {sum(asked.num_failed)} chains failed")
 
 
+@study.command("relaxation-starts")
+@click.argument("weights", default="edm_qm9")
+@click.option("--surface", type=click.Choice(["xtb", "dft"]), default="xtb", show_default=True, help="Energies.")
+@click.option("--count", default=57, show_default=True, type=click.IntRange(min=1), help="Test molecules, for xtb.")
+@click.option("--part", default="1/1", show_default=True, help="K/M: every M-th molecule from the K-th on, for dft.")
+@click.option("--minutes", type=click.FloatRange(min=0.0), help="Begin no run after this time.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of single runs.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="A .json file of all runs there are.")
+def relaxation_starts(
+    weights: str, surface: str, count: int, part: str, minutes: float | None, seed: int, keep: Path, out: Path | None
+) -> None:
+    """Relax held-back QM9 molecules from many starts; finished runs in the folder are not made again."""
+    from molkit.studies import relaxation_starts as starts
+
+    options = {"seed": seed, "folder": keep, "minutes": minutes, "report": click.echo}
+    if surface == "xtb":
+        from molkit.data.qm9 import load_qm9
+
+        found = starts.compare_on_xtb(weights, list(load_qm9(split="test", limit=count)), **options)
+    else:
+        molecules = list(starts.molecules_of_sizes(starts.DFT_SIZES))
+        found = starts.compare_on_dft(weights, molecules, part=_part(part), **options)
+    click.echo(f"{len(found.outcomes)} runs, {len(found.failures)} failures")
+    if out is not None:
+        starts.write_comparison(found, out)
+        click.echo(str(out))
+
+
+def _part(text: str) -> tuple[int, int]:
+    """K/M, K from 1, as (K - 1, M)."""
+    first, _, of = text.partition("/")
+    if not (first.isdigit() and of.isdigit() and 1 <= int(first) <= int(of)):
+        from molkit.errors import InvalidInput
+
+        raise InvalidInput(f"--part wants K/M with 1 <= K <= M, such as 1/2; got {text!r}")
+    return int(first) - 1, int(of)
+
+
 def _is_positive(text: str) -> bool:
     try:
         return float(text) > 0.0
