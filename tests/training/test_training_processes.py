@@ -17,10 +17,15 @@ from molkit.training.batches import PairBatches
 from molkit.training.run_folder import load_state
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+CURVE_YAML = "method: edm\nmodel: {width: 16, num_layers: 2}\ntraining: {batch_pairs: %d, log_every: 2, "
+CURVE_YAML += "learning_rate: 3.0e-3, warmup_steps: 10, snapshot_from: 0}\n"
 TWO_PROCESSES = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 
-# Every process trains three times and writes down what its own weights are: three steps; for some seconds by the clock,
-# where the second process's clock runs ahead of the first's; and three steps of Muon with self-conditioning.
+CURVE_STEPS = 240
+CURVE_TOLERANCE = 0.05  # of the error averaged over the last half; another seed stays within it as well
+# Every process trains several times and writes down what its own weights are: three steps; for some seconds by the
+# clock, where the second process's clock runs ahead of the first's; three steps of Muon with self-conditioning; the
+# continuation of a run of one process; and a whole curve with half of the batch in each.
 ON_EACH_PROCESS = """
 import hashlib, sys
 from pathlib import Path
@@ -41,7 +46,8 @@ session.Session.__init__ = ahead
 
 common = {"limit": 60, "device": "cpu", "progress_bar": False}
 runs = (("steps", "tiny", {"total_steps": 3}), ("clock", "tiny", {"time_budget": 2.5}))
-for name, recipe, options in (*runs, ("muon", "muon", {"total_steps": 3})):
+runs += (("muon", "muon", {"total_steps": 3}), ("one", "tiny", {"total_steps": 5, "resume": True}))
+for name, recipe, options in (*runs, ("curve", "half", {"total_steps": int(sys.argv[2])})):
     result = train_recipe(folder / f"{recipe}.yaml", out=folder / name, **common, **options)
     trainer = seen[-1]
     digest = hashlib.sha256()
@@ -87,14 +93,17 @@ sys.exit(code)
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
-    """A folder in which two processes trained together, three times."""
+    """A folder in which two processes trained together, several times."""
     folder = tmp_path_factory.mktemp("two")
     (folder / "tiny.yaml").write_text(TINY_YAML % "total_steps: 0")
     muon = (TINY_YAML % "total_steps: 0, optimiser: muon").replace("width", "self_conditioning: true, width")
     (folder / "muon.yaml").write_text(muon)
+    (folder / "half.yaml").write_text(CURVE_YAML % 300)
     (folder / "each.py").write_text(ON_EACH_PROCESS)
+    alone = {"limit": 60, "device": "cpu", "progress_bar": False}
+    train_recipe(folder / "tiny.yaml", out=folder / "one", total_steps=3, **alone)
     done = subprocess.run(
-        [*TWO_PROCESSES, str(folder / "each.py"), str(folder)],
+        [*TWO_PROCESSES, str(folder / "each.py"), str(folder), str(CURVE_STEPS)],
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
@@ -108,6 +117,30 @@ def test_two_processes_end_with_identical_weights_and_averages(two_processes):
     for name in ("steps", "clock", "muon"):
         first, second = ((two_processes / f"{name}.{rank}").read_text() for rank in (0, 1))
         assert first == second and first.startswith("2 ")
+
+
+def test_a_checkpoint_of_one_process_is_continued_by_two(two_processes):
+    first, second = ((two_processes / f"one.{rank}").read_text() for rank in (0, 1))
+    assert first == second and first.split()[:2] == ["2", "5"]
+    lines = (two_processes / "one" / "provenance.jsonl").read_text().splitlines()
+    assert [json.loads(line)["processes"] for line in lines] == [1, 2]
+
+
+def test_two_processes_learn_like_one_with_the_combined_batch(two_processes, tmp_path):
+    (tmp_path / "whole.yaml").write_text(CURVE_YAML % 600)
+    for seed in (0, 1):
+        options = {"seed": seed, "limit": 60, "device": "cpu", "progress_bar": False, "total_steps": CURVE_STEPS}
+        train_recipe(tmp_path / "whole.yaml", out=tmp_path / str(seed), **options)
+    pair, one, other = (late_error(folder) for folder in (two_processes / "curve", tmp_path / "0", tmp_path / "1"))
+    start = metrics(tmp_path / "0")[0]["noise_error"]
+    assert abs(other / one - 1.0) < CURVE_TOLERANCE and one < 0.6 * start, "the curve says something"
+    assert abs(pair / one - 1.0) < CURVE_TOLERANCE
+
+
+def late_error(folder):
+    """Error of the noise averaged over the last half of a curve."""
+    lines = [line["noise_error"] for line in metrics(folder) if line["step"] > CURVE_STEPS // 2]
+    return sum(lines) / len(lines)
 
 
 def test_two_processes_share_the_molecules(two_processes):
