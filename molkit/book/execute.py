@@ -95,9 +95,9 @@ def run_chapter(book: Book, chapter: str, profile: str, settings: Settings) -> R
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.stem}.") as name:
         scratch = Path(name)
-        copies = _give_published_results(book, scratch / "results") if profile in KEEPS_RESULTS else {}
+        copies = give_published_results(book, scratch / "results") if profile in KEEPS_RESULTS else {}
         before = {copy: copy.read_bytes() for copy in copies}
-        outcome = _run_worker(book, chapter, profile, settings, scratch)
+        outcome = run_worker(book, chapter, profile, settings, scratch)
         unchanged = {copy: original for copy, original in copies.items() if _same(copy, before[copy])}
         stand_ins = {**unchanged, (scratch / "results").resolve(): book.data_folder / "results"}
         inputs = hash_paths(book, traced_paths(book, scratch / "trace", stand_ins))
@@ -149,7 +149,7 @@ def kernel_environment(book: Book, chapter: str, profile: str, scratch: Path) ->
     return environment | ({"MOLKIT_RESULTS_DIR": str(scratch / "results")} if profile in KEEPS_RESULTS else {})
 
 
-def _run_worker(book: Book, chapter: str, profile: str, settings: Settings, scratch: Path) -> dict[str, Any]:
+def run_worker(book: Book, chapter: str, profile: str, settings: Settings, scratch: Path) -> dict[str, Any]:
     """Execute in a process of its own; the outcome it wrote, or one that says how it ended."""
     limit = LIMIT * settings.budget_seconds
     job = {
@@ -183,7 +183,7 @@ def _run_worker(book: Book, chapter: str, profile: str, settings: Settings, scra
     return {"error": why, "seconds": 0.0, "peak_memory_mib": 0.0}
 
 
-def _give_published_results(book: Book, folder: Path) -> dict[Path, Path]:
+def give_published_results(book: Book, folder: Path) -> dict[Path, Path]:
     """Copies of data/results for a chapter to read and add to; copy -> original."""
     folder.mkdir()
     published = sorted((book.data_folder / "results").glob("*.json"))

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from molkit.cli.engines import Engine, engine_options, whole_numbers
 from molkit.errors import InvalidInput, RunError
 
 if TYPE_CHECKING:
@@ -110,6 +111,35 @@ def refresh(chapters: tuple, jobs: int, root: Path, package: tuple) -> None:
     chosen = _book(root, package)
     for path in refresh_notebooks(chosen, chosen.choose(chapters), jobs=jobs, report=_say):
         click.echo(f"Wrote {path}")
+
+
+@book.command()
+@PROFILE
+@CHAPTERS
+@click.option("--seeds", default="0,1,2", show_default=True, help="Whole numbers with commas.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the grid.")
+@PARAMETERS
+@engine_options
+@ROOT
+@PACKAGE
+def grid(
+    profile: str, chapters: tuple, seeds: str, out: Path, parameters: tuple, engine: Engine, root: Path, package: tuple
+) -> None:
+    """Run chapters with many seeds and print what each claim spreads by; finished ones are not repeated."""
+    from molkit.book.grid import cells, run_grid, spreads
+
+    chosen = _book(root, package)
+    tasks = cells(chosen, profile, _settings(chosen, profile, chapters, parameters), whole_numbers(seeds), out)
+    with engine.open() as executor:
+        report = run_grid(tasks, out, executor=executor, progress=True)
+    for spread in spreads(report):
+        between = "" if spread.deviation is None else f" ± {spread.deviation:.3g} between seeds"
+        click.echo(f"{spread.claim_id}  {spread.mean:.4g}{between} (n = {len(spread.values)})")
+    for key, reason in report.failed.items():
+        click.echo(f"failed: {key}: {reason}", err=True)
+    click.echo(f"{len(report.done)} of {len(tasks)} runs are in {out}")
+    if report.failed:
+        raise _ours(f"{len(report.failed)} runs failed; the lines above name them")
 
 
 @book.command()

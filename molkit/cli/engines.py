@@ -46,3 +46,13 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(*arguments, engine=Engine(workers, dask, slurm), **options)
 
     return wrapped
+
+
+def whole_numbers(text: str, *, option: str = "--seeds") -> list[int]:
+    """Whole numbers separated by commas. Raises InvalidInput naming the option."""
+    from molkit.errors import InvalidInput
+
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise InvalidInput(f"{option} takes whole numbers with commas, got {text!r}") from None

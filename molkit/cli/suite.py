@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from molkit.cli.engines import Engine, engine_options
+from molkit.cli.engines import Engine, engine_options, whole_numbers
 
 
 @click.group()
@@ -24,7 +24,7 @@ def run(name: str, out: Path, arms: str, seeds: str, engine: Engine) -> None:
 
     chosen = [arm.strip() for arm in arms.split(",") if arm.strip()]
     with engine.open() as executor:
-        results = run_suite(name, out, arms=chosen, seeds=_numbers(seeds), executor=executor)
+        results = run_suite(name, out, arms=chosen, seeds=whole_numbers(seeds), executor=executor)
     for result in results:
         figures = result.failure or (
             f"atoms {100 * result.atom_stability.value:.1f} %, molecules {100 * result.molecule_stability.value:.1f} %"
@@ -41,13 +41,3 @@ def collect(name: str, out: Path) -> None:
     from molkit.studies.edm_suite import collect as collect_results
 
     click.echo(str(collect_results(name, out)))
-
-
-def _numbers(text: str) -> list[int]:
-    """Whole numbers separated by commas. Raises InvalidInput."""
-    from molkit.errors import InvalidInput
-
-    try:
-        return [int(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        raise InvalidInput(f"--seeds takes whole numbers with commas, got {text!r}") from None
