@@ -124,6 +124,20 @@ def relaxation_starts(
         click.echo(str(out))
 
 
+@study.command("relaxation-chains")
+@click.argument("weights", default="edm_qm9")
+@click.option("--count", default=100, show_default=True, type=click.IntRange(min=1), help="Chains of 19 atoms.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="An .npz file.")
+def relaxation_chains(weights: str, count: int, seed: int, out: Path) -> None:
+    """Full chains of WEIGHTS with their frames, for the chapter on the two phases of inference."""
+    from molkit.studies import relaxation_phases
+
+    chains = relaxation_phases.run_chains(weights, count, seed=seed)
+    relaxation_phases.write_chains(chains, out)
+    click.echo(f"{out}: {len(chains)} chains, {chains.num_failed} failed, {chains.seconds:.2f} s each")
+
+
 def _part(text: str) -> tuple[int, int]:
     """K/M, K from 1, as (K - 1, M)."""
     first, _, of = text.partition("/")
