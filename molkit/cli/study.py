@@ -138,6 +138,26 @@ def relaxation_chains(weights: str, count: int, seed: int, out: Path) -> None:
     click.echo(f"{out}: {len(chains)} chains, {chains.num_failed} failed, {chains.seconds:.2f} s each")
 
 
+@study.command("relaxation-learning")
+@click.argument("checkpoints", nargs=-1, required=True, metavar="WEIGHTS=PASSES...")
+@click.option("--count", default=14, show_default=True, type=click.IntRange(min=2), help="Test molecules.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
+def relaxation_learning(checkpoints: tuple[str, ...], count: int, seed: int, out: Path) -> None:
+    """How chains of checkpoints (weights or run folders, with the molecules they were shown) follow the forces."""
+    from molkit.errors import InvalidInput
+    from molkit.studies import relaxation_learning as learning
+
+    pairs = [entry.rpartition("=") for entry in checkpoints]
+    for (place, _, passes), entry in zip(pairs, checkpoints, strict=True):
+        if not place or not _is_positive(passes):
+            raise InvalidInput(f"expected WEIGHTS=PASSES with a positive number of passes, got {entry!r}")
+    named = [(place, float(passes)) for place, _, passes in pairs]
+    made = learning.study(named, num_molecules=count, seed=seed)
+    learning.write_study(made, out, seed=seed)
+    click.echo(f"{out}: {len(made)} rows")
+
+
 def _part(text: str) -> tuple[int, int]:
     """K/M, K from 1, as (K - 1, M)."""
     first, _, of = text.partition("/")
