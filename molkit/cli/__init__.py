@@ -16,6 +16,7 @@ COMMANDS = {
     "suite": ("molkit.cli.suite", "suite", "Train and compare the arms of a suite."),
     "sample": ("molkit.cli.edm", "sample", "Sample molecules from a trained model."),
     "edit": ("molkit.cli.edit", "edit", "Complete, vary or compose molecules with a trained model."),
+    "relax": ("molkit.cli.relax", "relax", "Relax structures with a diffusion model."),
     "evaluate": ("molkit.cli.edm", "evaluate", "Stability, validity and likelihood of a trained model."),
     "labels": ("molkit.cli.ofdft", "labels", "Label Kohn-Sham densities for kinetic functionals."),
     "score": ("molkit.cli.score", "score", "Stability and validity of the molecules in a file."),

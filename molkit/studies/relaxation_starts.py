@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from molkit.chem.dft import DftLevel
-from molkit.claims.ledger import REPOSITORY
+from molkit.claims.ledger import REPOSITORY, Measurement
 from molkit.claims.provenance import commit, hash_files, machine
+from molkit.claims.store import record
 from molkit.data.qm9 import Split, load_qm9
 from molkit.edm.model import load, resolve
 from molkit.edm.published import training_facts
@@ -249,6 +250,39 @@ def conformer_energies(found: Comparison) -> np.ndarray:
     return np.array([mine[name].energy - reference[name].energy for name in mine if name in reference])
 
 
-def passes(weights: str) -> float:
-    """Molecule passes of the training behind the weights."""
-    return float(training_facts(weights).passes)
+def measurements(found: Comparison) -> list[Measurement]:
+    """Ratios of excesses and of gradients at the level chosen on validation molecules, for the ledger.
+
+    A ratio over fewer than two pairs is not recorded.
+    """
+    sampled, mean = (edm_name(DFT_SIGMA, ending) for ending in ENDINGS)
+    cartesian, internal = start_row(found, sampled, CARTESIAN), start_row(found, sampled, INTERNAL)
+    values = {
+        f"energy.ratio_{found.surface}": (cartesian, cartesian.ratio),
+        f"speedup.{found.surface}_cartesian": (cartesian, cartesian.step_ratio),
+        f"speedup.{found.surface}_internal": (internal, internal.step_ratio),
+    }
+    if found.surface == "xtb":
+        other = start_row(found, mean, CARTESIAN)
+        values["energy.ratio_xtb_mean"] = (other, other.ratio)
+    stored = STORED[found.surface]
+    return [
+        record(
+            f"relaxation.{name}",
+            value.value,
+            interval=(value.low, value.high),
+            interval_kind="bootstrap over molecules, 95 %",
+            n=row.num - row.num_other_minimum,
+            counts="molecules",
+            basis="trained_here",
+            weights=found.weights,
+            training_passes=float(training_facts(found.weights).passes),
+            seeds=[found.seed],
+            seconds=sum(one.seconds for one in found.outcomes),
+            data_files=[stored] if stored.is_file() else [],
+            notes=f"{found.level}, noise {DFT_SIGMA} angstrom; {row.num_other_minimum} pairs end in different minima "
+            "and are left out; seconds: CPU, of all optimisations of the study",
+        )
+        for name, (row, value) in values.items()
+        if value is not None
+    ]

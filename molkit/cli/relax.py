@@ -1,0 +1,56 @@
+"""`molkit relax`: structures through a diffusion model, as a first step before a real relaxation."""
+
+from pathlib import Path
+
+import click
+
+from molkit.errors import InvalidInput
+
+
+@click.command()
+@click.argument("structures", type=click.Path(path_type=Path))
+@click.option("--with", "weights", default="edm", show_default=True, help="Weights; edm stands for edm_qm9.")
+@click.option(
+    "--sigma", default="0.0285", show_default=True, help="Noise in angstrom, or auto for each molecule's own."
+)
+@click.option("--ending", type=click.Choice(["mean", "sample"]), default="mean", show_default=True, help="Last step.")
+@click.option("--copies", default=1, show_default=True, type=click.IntRange(min=1), help="Chains to average.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help=".xyz or .sdf.")
+def relax(structures: Path, weights: str, sigma: str, ending: str, copies: int, seed: int, out: Path) -> None:
+    """Relax the molecules of STRUCTURES (.xyz, .sdf) with a diffusion model; elements, order and place are kept.
+
+    A molecule that cannot be relaxed is named with its reason and left out; the chapter on force fields says how good
+    the others are.
+    """
+    from molkit.chem.files import read_molecules, write_sdf, write_xyz
+    from molkit.edm.model import load
+    from molkit.relaxation.recipe import pre_relax
+    from molkit.rng import generator_from
+
+    if out.suffix not in (".xyz", ".sdf"):
+        raise InvalidInput(f"{out}: the name must end in .xyz or .sdf")
+    if not out.parent.is_dir():
+        raise InvalidInput(f"{out}: the folder {out.parent} does not exist")
+    level = sigma if sigma == "auto" else _number(sigma)
+    reading = read_molecules(structures)
+    edm = load("edm_qm9" if weights == "edm" else weights)
+    generator = generator_from("relax", seed)
+    options = {"sigma": level, "ending": ending, "copies": copies, "generator": generator}
+    found = pre_relax(edm, reading.molecules, **options)
+    problems = {problem.index: problem.reason for problem in reading.problems}
+    problems |= {reading.indices[row]: reason for row, reason in found.problems.items()}
+    made = [molecule for molecule in found.molecules if molecule is not None]
+    for index, reason in sorted(problems.items()):
+        click.echo(f"molecule {index + 1}: {reason}", err=True)
+    if not made:
+        raise InvalidInput(f"{structures}: none of {len(problems)} molecules could be relaxed; nothing was written")
+    write_xyz(out, made) if out.suffix == ".xyz" else write_sdf(out, made)
+    click.echo(f"{out}: {len(made)} molecules relaxed, {len(problems)} left out")
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InvalidInput(f"--sigma wants a number in angstrom or auto, got {text!r}") from None

@@ -1,0 +1,128 @@
+"""Figures and tables of the chapters that compare starts of a relaxation."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from molkit.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, panels
+from molkit.figures.tables import html_table
+from molkit.metrics.statistics import Interval
+from molkit.relaxation.farm import PERFECT
+from molkit.relaxation.starts import REFERENCE
+from molkit.studies.relaxation_starts import Comparison, StartRow, rows
+
+if TYPE_CHECKING:
+    from IPython.display import HTML
+
+OPTIMISERS = {"cartesian": "Cartesian BFGS", "internal": "internal coordinates"}
+WORDS = {
+    "etkdg": "ETKDG",
+    "uff": "UFF",
+    "mmff94": "MMFF94",
+    "mmff94s": "MMFF94s",
+    "gfn1": "GFN1-xTB",
+    "gfn2": "GFN2-xTB",
+}
+
+
+def start_words(name: str) -> str:
+    """A start as the page calls it."""
+    if name.startswith("edm "):
+        _, level, ending = name.split()
+        return f"diffusion, {level} Å, {ending}"
+    return WORDS.get(name, "perfect model, sample" if name == PERFECT else name)
+
+
+def _number(value: Interval | None, digits: int = 2) -> str:
+    if value is None:
+        return "–"
+    return f"{value.value:.{digits}f}\n[{value.low:.{digits}f}, {value.high:.{digits}f}]"
+
+
+def start_table(found: Comparison, optimiser: str) -> "HTML":
+    """One row for each start with one optimiser."""
+    head = (
+        "start", "excess, median", "excess, mean", "ratio of means", "gradients", "ratio of gradients",
+        "other minimum", "failed / capped", "n", "CPU s before", "CPU s",
+    )  # fmt: skip
+    lines = [_line(row) for row in rows(found, optimiser)]
+    caption = (
+        f"{found.level}, {OPTIMISERS[optimiser]}; {len(found.molecules)} QM9 test molecules, {found.weights}. Excess "
+        "in kcal/mol above the run's own end. Ratios: MMFF94 over this start, pairs that end in the same minimum only; "
+        "gradients: mean over molecules. Bootstrap 95 % intervals. CPU seconds: mean, making the start and optimising."
+    )
+    return html_table(head, lines, caption=caption)
+
+
+def _line(row: StartRow) -> tuple[str, ...]:
+    return (
+        start_words(row.start),
+        _number(row.excess),
+        _number(row.mean_excess),
+        "1" if row.start == REFERENCE else _number(row.ratio),
+        _number(row.gradients, 1),
+        "1" if row.start == REFERENCE else _number(row.step_ratio),
+        "–" if row.start == REFERENCE else str(row.num_other_minimum),
+        f"{row.num_failed} / {row.num_capped}",
+        str(row.num),
+        f"{row.preparation:.2f}",
+        f"{row.seconds:.2f}",
+    )
+
+
+def excess_figure(found: Comparison, *, optimiser: str = "internal") -> Figure:
+    """Energy excess of every start, a point for each molecule."""
+    chosen = rows(found, optimiser)
+    caption = (
+        f"{found.level}, {OPTIMISERS[optimiser]}. A point is a molecule, n up to {max(row.num for row in chosen)}; "
+        "bar: median with its bootstrap 95 % interval."
+    )
+    random = np.random.default_rng(0)
+    with panels(1, width=8.4, height=3.8, caption=caption) as (figure, (axes,)):
+        for place, row in enumerate(chosen):
+            values = np.array([one.excess for one in found.of(row.start, optimiser).values()])
+            colour = colour_of(row.start)
+            jitter = place + 0.12 * random.normal(size=len(values))
+            axes.plot(jitter, np.maximum(values, 1e-2), ".", ms=3, color=colour, alpha=0.6)
+            middle = row.excess
+            sides = [[middle.value - middle.low], [middle.high - middle.value]]
+            axes.errorbar([place], [middle.value], yerr=sides, color=BLACK, marker="_", ms=14, lw=1.5)
+        axes.set_xticks(
+            range(len(chosen)), [start_words(row.start) for row in chosen], rotation=35, ha="right", fontsize=8
+        )
+        axes.set(yscale="log", ylabel="energy excess (kcal/mol)")
+    return figure
+
+
+def colour_of(start: str) -> str:
+    """Colour of a start."""
+    if start.startswith("edm "):
+        return BLUE if start.endswith("sample") else SKY
+    return {PERFECT: BLACK, "gfn1": GREEN, "gfn2": GREEN, REFERENCE: ORANGE}.get(start, PURPLE)
+
+
+def gradients_figure(found: Comparison, start: str) -> Figure:
+    """Gradient evaluations from one start against those from MMFF94, molecule by molecule."""
+    caption = (
+        f"{found.level}. A point is a molecule; open: the two runs end in different minima. Below the line: fewer."
+    )
+    with panels(2, width=8.0, height=3.4, caption=caption) as (figure, axes):
+        for one, (optimiser, title) in zip(axes, OPTIMISERS.items(), strict=True):
+            mine, reference = found.of(start, optimiser), found.of(REFERENCE, optimiser)
+            names = [name for name in mine if name in reference]
+            _scatter(one, [(reference[name], mine[name]) for name in names])
+            one.set(xlabel="gradients from MMFF94", ylabel=f"from {start_words(start)}", title=title)
+    return figure
+
+
+def _scatter(axes, pairs: Sequence) -> None:
+    from molkit.relaxation.comparison import same_minimum
+
+    for reference, mine in pairs:
+        face = BLUE if same_minimum(mine, reference) else "none"
+        axes.plot(reference.num_gradients, mine.num_gradients, "o", ms=4, mfc=face, mec=BLUE)
+    largest = max([one.num_gradients for pair in pairs for one in pair], default=1)
+    axes.plot([1, largest], [1, largest], color=BLACK, lw=0.8)
+    axes.set(xscale="log", yscale="log")

@@ -1,0 +1,132 @@
+"""A relaxation that a chemist can use: structures through a diffusion model, noise level chosen from the structures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from molkit.edm.edit_checks import check_molecule, check_sizes
+from molkit.edm.editing import noise_angstrom
+from molkit.edm.features import State
+from molkit.edm.model import Edm
+from molkit.edm.samplers import ANCESTRAL, Sampler, clean_state
+from molkit.edm.schedule import alpha
+from molkit.errors import InvalidInput
+from molkit.geometry import superpose
+from molkit.graphs import Graph
+from molkit.molecule import Molecule
+from molkit.relaxation.chains import Ending, relax_from, start_step
+from molkit.relaxation.denoisers import Denoiser, NetworkDenoiser, enter
+
+CANDIDATES = (0.0145, 0.0285, 0.0425, 0.0566, 0.0707, 0.1061)  # angstrom, levels that `auto` chooses from
+SIGMA = 0.0285  # lowest mean excess over GFN2-xTB minima on validation molecules
+
+
+@dataclass(frozen=True)
+class PreRelaxed:
+    """Molecules out of the recipe in the order given; None where `problems` says why."""
+
+    molecules: tuple[Molecule | None, ...]
+    levels: tuple[float | None, ...]  # angstrom, the noise level used
+    problems: dict[int, str]
+
+
+def pre_relax(
+    edm: Edm,
+    molecules: Sequence[Molecule],
+    *,
+    sigma: float | Literal["auto"] = SIGMA,
+    ending: Ending = "mean",
+    copies: int = 1,
+    sampler: Sampler = ANCESTRAL,
+    generator: torch.Generator,
+) -> PreRelaxed:
+    """Relax structures by the model, elements held; the mean of `copies` chains is taken after superposing them.
+
+    `sigma` is the noise level in angstrom, or "auto" (see `fitting_level`). A molecule that is charged, an open shell,
+    of an element or size the model does not know, or with overlapping atoms is a problem of its own; the others are
+    finished. Raises InvalidInput for a wrong level or fewer than one copy.
+    """
+    if copies < 1:
+        raise InvalidInput(f"copies must be at least 1, got {copies}")
+    denoiser = NetworkDenoiser(edm)
+    if sigma != "auto":
+        start_step(denoiser, float(sigma), None)
+    problems = {row: reason for row, one in enumerate(molecules) if (reason := problem_of(edm, one))}
+    usable = [row for row in range(len(molecules)) if row not in problems]
+    made: dict[int, tuple[Molecule | None, float]] = {}
+    given = [molecules[row] for row in usable]
+    levels = fitting_levels(denoiser, given) if sigma == "auto" and given else [sigma] * len(given)
+    for level in sorted(set(levels)):
+        rows = [row for row, own in zip(usable, levels, strict=True) if own == level]
+        found = _averaged(denoiser, [molecules[row] for row in rows], level, ending, copies, sampler, generator)
+        made |= {row: (one, level) for row, one in zip(rows, found, strict=True)}
+    problems |= {row: "the chain did not stay finite" for row, (one, _) in made.items() if one is None}
+    rows = range(len(molecules))
+    return PreRelaxed(
+        tuple(made[row][0] if row in made else None for row in rows),
+        tuple(made[row][1] if row in made else None for row in rows),
+        dict(sorted(problems.items())),
+    )
+
+
+def problem_of(edm: Edm, molecule: Molecule) -> str:
+    """Why the model cannot relax a molecule; empty where it can."""
+    if molecule.charge or molecule.spin:
+        return (
+            f"charge {molecule.charge}, {molecule.spin} unpaired electrons: the model knows neutral closed shells only"
+        )
+    try:
+        check_molecule(edm, molecule)
+        check_sizes(edm, torch.tensor([molecule.num_atoms]))
+    except InvalidInput as error:
+        return str(error)
+    return ""
+
+
+def _averaged(
+    denoiser: Denoiser,
+    molecules: Sequence[Molecule],
+    level: float,
+    ending: Ending,
+    copies: int,
+    sampler: Sampler,
+    generator: torch.Generator,
+) -> list[Molecule | None]:
+    """Every molecule's chains, superposed on the given structure and averaged over those that stayed finite."""
+    many = [molecule for molecule in molecules for _ in range(copies)]
+    options = {"ending": ending, "sampler": sampler, "keep_elements": True, "generator": generator}
+    found = relax_from(denoiser, many, sigma=level, **options).molecules
+    return [_mean_structure(molecule, found[k * copies : (k + 1) * copies]) for k, molecule in enumerate(molecules)]
+
+
+def _mean_structure(given: Molecule, found: Sequence[Molecule | None]) -> Molecule | None:
+    places = [superpose(one.positions, given.positions) for one in found if one is not None]
+    return given.with_positions(np.mean(places, axis=0)) if places else None
+
+
+@torch.no_grad()
+def fitting_levels(denoiser: Denoiser, molecules: Sequence[Molecule]) -> list[float]:
+    """For each molecule the candidate level that fits how far the model would move it.
+
+    At every level the clean molecule is predicted from the structure, times alpha; the level is chosen whose noise is
+    nearest, by ratio, to the root mean square change of a coordinate. Source: derived here.
+    """
+    num_atoms, entered = enter(denoiser.config, molecules, dtype=denoiser.dtype)
+    graph = Graph.from_sizes(num_atoms)
+    levels = noise_angstrom(denoiser).numpy()
+    misfits, known = [], []
+    for level in CANDIDATES:
+        if not levels[1] <= level <= levels[-1]:
+            continue
+        step = start_step(denoiser, level, None)
+        signal = float(alpha(denoiser.log_snr[step]))
+        noisy = State(signal * entered.positions, signal * entered.features)
+        clean = clean_state(noisy, denoiser.noise(noisy, step, graph), denoiser.log_snr[step])
+        moved = denoiser.config.scale_positions * (clean.positions - entered.positions)
+        mean_square = graph.sum(moved.square().sum(-1)) / (3 * num_atoms)
+        misfits.append((0.5 * mean_square.log() - np.log(level)).abs())
+        known.append(level)
+    return [known[k] for k in torch.stack(misfits).nan_to_num(nan=1e6).argmin(0).tolist()]

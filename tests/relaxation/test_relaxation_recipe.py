@@ -1,0 +1,75 @@
+"""The recipe behind `molkit relax`: bad molecules are named, good ones finished; the level follows the structure."""
+
+import numpy as np
+import pytest
+
+from molkit.chem.files import read_xyz, write_xyz
+from molkit.cli import run
+from molkit.edm.config import EdmConfig
+from molkit.edm.model import build, save
+from molkit.edm.samplers import ANCESTRAL
+from molkit.edm.schedule import log_snr_table
+from molkit.errors import InvalidInput
+from molkit.geometry import aligned_rmsd
+from molkit.molecule import Molecule
+from molkit.relaxation.denoisers import ExactDenoiser
+from molkit.relaxation.recipe import _averaged, fitting_levels, pre_relax
+from molkit.rng import generator_from
+
+WATER = Molecule([8, 1, 1], [[5.0, 0.0, 0.0], [5.96, 0.0, 0.0], [4.76, 0.93, 0.0]], name="water")
+SULFIDE = Molecule([16, 1, 1], WATER.positions, name="sulfide")
+CATION = Molecule([7, 1, 1, 1, 1], np.eye(5)[:, :3] * 1.2 + np.arange(5)[:, None] * 0.6, charge=1)
+EDM = build(EdmConfig(width=16, num_layers=1), seed=1, name="toy")
+
+
+def test_problems_are_by_molecule_and_the_good_ones_keep_their_place():
+    overlapping = WATER.with_positions(np.zeros((3, 3)) + [[0], [0.1], [2.0]])
+    found = pre_relax(EDM, [SULFIDE, WATER, CATION, overlapping], copies=2, generator=generator_from("r"))
+    assert sorted(found.problems) == [0, 2, 3] and [one is None for one in found.molecules] == [True, False, True, True]
+    assert "S" in found.problems[0] and "charge 1" in found.problems[2] and "overlap" in found.problems[3]
+    np.testing.assert_allclose(found.molecules[1].positions.mean(0), WATER.positions.mean(0), atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{"copies": 0}, {"sigma": 1e-4}])
+def test_wrong_options_are_refused(options):
+    with pytest.raises(InvalidInput):
+        pre_relax(EDM, [WATER], **options, generator=generator_from("r"))
+
+
+@pytest.mark.parametrize("width", [0.0145, 0.0425, 0.1061])
+def test_the_fitting_level_is_the_distance_to_what_the_model_predicts(width):
+    """A perfect model predicts the known geometry, so the level is that of the displacement."""
+    config = EdmConfig()
+    random = np.random.default_rng(0)
+    known = Molecule(random.choice([1, 6, 8], size=20), 2.0 * random.normal(size=(20, 3))).centred()
+    moved = random.normal(size=(20, 3))
+    moved = known.with_positions(known.positions + width * moved / np.sqrt(np.square(moved).mean()))
+    denoiser = ExactDenoiser.knowing(config, log_snr_table(config), [known])
+    assert fitting_levels(denoiser, [moved]) == [width]
+
+
+def test_averaging_chains_brings_a_sampled_ending_closer_to_the_mean():
+    config = EdmConfig()
+    known = Molecule(np.full(8, 6), 2.0 * np.random.default_rng(3).normal(size=(8, 3))).centred()
+    denoiser = ExactDenoiser.knowing(config, log_snr_table(config), [known] * 16)
+    one, many = (
+        _averaged(denoiser, [known] * (16 // k), 0.0285, "sample", k, ANCESTRAL, generator_from("a"))[0]
+        for k in (1, 16)
+    )
+    assert aligned_rmsd(many.positions, known.positions) < 0.5 * aligned_rmsd(one.positions, known.positions)
+
+
+def test_the_command_writes_what_it_could_and_names_the_rest(tmp_path, capsys):
+    folder = tmp_path / "toy"
+    save(EDM, folder)
+    write_xyz(tmp_path / "in.xyz", [WATER, SULFIDE])
+    arguments = ["relax", str(tmp_path / "in.xyz"), "--with", str(folder), "--out", str(tmp_path / "out.xyz")]
+    assert run([*arguments, "--sigma", "auto"]) == 0
+    said = capsys.readouterr()
+    assert "1 molecules relaxed, 1 left out" in said.out and "molecule 2" in said.err
+    assert len(read_xyz(tmp_path / "out.xyz")) == 1
+    assert run([*arguments, "--sigma", "much"]) == 2
+    assert "angstrom or auto" in capsys.readouterr().err
+    write_xyz(tmp_path / "in.xyz", [SULFIDE])
+    assert run(arguments) == 2
+    assert "none of 1" in capsys.readouterr().err.splitlines()[-1]
