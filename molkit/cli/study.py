@@ -158,6 +158,20 @@ def relaxation_learning(checkpoints: tuple[str, ...], count: int, seed: int, out
     click.echo(f"{out}: {len(made)} rows")
 
 
+@study.command("relaxation-recipe")
+@click.argument("weights", nargs=-1)
+@click.option("--count", default=18, show_default=True, type=click.IntRange(min=2), help="Validation molecules.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
+def relaxation_recipe(weights: tuple[str, ...], count: int, seed: int, out: Path) -> None:
+    """Noise levels, endings, paths and averages of relaxations by WEIGHTS (edm_qm9), on validation molecules."""
+    from molkit.studies import relaxation_recipe as recipe
+
+    made = recipe.variants(weights or ("edm_qm9",), num_molecules=count, seed=seed)
+    recipe.write_variants(made, out, seed=seed)
+    click.echo(f"{out}: {len(made)} variants")
+
+
 def _part(text: str) -> tuple[int, int]:
     """K/M, K from 1, as (K - 1, M)."""
     first, _, of = text.partition("/")

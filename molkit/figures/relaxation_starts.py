@@ -7,11 +7,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from molkit.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, panels
-from molkit.figures.tables import html_table
+from molkit.figures.tables import Text, html_table, sentence
 from molkit.metrics.statistics import Interval
 from molkit.relaxation.farm import PERFECT
 from molkit.relaxation.starts import REFERENCE
-from molkit.studies.relaxation_starts import Comparison, StartRow, rows
+from molkit.studies.relaxation_starts import Comparison, StartRow, conformer_energies, rows
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -70,6 +70,17 @@ def _line(row: StartRow) -> tuple[str, ...]:
         f"{row.preparation:.2f}",
         f"{row.seconds:.2f}",
     )
+
+
+def conformers_sentence(found: Comparison) -> Text:
+    """How the conformer of the study compares with that of the data set."""
+    above = conformer_energies(found)
+    text = (
+        "The minimum next to MMFF94's structure lies {:.1f} kcal/mol above that next to the data set's geometry in the "
+        "median of {} molecules, and more than 0.5 kcal/mol in {}: the fresh conformer is another one there. Energies "
+        "above the data set's minimum would mix this with the quality of the structure."
+    )
+    return sentence(text, float(np.median(above)), len(above), int((above > 0.5).sum()))
 
 
 def excess_figure(found: Comparison, *, optimiser: str = "internal") -> Figure:

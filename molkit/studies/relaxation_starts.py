@@ -250,6 +250,16 @@ def conformer_energies(found: Comparison) -> np.ndarray:
     return np.array([mine[name].energy - reference[name].energy for name in mine if name in reference])
 
 
+def headline(ending: str) -> str:
+    """The diffusion start whose ratios go to the ledger, with one of the two endings."""
+    return edm_name(DFT_SIGMA, ending)
+
+
+def live_on_xtb(weights: str, count: int, *, seed: int) -> Comparison:
+    """The comparison of a few small test molecules, computed now."""
+    return compare_on_xtb(weights, list(molecules_of_sizes(((7, count),))), seed=seed)
+
+
 def measurements(found: Comparison) -> list[Measurement]:
     """Ratios of excesses and of gradients at the level chosen on validation molecules, for the ledger.
 
