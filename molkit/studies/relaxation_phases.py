@@ -158,7 +158,7 @@ def curves(chains: Chains) -> Phases:
     shares["valid valence"] = 100 * valid.mean(axis=(0, 2))
     settled = {name: phases.molecule_final(found) for name, found in atoms.items()}
     with_bonds = np.isfinite(errors[:, -1])
-    settled["bond lengths"] = np.stack([phases.final_step(one < CLOSE, steps) for one in errors[with_bonds]])
+    settled["bond lengths"] = np.array([phases.final_step(one < CLOSE, steps) for one in errors[with_bonds]])
     odd = sum(num_electrons(chains.molecule(row)) % 2 for row in range(len(chains)))
     return Phases(steps, len(chains), _band(sizes), _band(errors), shares, settled, odd)
 
