@@ -110,12 +110,13 @@ def ratio_interval(
     return bootstrap_interval(pairs, statistic=_ratio, level=level, num_resamples=num_resamples, seed=seed)
 
 
-def interval_over_runs(runs: Sequence[Interval]) -> Interval:
+def interval_over_runs(runs: Sequence[Interval], *, within: tuple[float, float] = (-math.inf, math.inf)) -> Interval:
     """Mean of a figure over independent trainings, with the scatter between them and that of the counted items.
 
     Half widths added in quadrature: Student's t of the trainings' values, and the mean half width of a single
-    training, undivided because the trainings are scored on the same molecules and noise. One training keeps its own
-    interval. Raises InvalidInput for none, or for different levels.
+    training, undivided because the trainings are scored on the same molecules and noise; cut off at the bounds
+    `within` which the figure lies (a share: 0 and 1). One training keeps its own interval. Raises InvalidInput for
+    none, or for different levels.
     """
     from scipy.special import stdtrit  # takes a second to load
 
@@ -129,7 +130,8 @@ def interval_over_runs(runs: Sequence[Interval]) -> Interval:
     below = np.mean([run.value - run.low for run in runs])
     above = np.mean([run.high - run.value for run in runs])
     mean = float(values.mean())
-    return Interval(mean, mean - math.hypot(between, below), mean + math.hypot(between, above), runs[0].level)
+    low, high = mean - math.hypot(between, below), mean + math.hypot(between, above)
+    return Interval(mean, max(low, within[0]), min(high, within[1]), runs[0].level)
 
 
 def difference_of_intervals(first: Interval, second: Interval) -> Interval:

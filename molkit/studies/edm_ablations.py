@@ -1,5 +1,6 @@
 """What symmetry and the scaling of the input are worth: the suite `ablations`, arm by arm, and its ledger rows."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,8 +139,8 @@ def ablations(*, runs: str = "", seeds: Sequence[int] = (0, 1, 2), suite: str = 
 def _arm(name: str, results: Sequence[ArmResult]) -> Arm:
     good = tuple(result for result in results if not result.failure)
     figures = {
-        quantity: interval_over_runs([getattr(result, quantity) for result in good])
-        for quantity in (*SHARES, "nll")
+        quantity: interval_over_runs([getattr(result, quantity) for result in good], within=bounds)
+        for quantity, bounds in {**dict.fromkeys(SHARES, (0.0, 1.0)), "nll": (-math.inf, math.inf)}.items()
         if good and all(getattr(result, quantity) is not None for result in good)
     }
     failures = tuple(f"seed {result.seed}: {result.failure}" for result in results if result.failure)

@@ -1,6 +1,7 @@
 """What makes a training step worth more: what the page on training methods computes."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -201,7 +202,9 @@ def _row(arm: str, results: Sequence[ArmResult], plain: Row | None) -> Row:
         name: tuple(getattr(result, name) for result in good if getattr(result, name) is not None)
         for name in ("atom_stability", "molecule_stability", "nll")
     }
-    means = {name: interval_over_runs(found) if found else None for name, found in values.items()}
+    share = (0.0, 1.0)
+    limits = {"atom_stability": share, "molecule_stability": share, "nll": (-math.inf, math.inf)}
+    means = {name: interval_over_runs(values[name], within=limits[name]) if values[name] else None for name in values}
 
     def against(name: str) -> Interval | None:
         other = None if plain is None else getattr(plain, name)

@@ -32,6 +32,11 @@ def test_trainings_without_molecule_scatter_give_student_t():
     assert (found.value, found.low, found.high) == pytest.approx((2.0, 2.0 - half, 2.0 + half), rel=1e-6)
 
 
+def test_an_interval_of_shares_ends_where_shares_end():
+    found = interval_over_runs([Interval(v, v, v) for v in (0.0, 0.001, 0.01)], within=(0.0, 1.0))
+    assert found.low == 0.0 < found.value < found.high < 1.0
+
+
 def test_the_interval_over_trainings_covers_the_true_mean():
     """Normal trainings of spread 1 without other scatter: 95 % of 400 intervals, error bar 1.1 points."""
     random = np.random.default_rng(0)
