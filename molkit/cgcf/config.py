@@ -13,6 +13,7 @@ class FlowConfig:
     its own for pair types (`shared_embedding`: the published code looks types up among the elements).
     """
 
+    elements: tuple[int, ...] = ()  # atomic numbers of the training molecules; empty: nothing is known
     width: int = 64
     num_layers: int = 3
     table_rows: int = 100  # of each embedding table
@@ -26,6 +27,8 @@ class FlowConfig:
     sampling_steps: int = 8  # and in sampling
 
     def __post_init__(self) -> None:
+        if not all(1 <= number < self.table_rows for number in self.elements):
+            raise InvalidInput(f"elements must be atomic numbers below {self.table_rows}, got {self.elements}")
         for name in ("width", "num_layers", "table_rows", "training_steps", "sampling_steps"):
             if getattr(self, name) < 1:
                 raise InvalidInput(f"{name} must be at least 1, got {getattr(self, name)}")

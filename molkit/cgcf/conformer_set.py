@@ -54,6 +54,11 @@ class ConformerSet:
         return len(self.owner)
 
     @property
+    def elements(self) -> tuple[int, ...]:
+        """Atomic numbers that occur, ascending."""
+        return tuple(sorted(set(np.concatenate([graph.atomic_numbers for graph in self.graphs]).tolist())))
+
+    @property
     def num_atoms(self) -> Tensor:
         """Atoms of each conformer, [C]."""
         return torch.tensor([graph.num_atoms for graph in self.graphs])[self.owner]

@@ -61,14 +61,15 @@ def train_flow(
     started = time.monotonic()
     recipe = read_flow_recipe(path)
     training = recipe.training if seed is None else replace(recipe.training, seed=seed)
-    if resume and (out / "config.yaml").is_file() and read_config(out) != recipe.model:
+    data = load_conformers(recipe.data, limit=limit)
+    model = replace(recipe.model, elements=data.elements)
+    if resume and (out / "config.yaml").is_file() and read_config(out) != model:
         raise InvalidInput(f"{out}: the run there trains another {METHOD} model; use its recipe, or another --out")
-    flow = build_flow(recipe.model, seed=training.seed)
+    flow = build_flow(model, seed=training.seed)
     if start_from is not None:
         take_flow(flow, start_from)
-    data = load_conformers(recipe.data, limit=limit)
     return train(
-        FlowTask(data, objective=recipe.objective, noise=recipe.model.noise),
+        FlowTask(data, objective=recipe.objective, noise=model.noise),
         flow,
         training,
         out=out,

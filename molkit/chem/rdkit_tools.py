@@ -243,16 +243,19 @@ def embed_smiles(
         conformers = list(AllChem.EmbedMultipleConfs(mol, num_conformers, parameters))
     if not conformers:
         raise CalculationFailed(f"no 3D geometry of {smiles!r} was found within {timeout_seconds} s; try another seed")
-    outcomes = _relax_mmff94(mol, smiles) if force_field == "mmff94" else [{}] * len(conformers)
+    outcomes = relax_mmff94(mol, label=smiles) if force_field == "mmff94" else [{}] * len(conformers)
     plain = [molecule_from_rdkit(mol, conformer=row, name=smiles) for row in conformers]
     return [replace(molecule, properties=outcome) for molecule, outcome in zip(plain, outcomes, strict=True)]
 
 
-def _relax_mmff94(mol: Chem.Mol, smiles: str) -> list[dict[str, float]]:
-    """Relax all conformers in place; energy (kcal/mol) and convergence of each."""
+def relax_mmff94(mol: Chem.Mol, *, label: str, max_iterations: int = 2000) -> list[dict[str, float]]:
+    """Relax all conformers of a molecule in place with MMFF94; energy (kcal/mol) and convergence of each.
+
+    Raises InvalidInput, naming the molecule by its label, where the force field has no parameters.
+    """
     if not AllChem.MMFFHasAllMoleculeParams(mol):
-        raise InvalidInput(f"MMFF94 has no parameters for {smiles!r}; use force_field='none'")
-    outcomes = AllChem.MMFFOptimizeMoleculeConfs(mol, maxIters=2000)
+        raise InvalidInput(f"MMFF94 has no parameters for {label!r}; use force_field='none', no force field")
+    outcomes = AllChem.MMFFOptimizeMoleculeConfs(mol, maxIters=max_iterations)
     return [{"mmff94_kcal": energy, "mmff94_converged": float(flag == 0)} for flag, energy in outcomes]
 
 

@@ -1,0 +1,149 @@
+"""Conformers of a molecule: distances from the flow, positions from distances, handedness put right."""
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from molkit.cgcf.datasets import graph_of
+from molkit.cgcf.embedding import Search, embed, radius_of_gyration
+from molkit.cgcf.flow import Flow, sample_distances
+from molkit.cgcf.graph import PairGraph, collate
+from molkit.cgcf.model import Cgcf
+from molkit.cgcf.solver import Solver
+from molkit.chem.bond_graph import StereoRules, graph_mol, stereo_agrees, stereo_rules
+from molkit.errors import InvalidInput
+
+Stereo = Literal["ignore", "mirror", "redraw"]
+CACHE_NUMBERS = 2**19  # pair features in one call: more of them leave the processor's cache
+MAX_ROUNDS = 20  # of redrawing
+
+
+@dataclass(frozen=True, eq=False)
+class Conformers:
+    """Conformers [C, A, 3] (angstrom) of one molecule, and how they came about.
+
+    stereo_agrees [C]: whether every specified centre and double bond is as the SMILES says (True where none is).
+    """
+
+    smiles: str
+    mol: Any  # RDKit's molecule with explicit hydrogens
+    positions: np.ndarray
+    stress: np.ndarray  # [C] angstrom^2
+    converged: np.ndarray  # [C] bool, of the search for positions
+    stereo_agrees: np.ndarray
+    num_mirrored: int = 0
+    num_drawn: int = 0  # conformers made to get these; more where wrong stereo was drawn again
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @property
+    def radius_of_gyration(self) -> np.ndarray:
+        """Of each conformer, [C], angstrom."""
+        return radius_of_gyration(torch.from_numpy(self.positions)).numpy()
+
+    def select(self, rows: np.ndarray) -> "Conformers":
+        """The conformers at the given rows, or where a mask is true."""
+        kept = {name: getattr(self, name)[rows] for name in ("positions", "stress", "converged", "stereo_agrees")}
+        return replace(self, **kept)
+
+
+def generate(
+    model: Cgcf,
+    smiles: str,
+    count: int,
+    *,
+    generator: torch.Generator,
+    search: Search = "lbfgs",
+    stereo: Stereo = "mirror",
+    solver: Solver | None = None,
+    mol: Any = None,
+) -> Conformers:
+    """`count` conformers of a SMILES, hydrogens explicit; `mol` is the same molecule with its atoms in another order.
+
+    stereo: "ignore" leaves every conformer as it fell; "mirror" reflects those whose centres are all inverted (no
+    double bond changes by that); "redraw" also throws away what is still wrong and draws again, up to 20 times as
+    many. Fewer may come out then. Raises InvalidInput for a SMILES that the model cannot treat.
+    """
+    if count < 1:
+        raise InvalidInput(f"the number of conformers must be at least 1, got {count}")
+    if stereo not in ("ignore", "mirror", "redraw"):
+        raise InvalidInput(f"unknown stereo {stereo!r}: expected ignore, mirror or redraw")
+    mol = graph_mol(smiles) if mol is None else mol
+    require_known(model, mol, smiles)
+    graph, rules = collate([graph_of(mol)]), stereo_rules(mol)
+    found = _drawn(model.flow, graph, rules, count, generator, search, stereo, solver, (smiles, mol))
+    if stereo == "redraw":
+        parts = [found.select(found.stereo_agrees)]
+        while sum(map(len, parts)) < count and found.num_drawn < MAX_ROUNDS * count:
+            more = _drawn(model.flow, graph, rules, count, generator, search, stereo, solver, (smiles, mol))
+            found = replace(
+                found,
+                num_drawn=found.num_drawn + more.num_drawn,
+                num_mirrored=found.num_mirrored + more.num_mirrored,
+            )
+            parts.append(more.select(more.stereo_agrees))
+        found = joined(parts, found).select(slice(0, count))
+    return found
+
+
+def require_known(model: Cgcf, mol: Any, smiles: str) -> None:
+    """Raise InvalidInput for elements that the model never saw, or unpaired electrons."""
+    numbers = {atom.GetAtomicNum() for atom in mol.GetAtoms()}
+    known = set(model.config.elements or range(1, model.config.table_rows))
+    if numbers - known:
+        symbols = sorted({atom.GetSymbol() for atom in mol.GetAtoms() if atom.GetAtomicNum() not in known})
+        raise InvalidInput(f"{smiles!r}: {model.name} was trained without {', '.join(symbols)}; use other weights")
+    if any(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms()):
+        raise InvalidInput(f"{smiles!r} has unpaired electrons; {model.name} knows closed shells only")
+
+
+def _drawn(
+    flow: Flow,
+    graph: PairGraph,
+    rules: StereoRules,
+    count: int,
+    generator: torch.Generator,
+    search: Search,
+    stereo: Stereo,
+    solver: Solver | None,
+    about: tuple[str, Any],
+) -> Conformers:
+    """One round of `count` conformers, mirrored where asked."""
+    distances = draw_distances(flow, graph, count, generator=generator, solver=solver)
+    found = embed(graph, distances, generator=generator, search=search)
+    positions = found.positions.numpy()
+    centres, double_bonds = stereo_agrees(rules, positions)
+    turn = np.zeros(count, dtype=bool)
+    if stereo != "ignore" and centres.shape[1]:
+        turn = ~centres.any(axis=1)
+        positions = np.where(turn[:, None, None], positions * np.array([1.0, 1.0, -1.0]), positions)
+        centres = centres ^ turn[:, None]
+    right = centres.all(axis=1) & double_bonds.all(axis=1)
+    return Conformers(*about, positions, found.stress.numpy(), found.converged.numpy(), right, int(turn.sum()), count)
+
+
+def draw_distances(
+    flow: Flow, graph: PairGraph, count: int, *, generator: torch.Generator, solver: Solver | None = None
+) -> Tensor:
+    """`count` draws of the distances of one molecule, [count, P], one per pair; in parts that fit the cache.
+
+    A model of directed pairs draws two for each; their mean is taken.
+    """
+    own = flow.graph(graph)
+    at_once = max(4, CACHE_NUMBERS // max(1, own.pairs.shape[1] * flow.config.width))
+    sizes = [min(at_once, count - first) for first in range(0, count, at_once)]
+    drawn = torch.cat([sample_distances(flow, own, size, generator=generator, solver=solver) for size in sizes])
+    if not flow.config.directed:
+        return drawn
+    return 0.5 * (drawn[:, : graph.pairs.shape[1]] + drawn[:, graph.pairs.shape[1] :])
+
+
+def joined(parts: list[Conformers], about: Conformers) -> Conformers:
+    """Several rounds as one."""
+    fields = ("positions", "stress", "converged", "stereo_agrees")
+    together = {name: np.concatenate([getattr(part, name) for part in parts]) for name in fields}
+    return replace(about, **together)
