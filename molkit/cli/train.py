@@ -70,6 +70,7 @@ def train(
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("name")
+@click.option("--step", type=click.IntRange(min=0), help="Publish the snapshot of this step, with a short card only.")
 @click.option("--samples", type=click.Path(path_type=Path), help="A packed .npz of samples to keep with the weights.")
 @click.option("--sample-calls", type=click.IntRange(min=2), help="Network calls behind each of these samples.")
 @click.option("--sample-seed", type=int, help="Their seed.")
@@ -79,6 +80,7 @@ def train(
 def publish(
     run: Path,
     name: str,
+    step: int | None,
     samples: Path | None,
     sample_calls: int | None,
     sample_seed: int | None,
@@ -89,7 +91,11 @@ def publish(
     """Write the weights of RUN to data/weights/NAME, in half precision, with curve, facts and samples."""
     from molkit.config import read_yaml
     from molkit.edm.publish import publish as publish_run
+    from molkit.edm.publish import publish_snapshot
 
+    if step is not None:
+        click.echo(str(publish_snapshot(run, step, name)))
+        return
     stored = read_yaml(run / "config.yaml") if (run / "config.yaml").is_file() else {}
     if stored.get("method") == "property" or stored.get("context_names"):
         click.echo(str(_publish_conditional(run, name, stored)))

@@ -63,6 +63,42 @@ def publish(
     return folder
 
 
+def publish_snapshot(run: Path, step: int, name: str, *, root: Path = WEIGHTS_ROOT) -> Path:
+    """Write the weights that a run kept at `step` to root/name, with facts and a short card; returns the folder.
+
+    Raises DataNotFound where the run kept no such snapshot or logged no such step.
+    """
+    if not name or Path(name).name != name:
+        raise InvalidInput(f"the name of published weights must be a plain word, got {name!r}")
+    source = run / "snapshots" / f"step_{step:08d}"
+    if not (source / "weights.safetensors").is_file():
+        kept = sorted(int(path.name[5:]) for path in (run / "snapshots").glob("step_*"))
+        raise DataNotFound(f"{run}: no snapshot of step {step}; kept are {', '.join(map(str, kept)) or 'none'}")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    logged = next((line for line in lines if line["step"] == step), None)
+    if logged is None:
+        raise DataNotFound(f"{run / 'metrics.jsonl'}: step {step} was not logged, so its passes are not known")
+    edm = load(source, fast=False)
+    numbers = {"step": step, "passes": logged["passes"], "seconds": logged["seconds"]}
+    facts = _facts(run, edm.config, numbers)
+    folder = root / name
+    save(edm, folder, half=True, metadata={"step": facts.step, "passes": facts.passes})
+    write_text(folder / "training.json", json.dumps(asdict(facts), indent=2) + "\n")
+    write_text(folder / "card.md", _snapshot_card(name, facts, logged["noise_error"]))
+    return folder
+
+
+def _snapshot_card(name: str, facts: TrainingFacts, error: float) -> str:
+    return (
+        f"# {name}: an early state of a training\n\n"
+        f"- Step {facts.step:,}, {facts.passes:,} molecule passes ({facts.epochs:.2f} epochs), "
+        f"{facts.seconds / 3600:.2f} h of wall time, {facts.device}.\n"
+        f"- Squared error per noise component while training: {error:.4f}.\n"
+        "- Weights: exponential average, stored in half precision. Kept to show what is learned when; molecules "
+        "sampled from it are worse than those of the finished training.\n"
+    )
+
+
 def publish_property(run: Path, name: str, *, num_molecules: int, root: Path = WEIGHTS_ROOT) -> Path:
     """Write the averaged weights of a property network's run to root/name; returns the folder. Raises as `publish`.
 
