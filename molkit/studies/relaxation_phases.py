@@ -29,8 +29,8 @@ from molkit.units import EV_TO_KCAL
 
 NUM_ATOMS = 19
 STORED = REPOSITORY / "data" / "studies" / "relaxation_chains.npz"
-FINE_BELOW, COARSE = 100, 50  # every frame is kept below the first step, and one in so many above
-UNIT = 2.5e-4  # angstrom, of stored coordinates
+FINE_BELOW, COARSE = 100, 100  # every frame is kept below the first step, and one in so many above
+UNIT = 1e-3  # angstrom, of stored coordinates; as an error of every coordinate it costs about 0.001 kcal/mol
 CLOSE = 0.05  # angstrom, bond-length error of a settled geometry
 VALENCE = {ATOMIC_NUMBER[symbol]: ALLOWED_VALENCES[symbol][0] for symbol in ("H", "C", "N", "O", "F")}
 
@@ -77,13 +77,20 @@ def _chains(runs: Sequence[Trajectory | None], weights: str, seed: int, seconds:
 
 
 def write_chains(chains: Chains, path: Path) -> None:
-    """Keep the frames below step 100 and every 50th above, coordinates to 2.5e-4 angstrom."""
+    """Keep the frames below step 100 and every 100th above: differences between frames, to 1e-3 angstrom.
+
+    The two bytes of a difference stand apart, since the upper one is nearly always the same.
+    """
     kept = (chains.steps < FINE_BELOW) | (chains.steps % COARSE == 0)
+    units = np.rint(chains.positions[:, kept] / UNIT).astype("<i2")
+    changes = np.diff(units, axis=1, prepend=np.zeros_like(units[:, :1]))
     write_arrays(
         path,
         {
             "steps": chains.steps[kept].astype(np.int16),
-            "positions": np.rint(chains.positions[:, kept] / UNIT).astype(np.int16),
+            "position_bytes": np.ascontiguousarray(
+                np.moveaxis(changes.view(np.uint8).reshape(*changes.shape, 2), -1, 0)
+            ),
             "elements": chains.elements[:, kept].astype(np.uint8),
             **{f"settled {name}": found.astype(np.int16) for name, found in chains.settled.items()},
             "weights": np.array(chains.weights),
@@ -99,9 +106,11 @@ def stored_chains(path: Path = STORED, *, limit: int | None = None) -> Chains:
     if not path.is_file():
         raise DataNotFound(f"{path}: no stored chains; make them with `molkit study relaxation-chains --out {path}`")
     arrays = load_arrays(path)
+    planes = np.moveaxis(arrays["position_bytes"][:, :limit], 0, -1)
+    changes = np.ascontiguousarray(planes).view("<i2")[..., 0]
     return Chains(
         arrays["steps"].astype(np.int64),
-        arrays["positions"][:limit].astype(np.float64) * UNIT,
+        changes.cumsum(axis=1, dtype=np.int16).astype(np.float64) * UNIT,
         arrays["elements"][:limit].astype(np.int64),
         {key[8:]: found[:limit].astype(np.int64) for key, found in arrays.items() if key.startswith("settled ")},
         str(arrays["weights"]),
