@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 from rdkit import Chem, rdBase
-from rdkit.Chem import AllChem, rdDetermineBonds
+from rdkit.Chem import AllChem, rdDetermineBonds, rdMolDescriptors
 
 from molkit.chem.bond_orders import BondRule, packed_bonds
 from molkit.errors import CalculationFailed, InvalidInput
@@ -196,6 +196,23 @@ def plain_smiles(mol: Chem.Mol) -> str:
         copy = Chem.RemoveHs(mol)
     Chem.RemoveStereochemistry(copy)
     return Chem.MolToSmiles(copy)
+
+
+def stereo_smiles(mol: Chem.Mol) -> str:
+    """Canonical SMILES without explicit hydrogens, with the stereo of the molecule's conformer."""
+    copy = Chem.Mol(mol)
+    Chem.AssignStereochemistryFrom3D(copy)
+    with rdBase.BlockLogs():
+        return Chem.MolToSmiles(Chem.RemoveHs(copy))
+
+
+def rotatable_bonds(mol: Chem.Mol) -> int:
+    """Single bonds outside rings between heavy atoms that both have other heavy neighbours, as RDKit counts them.
+
+    Bonds that conjugation stiffens (amides, esters) do not count.
+    """
+    with rdBase.BlockLogs():
+        return rdMolDescriptors.CalcNumRotatableBonds(Chem.RemoveHs(mol))
 
 
 def perceived_smiles(molecule: Molecule, *, charge: int | None = None) -> str | None:

@@ -19,6 +19,7 @@ COMMANDS = {
     "relax": ("molkit.cli.relax", "relax", "Relax structures with a diffusion model."),
     "evaluate": ("molkit.cli.edm", "evaluate", "Stability, validity and likelihood of a trained model."),
     "labels": ("molkit.cli.ofdft", "labels", "Label Kohn-Sham densities for kinetic functionals."),
+    "ensembles": ("molkit.cli.ensembles", "ensembles", "Make reference ensembles of conformers."),
     "score": ("molkit.cli.score", "score", "Stability and validity of the molecules in a file."),
     "study": ("molkit.cli.study", "study", "Repeat the long measurements behind a chapter."),
     "book": ("molkit.cli.book", "book", "Run, build and inspect the book."),

@@ -1,0 +1,80 @@
+"""`molkit ensembles`: reference ensembles of conformers."""
+
+from pathlib import Path
+
+import click
+
+from molkit.cli.engines import Engine, engine_options
+
+
+@click.group()
+def ensembles() -> None:
+    """Reference ensembles of conformers by GFN2-xTB, and sets of them."""
+
+
+@ensembles.command()
+@click.argument("molecules")
+@click.option("--count", type=click.IntRange(min=1), help="Molecules, of a named choice.  [default: 200]")
+@click.option("--starts", default=50, show_default=True, type=click.IntRange(min=1), help="Starts a molecule.")
+@click.option(
+    "--relaxations",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="By xTB, a molecule; 0: all distinct.",
+)
+@click.option("--window", default=6.0, show_default=True, type=click.FloatRange(min=0.0), help="kcal/mol.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--minutes", type=click.FloatRange(min=0.0, min_open=True), help="Stop after the part in which they end.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder; continued.")
+@engine_options
+def make(
+    molecules: str,
+    count: int | None,
+    starts: int,
+    relaxations: int,
+    window: float,
+    seed: int,
+    minutes: float | None,
+    out: Path,
+    engine: Engine,
+) -> None:
+    """Conformers of MOLECULES: a file (one SMILES a line, then a name), qm9-train, qm9-test, drugs-train or drugs-test.
+
+    ETKDGv3 and plain distance geometry, MMFF94, GFN2-xTB, energy window, duplicates removed. One file a molecule; the
+    same command continues. `molkit ensembles pack` makes one file of them.
+    """
+    from molkit.chem.ensembles import EnsembleRules
+    from molkit.data.ensemble_molecules import choose_molecules, read_smiles_file
+    from molkit.studies.reference_ensembles import ensemble_tasks, generate
+
+    named = read_smiles_file(Path(molecules)) if Path(molecules).is_file() else None
+    named = choose_molecules(molecules, count or 200) if named is None else named[:count]
+    rules = EnsembleRules(window=window, max_relaxations=relaxations)
+    tasks = ensemble_tasks(named, num_starts=starts, seed=seed, rules=rules)
+    with engine.open() as executor:
+        report = generate(tasks, out, executor=executor, minutes=minutes, progress=True)
+    for key, reason in report.failed.items():
+        click.echo(f"{key}: left out, {reason}")
+    click.echo(f"{out}: {len(report.done)} of {len(tasks)} molecules done, {len(report.failed)} failed")
+
+
+@ensembles.command()
+@click.argument("folders", nargs=-1, required=True, metavar="SPLIT=FOLDER...")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="An .npz file.")
+def pack(folders: tuple[str, ...], out: Path) -> None:
+    """Pack finished ensembles of folders into one file, each folder as one split: train, valid or test."""
+    from molkit.data.ensembles import SPLITS, write_ensembles
+    from molkit.errors import InvalidInput
+    from molkit.studies.reference_ensembles import collect
+
+    together = []
+    for entry in folders:
+        split, _, folder = entry.partition("=")
+        if split not in SPLITS or not folder:
+            raise InvalidInput(f"expected SPLIT=FOLDER with train, valid or test, got {entry!r}")
+        found, failed = collect(Path(folder), split=split)
+        together += found
+        click.echo(f"{split}: {len(found)} molecules, {sum(map(len, found))} conformers; {len(failed)} failed")
+    write_ensembles(out, together)
+    click.echo(f"{out}: {out.stat().st_size:,} bytes")

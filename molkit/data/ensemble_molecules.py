@@ -1,0 +1,101 @@
+"""Which molecules reference ensembles are made of: QM9-size and drug-size, training and test, in a fair order.
+
+The order follows from a hash of each molecule's name, so that any first part of it is a fair sample.
+
+QM9-size: molecules of that split of QM9 with a rotatable bond (two for the test molecules), stereo as in their QM9
+geometry; training molecules that share a test molecule's graph are left out. Drug-size: the published list of GEOM-Drugs
+test molecules, SMILES only, split by skeleton as all drug-size data here are (molkit.data.drug_size).
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from molkit.chem.rdkit_tools import (
+    mol_from_smiles,
+    perceive_bonds,
+    plain_smiles,
+    rotatable_bonds,
+    skeleton_smiles,
+    stereo_smiles,
+)
+from molkit.data.drug_size import split_of_key
+from molkit.data.geom import load_geom_test
+from molkit.data.qm9 import load_qm9
+from molkit.errors import InvalidInput
+
+Choice = Literal["qm9-train", "qm9-test", "drugs-train", "drugs-test"]
+LEAST_ROTATABLE = {"train": 1, "test": 2}
+NUM_TEST = 200  # QM9-size test molecules whose graphs no training molecule may have
+
+
+@dataclass(frozen=True)
+class NamedSmiles:
+    """A molecule to make an ensemble of."""
+
+    name: str
+    smiles: str
+
+
+def choose_molecules(choice: Choice, count: int) -> list[NamedSmiles]:
+    """The first `count` molecules of a choice, or all where there are fewer. Raises InvalidInput for an unknown one."""
+    if choice not in get_args(Choice):
+        raise InvalidInput(f"unknown choice {choice!r}: expected {', '.join(get_args(Choice))} or a file of SMILES")
+    size, _, split = choice.partition("-")
+    molecules = _drugs(split) if size == "drugs" else _qm9(split)
+    return [found for _, found in zip(range(count), molecules, strict=False)]
+
+
+def fair_key(name: str) -> str:
+    """What the order of molecules follows."""
+    return hashlib.sha256(f"ensembles/{name}".encode()).hexdigest()
+
+
+def _qm9(split: str) -> Iterator[NamedSmiles]:
+    """Molecules of a split of QM9, read from their geometries one by one."""
+    pack = load_qm9(split=split)
+    order = sorted(range(len(pack)), key=lambda row: fair_key(str(row)))
+    tested = choose_molecules("qm9-test", NUM_TEST) if split == "train" else []
+    barred = {plain_smiles(mol_from_smiles(one.smiles)) for one in tested}
+    for row in order:
+        molecule = pack[row]
+        mol = perceive_bonds(molecule).mol
+        if mol is None or rotatable_bonds(mol) < LEAST_ROTATABLE[split] or plain_smiles(mol) in barred:
+            continue
+        yield NamedSmiles(f"qm9_{split}_{row:06d}", stereo_smiles(mol))
+
+
+def _drugs(split: str) -> Iterator[NamedSmiles]:
+    named = [(f"geom_drugs_test_{row:04d}", one.smiles) for row, one in enumerate(load_geom_test("drugs"))]
+    for name, smiles in sorted(named, key=lambda one: fair_key(one[0])):
+        try:
+            mol = mol_from_smiles(smiles)
+        except InvalidInput:
+            continue  # one or two of the published list are no molecules to this RDKit; the data card says so
+        if split_of_key(skeleton_smiles(mol)) == split:
+            yield NamedSmiles(name, smiles)
+
+
+def read_smiles_file(path: Path) -> list[NamedSmiles]:
+    """One SMILES a line, then a name if wanted; empty lines and those that begin with # are passed over.
+
+    Raises InvalidInput for a file that cannot be read, holds no molecule, or names two alike.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"cannot read {path} as text: {error}") from None
+    found = []
+    for number, line in enumerate(lines, start=1):
+        words = line.split()
+        if words and not line.startswith("#"):
+            found.append(NamedSmiles(words[1] if len(words) > 1 else f"line_{number}", words[0]))
+    if not found:
+        raise InvalidInput(f"{path}: expected a SMILES on each line, got none")
+    names = [one.name for one in found]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InvalidInput(f"{path}: two molecules are named {twice!r}; give each its own name")
+    return found

@@ -1,0 +1,137 @@
+"""Coverage and matching of conformer ensembles (COV, MAT), in recall and precision form, and diversity.
+
+Source: Xu et al., ICLR 2021 (arXiv 2102.10240), with the definitions of its follow-up code (ConfGF): recall asks of
+every reference how near the nearest generated conformer lies, precision of every generated one how near a reference
+lies.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from molkit.chem.conformer_rmsd import Symmetry, rmsd_matrix
+from molkit.errors import InvalidInput
+from molkit.metrics.statistics import Interval, bootstrap_interval
+
+THRESHOLDS = {"qm9": 0.5, "drugs": 1.25}  # angstrom, of the papers' tables
+PER_REFERENCE = 2  # generated conformers for each reference, in the papers' tables
+Failures = Literal["zero", "exclude"]
+MEASURES = ("cov_recall", "mat_recall", "cov_precision", "mat_precision")
+
+
+@dataclass(frozen=True, eq=False)
+class ConformerScore:
+    """One molecule: shares within the threshold (0 to 1) and mean smallest RMSD (angstrom); NaN where nothing was made.
+
+    rmsd [R, G]; num_failed counts generated conformers with coordinates that are not finite, and those asked for that
+    never came.
+    """
+
+    cov_recall: float
+    mat_recall: float
+    cov_precision: float
+    mat_precision: float
+    num_references: int
+    num_generated: int
+    num_failed: int
+    threshold: float
+    rmsd: np.ndarray
+
+    def coverage_at(self, thresholds: np.ndarray) -> np.ndarray:
+        """Recall coverage at other thresholds [T]; 0 where nothing was made."""
+        if self.num_generated == 0:
+            return np.zeros(len(thresholds))
+        return (np.nanmin(self.rmsd, axis=1)[None] <= np.asarray(thresholds)[:, None]).mean(axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreTask:
+    """One molecule to score; picklable."""
+
+    mol: Any
+    references: np.ndarray  # [R, A, 3] angstrom
+    generated: np.ndarray  # [G, A, 3] angstrom
+    threshold: float
+    symmetry: Symmetry = "graph"
+    num_wanted: int | None = None  # generated conformers that were asked for
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A measure over molecules: mean with its bootstrap interval, median, and what was counted."""
+
+    mean: Interval
+    median: float
+    num_molecules: int
+    num_failed: int  # molecules without any conformer
+
+
+def score_conformers(task: ScoreTask) -> ConformerScore:
+    """COV and MAT of one molecule; a conformer at exactly the threshold is covered.
+
+    Raises InvalidInput without references, or for references that are not finite.
+    """
+    if len(task.references) == 0 or not np.isfinite(task.references).all():
+        raise InvalidInput("expected at least one reference conformer, and finite coordinates in all of them")
+    if not task.threshold > 0.0:
+        raise InvalidInput(f"a threshold is a positive length in angstrom, got {task.threshold}")
+    wanted = len(task.generated) if task.num_wanted is None else task.num_wanted
+    matrix = rmsd_matrix(task.mol, task.references, task.generated, symmetry=task.symmetry)
+    good = matrix[:, np.isfinite(matrix).all(axis=0)]
+    failed = max(wanted, len(task.generated)) - good.shape[1]
+    if good.shape[1] == 0:
+        nothing = float("nan")
+        return ConformerScore(0.0, nothing, nothing, nothing, len(matrix), 0, failed, task.threshold, matrix)
+    nearest, origin = good.min(axis=1), good.min(axis=0)
+    return ConformerScore(
+        cov_recall=float((nearest <= task.threshold).mean()),
+        mat_recall=float(nearest.mean()),
+        cov_precision=float((origin <= task.threshold).mean()),
+        mat_precision=float(origin.mean()),
+        num_references=len(matrix),
+        num_generated=good.shape[1],
+        num_failed=failed,
+        threshold=task.threshold,
+        rmsd=matrix,
+    )
+
+
+def score_all(tasks: Sequence[ScoreTask], *, executor: Executor | None = None) -> list[ConformerScore]:
+    """Scores of many molecules in their order, one task a molecule on the executor, or one after the other."""
+    run = map if executor is None else executor.map
+    return list(run(score_conformers, tasks))
+
+
+def summarise(
+    scores: Sequence[ConformerScore], measure: str, *, failures: Failures = "zero", num_resamples: int = 1000
+) -> Summary:
+    """One measure over molecules, each molecule counting once.
+
+    failures: molecules for which nothing was made count as covered by 0 in both coverages ("zero"), or are left out
+    ("exclude"); a matching distance does not exist for them and always leaves them out. Their number is in the result.
+    """
+    if measure not in MEASURES or failures not in get_args(Failures):
+        raise InvalidInput(f"expected one of {', '.join(MEASURES)} and zero or exclude, got {measure!r}, {failures!r}")
+    made = np.array([score.num_generated > 0 for score in scores])
+    values = np.array([getattr(score, measure) for score in scores])
+    as_zero = measure.startswith("cov") and failures == "zero"
+    values = np.where(made, values, 0.0) if as_zero else values[made]
+    if len(values) == 0:
+        raise InvalidInput(f"no molecule has a value of {measure}: nothing was generated")
+    mean = bootstrap_interval(values, num_resamples=num_resamples)
+    return Summary(mean, float(np.median(values)), len(values), int((~made).sum()))
+
+
+def diversity(mol: Any, conformers: np.ndarray, *, symmetry: Symmetry = "graph") -> tuple[float, float]:
+    """Mean and standard deviation of the RMSD between any two of the conformers [C, A, 3], angstrom.
+
+    Raises InvalidInput for fewer than two finite ones.
+    """
+    conformers = conformers[np.isfinite(conformers).all(axis=(1, 2))]
+    if len(conformers) < 2:
+        raise InvalidInput(f"diversity needs two conformers, got {len(conformers)}")
+    values = rmsd_matrix(mol, conformers, conformers, symmetry=symmetry)[np.triu_indices(len(conformers), 1)]
+    return float(values.mean()), float(values.std())

@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+
+from molkit.chem.conformer_rmsd import rmsd_matrix
+from molkit.cli import run
+from molkit.data.ensemble_molecules import choose_molecules, read_smiles_file
+from molkit.data.ensembles import (
+    boltzmann_weights,
+    ensemble_mol,
+    load_ensembles,
+    read_ensembles,
+    to_arrays,
+    write_ensembles,
+)
+from molkit.errors import DataNotFound, InvalidInput
+
+
+@pytest.fixture(scope="module")
+def dft():
+    return load_ensembles("conformers_dft", split="test", limit=6)
+
+
+def test_a_packed_set_comes_back(dft, tmp_path):
+    write_ensembles(tmp_path / "set.npz", dft)
+    for before, after in zip(dft, read_ensembles(tmp_path / "set.npz"), strict=True):
+        assert (before.name, before.smiles, before.split) == (after.name, after.smiles, after.split)
+        np.testing.assert_array_equal(before.bonds, after.bonds)
+        np.testing.assert_allclose(before.energies, after.energies, atol=1e-3)
+        rmsd = rmsd_matrix(ensemble_mol(before), before.positions, after.positions)
+        assert np.diag(rmsd).max() < 5e-4
+
+
+def test_dft_ensembles_are_those_of_their_set(dft):
+    whole = load_ensembles("conformers_dft")
+    assert len(whole) == 708 and sum(map(len, whole)) == 6759
+    assert {one.split for one in dft} == {"test"}
+    assert all(np.nanmin(one.energies) == 0.0 for one in whole if np.isfinite(one.energies).any())
+
+
+def test_boltzmann_weights_by_hand():
+    weights = boltzmann_weights(np.array([0.0, 0.5924847]))  # kT at 298.15 K in kcal/mol
+    assert weights == pytest.approx([np.e / (1 + np.e), 1 / (1 + np.e)], rel=1e-4)
+
+
+def test_wrong_sets_end_in_a_line(dft, tmp_path):
+    with pytest.raises(InvalidInput, match="unknown set"):
+        load_ensembles("geom")
+    with pytest.raises(DataNotFound, match="molkit ensembles"):
+        load_ensembles("ensembles_qm9", root=tmp_path)
+    with pytest.raises(InvalidInput, match="at least one"):
+        write_ensembles(tmp_path / "none.npz", [])
+    arrays = to_arrays(dft)
+    np.savez(tmp_path / "cut.npz", **(arrays | {"energies_kcal": arrays["energies_kcal"][:-1]}))
+    np.savez(tmp_path / "lacking.npz", **{key: value for key, value in arrays.items() if key != "bonds"})
+    for name in ("cut", "lacking"):
+        with pytest.raises(InvalidInput):
+            read_ensembles(tmp_path / f"{name}.npz")
+
+
+def test_a_first_part_of_a_choice_is_its_beginning():
+    drugs = choose_molecules("drugs-test", 300)
+    assert choose_molecules("drugs-test", 5) == drugs[:5] and 80 <= len(drugs) <= 120
+    assert not {one.name for one in drugs} & {one.name for one in choose_molecules("drugs-train", 1000)}
+
+
+def test_smiles_files_are_read_or_refused(tmp_path):
+    path = tmp_path / "x.smi"
+    path.write_text("# names follow\nCCO ethanol\n\nCC\n")
+    assert [(one.name, one.smiles) for one in read_smiles_file(path)] == [("ethanol", "CCO"), ("line_4", "CC")]
+    for text, match in (("\n", "got none"), ("CC a\nCCC a\n", "named 'a'")):
+        path.write_text(text)
+        with pytest.raises(InvalidInput, match=match):
+            read_smiles_file(path)
+    with pytest.raises(InvalidInput, match="cannot read"):
+        read_smiles_file(tmp_path / "no.smi")
+
+
+def test_the_command_makes_continues_and_packs(tmp_path, capsys):
+    smiles, folder, packed = tmp_path / "x.smi", tmp_path / "farm", tmp_path / "set.npz"
+    smiles.write_text("CCO ethanol\nCC.O salt\nC=C ethene\n")
+    command = ["ensembles", "make", str(smiles), "--starts", "4", "--out", str(folder)]
+    assert run(command) == 0
+    assert "salt: left out" in (said := capsys.readouterr().out) and "2 of 3 molecules done, 1 failed" in said
+    before = {path.name: path.stat().st_mtime_ns for path in (folder / "results").iterdir()}
+    assert run(command) == 0
+    assert before == {path.name: path.stat().st_mtime_ns for path in (folder / "results").iterdir()}
+    assert run(["ensembles", "pack", f"test={folder}", "--out", str(packed)]) == 0
+    assert [one.name for one in read_ensembles(packed)] == ["ethanol", "ethene"]
+    assert run(["ensembles", "pack", "some", "--out", str(packed)]) == 2
+    assert run([*command[:-3], "5", "--out", str(folder)]) == 2  # other settings, same folder

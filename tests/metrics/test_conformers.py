@@ -1,0 +1,141 @@
+import numpy as np
+import pytest
+import torch
+from rdkit import Chem
+from rdkit.Chem import AllChem, rdMolAlign
+
+from molkit.chem.bond_graph import mol_with_conformers
+from molkit.chem.conformer_rmsd import heavy_pairs, rmsd_matrix, self_matches
+from molkit.errors import InvalidInput
+from molkit.geometry import random_rotations
+from molkit.metrics.conformers import ScoreTask, diversity, score_all, score_conformers, summarise
+from molkit.metrics.distance_mmd import distance_mmd, mmd, two_of
+
+
+def conformers(smiles: str, count: int = 6, seed: int = 1) -> tuple[Chem.Mol, np.ndarray]:
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    AllChem.EmbedMultipleConfs(mol, count, randomSeed=seed)
+    return mol, np.stack([one.GetPositions() for one in mol.GetConformers()])
+
+
+def moved(positions: np.ndarray, seed: int = 0) -> np.ndarray:
+    generator = torch.Generator().manual_seed(seed)
+    turns = random_rotations(len(positions), generator=generator, dtype=torch.float64).numpy()
+    shifts = np.random.default_rng(seed).normal(size=(len(positions), 1, 3))
+    return positions @ turns + shifts
+
+
+@pytest.mark.parametrize(
+    "smiles", ["CCCO", "OC(=O)CC(N)=O", "Cc1ccccc1CC(C)(C)C", "C[N+](=O)[O-]", "NC(=N)NCCC(=O)[O-]"]
+)
+@pytest.mark.parametrize("symmetry", ["graph", "conjugated"])
+def test_rmsd_is_that_of_rdkit(smiles, symmetry):
+    mol, positions = conformers(smiles)
+    plain = Chem.RemoveHs(mol_with_conformers(mol, positions))
+    ours = rmsd_matrix(mol, positions, positions[:3], symmetry=symmetry)
+    for row in range(len(positions)):
+        for column in range(3):
+            theirs = rdMolAlign.GetBestRMS(
+                Chem.Mol(plain), plain, row, column, symmetrizeConjugatedTerminalGroups=symmetry == "conjugated"
+            )
+            assert ours[row, column] == pytest.approx(theirs, abs=2e-4 if row == column else 1e-6)
+
+
+def test_symmetry_options_differ_where_they_should():
+    nitro, _ = conformers("C[N+](=O)[O-]", 1)
+    assert [len(self_matches(nitro, symmetry=name)) for name in ("none", "graph", "conjugated")] == [1, 1, 2]
+    ring, _ = conformers("c1ccccc1", 1)
+    assert len(self_matches(ring)) == 12
+
+
+def test_a_mirror_image_is_another_conformer():
+    mol, positions = conformers("CCCC(C)O", 1)
+    assert rmsd_matrix(mol, positions, positions * [1, 1, -1])[0, 0] > 0.1
+
+
+def test_a_set_covers_itself_also_when_moved():
+    mol, positions = conformers("CCCCO")
+    score = score_conformers(ScoreTask(mol, positions, moved(positions), 0.01))
+    assert score.cov_recall == score.cov_precision == 1.0
+    assert max(score.mat_recall, score.mat_precision) < 1e-6
+
+
+def test_recall_and_precision_by_hand():
+    mol, positions = conformers("CCCCO", 5)
+    rmsd = rmsd_matrix(mol, positions[:3], positions[2:])
+    score = score_conformers(ScoreTask(mol, positions[:3], positions[2:], 1e-3))
+    assert score.cov_recall == pytest.approx(1 / 3) and score.cov_precision == pytest.approx(1 / 3)
+    assert score.mat_recall == pytest.approx(rmsd.min(1).mean()) and score.mat_precision == pytest.approx(
+        rmsd.min(0).mean()
+    )
+    assert score.coverage_at(np.array([1e-3, 99.0])) == pytest.approx([1 / 3, 1.0])
+
+
+def test_failures_are_counted_and_follow_the_policy():
+    mol, positions = conformers("CCCCO", 4)
+    broken = np.full_like(positions, np.nan)
+    good, bad = score_all([ScoreTask(mol, positions, one, 0.5, num_wanted=8) for one in (positions, broken)])
+    assert (good.num_failed, bad.num_failed, bad.num_generated) == (4, 8, 0)
+    assert summarise([good, bad], "cov_recall").mean.value == 0.5
+    assert summarise([good, bad], "cov_precision").mean.value == 0.5
+    excluded = summarise([good, bad], "cov_recall", failures="exclude")
+    assert (excluded.mean.value, excluded.num_molecules, excluded.num_failed) == (1.0, 1, 1)
+    assert summarise([good, bad], "mat_recall").num_molecules == 1
+    with pytest.raises(InvalidInput, match="nothing was generated"):
+        summarise([bad], "mat_recall")
+
+
+@pytest.mark.parametrize("wrong", [{"threshold": 0.0}, {"symmetry": "some"}, {"references": np.zeros((0, 3, 3))}])
+def test_wrong_questions_are_refused(wrong):
+    mol, positions = conformers("CCO", 2)
+    task = {"mol": mol, "references": positions, "generated": positions, "threshold": 0.5} | wrong
+    with pytest.raises(InvalidInput):
+        score_conformers(ScoreTask(**task))
+
+
+def test_diversity_of_copies_is_nothing():
+    mol, positions = conformers("CCCCO", 1)
+    assert diversity(mol, moved(np.repeat(positions, 3, axis=0)))[0] < 1e-6
+    with pytest.raises(InvalidInput):
+        diversity(mol, positions)
+
+
+def test_mmd_of_a_set_with_itself_is_nothing_and_of_far_ones_near_its_limit():
+    random = np.random.default_rng(0)
+    x = random.normal(size=(40, 3))
+    assert mmd(x, x) == pytest.approx(0.0, abs=1e-12)
+    assert mmd(np.ones(5), np.ones(7)) == 0.0
+    two_points = mmd(np.zeros(1), np.ones(1))  # b = 1: two means of 5, across sum of exp(-2^-q)
+    assert two_points == pytest.approx(10.0 - 2.0 * sum(np.exp(-(2.0**-q)) for q in range(-2, 3)))
+
+
+def test_mmd_agrees_with_plain_loops():
+    random = np.random.default_rng(1)
+    x, y = random.normal(size=(4, 2)), random.normal(1.0, size=(3, 2))
+    pooled = np.concatenate([x, y])
+    squares = np.array([[sum((a - b) ** 2) for b in pooled] for a in pooled])
+    width = squares.sum() / (49 - 7)
+    kernel = lambda a, b: sum(np.exp(-sum((a - b) ** 2) / (width * 2.0**q)) for q in range(-2, 3))  # noqa: E731
+    mean = lambda s, t: np.mean([[kernel(a, b) for b in t] for a in s])  # noqa: E731
+    assert mmd(x, y) == pytest.approx(mean(x, x) + mean(y, y) - mean(x, y) - mean(y, x))
+
+
+def test_distance_mmd_ignores_rigid_motion_and_knows_both_rules():
+    mol, positions = conformers("CCC(C)O")
+    found = distance_mmd(mol, positions, moved(positions))
+    assert np.abs(found.single).max() < 1e-9 and found.all < 1e-9
+    edges = heavy_pairs(mol)
+    published, complete = two_of(edges, "published"), two_of(edges, "complete")
+    count = edges.shape[1]
+    assert len(complete) == count * (count - 1) // 2
+    assert [two for two in complete if edges[0, two[0]] == edges[0, two[1]]] == [
+        t for t in complete if t not in published
+    ]
+
+
+def test_heavy_pairs_are_the_topological_distances_cut_at_three():
+    mol, _ = conformers("CCCCCC", 1)
+    hops = Chem.GetDistanceMatrix(mol)
+    assert {(int(i), int(j)) for i, j in heavy_pairs(mol).T} == {
+        (i, j) for i in range(6) for j in range(i + 1, 6) if hops[i, j] <= 3
+    }
