@@ -1,0 +1,138 @@
+"""Training of a compact functional on values and gradients, both weighted towards the ground state."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from molkit.config import from_dict, read_yaml
+from molkit.errors import InvalidInput
+from molkit.ofdft.basis import basis_fingerprint
+from molkit.ofdft.classes import class_named
+from molkit.ofdft.compact import CompactConfig, CompactNetwork, build, save
+from molkit.ofdft.label_files import LabelledMolecule, load_folder
+from molkit.ofdft.reduction import ReducedSamples, fit_reduction, frames_of, quadratic_form, reduce_samples
+from molkit.training.config import TrainConfig
+from molkit.training.loop import TrainResult, make_fabric, train
+from molkit.training.weights import WEIGHTS_ROOT
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompactData:
+    """Which labelled densities a functional learns from, and what counts in its loss."""
+
+    folder: str = "runs/ofdft/labels_water/train"  # a farm of `molkit labels`; relative to the repository
+    count: int = 0  # molecules, 0: all
+    samples: Literal["all", "steps"] = "all"  # steps: none in perturbed potentials
+    ceiling: float = 0.4  # hartree above the ground state, up to which samples are kept
+    floor: float = 0.01  # hartree; errors count relative to floor + excess
+    energy_weight: float = 1.0
+    gradient_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.ceiling <= 0.0 or self.floor <= 0.0 or min(self.energy_weight, self.gradient_weight) < 0.0:
+            raise InvalidInput("ceiling and floor must be positive, weights of the loss not negative")
+
+
+class CompactTask:
+    """Reduced samples, and the weighted errors of any rows of them.
+
+    Every time a sample is met under a random renaming or mirror.
+    """
+
+    def __init__(
+        self, config: CompactConfig, data: CompactData, samples: ReducedSamples, operations: np.ndarray
+    ) -> None:
+        self.config, self.data = config, data
+        self.num_atoms = torch.ones(len(samples.energy), dtype=torch.long)
+        self.z, self.gradient = (torch.from_numpy(array).float() for array in (samples.z, samples.gradient))
+        self.energy = torch.from_numpy(samples.energy).float()
+        self.descriptors = torch.from_numpy(samples.descriptors).float()
+        self.weights = torch.from_numpy(1.0 / (data.floor + np.maximum(samples.excess, 0.0))).float()
+        self.operations = torch.from_numpy(operations).float()
+
+    def loss(self, network: nn.Module, rows: Tensor, *, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Relative errors: |R - label| / (floor + excess), and |gradient - label| / sqrt(floor + excess)."""
+        image = torch.randint(len(self.operations), (len(rows),), generator=generator)
+        operation = self.operations[image]
+        z = torch.einsum("sab,sb->sa", operation, self.z[rows]).requires_grad_(True)
+        wanted = torch.einsum("sab,sb->sa", operation, self.gradient[rows])
+        energy = network(z, self.descriptors[rows, image])
+        (gradient,) = torch.autograd.grad(energy.sum(), z, create_graph=True)
+        weights = self.weights[rows]
+        of_value = (weights * (energy - self.energy[rows]).abs()).mean()
+        of_slope = (weights.sqrt() * (gradient - wanted).norm(dim=1)).mean()
+        loss = self.data.energy_weight * of_value + self.data.gradient_weight * of_slope
+        return loss, {"value_error": of_value.detach(), "gradient_error": of_slope.detach()}
+
+    def save_weights(self, folder: Path, network: nn.Module) -> None:
+        """Averaged weights and configuration, as `compact.load` reads them."""
+        save(folder, self.config, network)
+
+
+def prepare(
+    config: CompactConfig, data: CompactData, molecules: list[LabelledMolecule], *, seed: int
+) -> tuple[CompactTask, CompactNetwork]:
+    """Reduction, samples, and a network that begins with their best quadratic form."""
+    kind = class_named(config.name)
+    frames = frames_of(molecules, kind)
+    sources = (0,) if data.samples == "steps" else (0, 1, 2)
+    reduction = fit_reduction(
+        molecules,
+        frames,
+        kind,
+        num_components=config.num_components,
+        degrees=(config.reference_degree, config.energy_degree),
+        ceiling=data.ceiling,
+        floor=data.floor,
+        sources=sources,
+        use_gradients=data.gradient_weight > 0.0,
+    )
+    samples = reduce_samples(reduction, molecules, frames, ceiling=data.ceiling, sources=sources)
+    config = replace(config, energy_offset=reduction.energy_offset, basis=basis_fingerprint())
+    network = build(config, seed=seed)
+    network.store(reduction)
+    if data.gradient_weight > 0.0:
+        network.begin_with(quadratic_form(samples, floor=data.floor))
+    return CompactTask(config, data, samples, reduction.operations), network
+
+
+def train_compact(
+    path: Path,
+    *,
+    out: Path,
+    seed: int | None = None,
+    time_budget: float | None = None,
+    total_steps: int | None = None,
+    resume: bool = False,
+    progress_bar: bool = True,
+) -> TrainResult:
+    """Train, or continue, the functional of a recipe (sections data, model, training), on one CPU process.
+
+    Raises what the loader and the training loop raise.
+    """
+    values = read_yaml(path)
+    unknown = sorted(set(values) - {"method", "data", "model", "training"})
+    if unknown:
+        raise InvalidInput(f"{path}: unknown section {unknown[0]!r}; known are method, data, model, training")
+    data = from_dict(CompactData, values.get("data") or {}, source=f"{path}: data")
+    config = from_dict(CompactConfig, values.get("model") or {}, source=f"{path}: model")
+    training = from_dict(TrainConfig, values.get("training") or {}, source=f"{path}: training")
+    training = training if seed is None else replace(training, seed=seed)
+    folder = WEIGHTS_ROOT.parents[1] / data.folder
+    molecules = load_folder(folder, config.name, "train", limit=data.count or None)
+    task, network = prepare(config, data, molecules, seed=training.seed)
+    return train(
+        task,
+        network,
+        training,
+        out=out,
+        fabric=make_fabric("cpu"),
+        time_budget=time_budget,
+        resume=resume,
+        total_steps=total_steps,
+        progress_bar=progress_bar,
+    )
