@@ -182,6 +182,28 @@ def _part(text: str) -> tuple[int, int]:
     return int(first) - 1, int(of)
 
 
+@study.command("ofdft-water")
+@click.option("--arms", default="", help="Names with commas; default: all.")
+@click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1), help="Trainings of each arm.")
+@click.option("--labels", type=click.Path(path_type=Path), required=True, help="Labels of the split test.")
+@click.option("--test", "num_test", type=click.IntRange(min=1), help="Test geometries; default: all in the folder.")
+@click.option("--runs", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the runs.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
+def ofdft_water(arms: str, seeds: int, labels: Path, num_test: int | None, runs: Path, out: Path) -> None:
+    """Train the compact functional of water and its ablations, and minimise on unseen geometries."""
+    import torch
+
+    from molkit.studies import ofdft_water as water
+
+    torch.set_num_threads(1)
+    names = [name.strip() for name in arms.split(",") if name.strip()] or list(water.ARMS)
+    for name in names:
+        water.arm_recipe(name, seed=0)
+    found = water.run_study(names, range(seeds), runs=runs, labels=labels, num_test=num_test, report=click.echo)
+    water.write_study(found, out)
+    click.echo(f"{out}: {len(found.runs)} runs, {found.num_test} test geometries")
+
+
 def _is_positive(text: str) -> bool:
     try:
         return float(text) > 0.0

@@ -55,13 +55,13 @@ def train(
             raise InvalidInput("the flow on distances is trained on the CPU; leave out --device cuda")
         result = train_flow(path, limit=limit, start_from=start_from, **run)
     elif method == "ofdft_compact":
-        from molkit.ofdft.compact_training import train_compact
+        from molkit.ofdft.compact_training import read_compact_recipe, train_compact
 
         if limit is not None or start_from is not None or device == "cuda":
             raise InvalidInput(
                 "a compact functional is trained on the CPU from all its labels: no --limit, --from, cuda"
             )
-        result = train_compact(path, **run)
+        result = train_compact(read_compact_recipe(path), **run)
     elif method == "property":
         if limit is not None or start_from is not None or device == "cuda":
             raise InvalidInput("a property network is trained on the CPU, from all its data: no --limit, --from, cuda")

@@ -100,35 +100,47 @@ def prepare(
     return CompactTask(config, data, samples, reduction.operations), network
 
 
+@dataclass(frozen=True, kw_only=True)
+class CompactRecipe:
+    """Sections of a recipe, each read strictly."""
+
+    data: CompactData
+    model: CompactConfig
+    training: TrainConfig
+
+
+def read_compact_recipe(path: Path) -> CompactRecipe:
+    """The recipe in a YAML file. Raises DataNotFound, or InvalidInput for an unknown section or key."""
+    values = read_yaml(path)
+    unknown = sorted(set(values) - {"method", "data", "model", "training"})
+    if unknown:
+        raise InvalidInput(f"{path}: unknown section {unknown[0]!r}; known are method, data, model, training")
+    kinds = {"data": CompactData, "model": CompactConfig, "training": TrainConfig}
+    return CompactRecipe(
+        **{name: from_dict(kind, values.get(name) or {}, source=f"{path}: {name}") for name, kind in kinds.items()}
+    )
+
+
 def train_compact(
-    path: Path,
+    recipe: CompactRecipe,
     *,
     out: Path,
-    seed: int | None = None,
     time_budget: float | None = None,
     total_steps: int | None = None,
     resume: bool = False,
     progress_bar: bool = True,
 ) -> TrainResult:
-    """Train, or continue, the functional of a recipe (sections data, model, training), on one CPU process.
+    """Train, or continue, the functional of a recipe on one CPU process.
 
     Raises what the loader and the training loop raise.
     """
-    values = read_yaml(path)
-    unknown = sorted(set(values) - {"method", "data", "model", "training"})
-    if unknown:
-        raise InvalidInput(f"{path}: unknown section {unknown[0]!r}; known are method, data, model, training")
-    data = from_dict(CompactData, values.get("data") or {}, source=f"{path}: data")
-    config = from_dict(CompactConfig, values.get("model") or {}, source=f"{path}: model")
-    training = from_dict(TrainConfig, values.get("training") or {}, source=f"{path}: training")
-    training = training if seed is None else replace(training, seed=seed)
-    folder = WEIGHTS_ROOT.parents[1] / data.folder
-    molecules = load_folder(folder, config.name, "train", limit=data.count or None)
-    task, network = prepare(config, data, molecules, seed=training.seed)
+    folder = WEIGHTS_ROOT.parents[1] / recipe.data.folder
+    molecules = load_folder(folder, recipe.model.name, "train", limit=recipe.data.count or None)
+    task, network = prepare(recipe.model, recipe.data, molecules, seed=recipe.training.seed)
     return train(
         task,
         network,
-        training,
+        recipe.training,
         out=out,
         fabric=make_fabric("cpu"),
         time_budget=time_budget,
