@@ -260,6 +260,19 @@ def live_on_xtb(weights: str, count: int, *, seed: int) -> Comparison:
     return compare_on_xtb(weights, list(molecules_of_sizes(((7, count),))), seed=seed)
 
 
+def live_on_dft(weights: str, count: int, *, heavy: int, seed: int) -> Comparison:
+    """MMFF94, GFN2-xTB and sampled diffusion with internal coordinates, for a few tiny test molecules, computed now."""
+    starts = dft_starts(weights, list(molecules_of_sizes(((heavy, count),))), seed=seed)
+    runs = tuple((name, INTERNAL) for name in (REFERENCE, GFN2, headline("sample")))
+    found = run_jobs([Job(one, runs, DFT_LEVEL, seed=seed) for one in starts])
+    return _comparison("dft", DFT_LEVEL.label, weights, seed, starts, found)
+
+
+def stored_on_dft() -> Comparison | None:
+    """The farm's comparison on the DFT surface, where it has been made and kept."""
+    return read_comparison(STORED["dft"]) if STORED["dft"].is_file() else None
+
+
 def measurements(found: Comparison) -> list[Measurement]:
     """Ratios of excesses and of gradients at the level chosen on validation molecules, for the ledger.
 
