@@ -1,6 +1,7 @@
 """Conformers of a molecule: distances from the flow, positions from distances, handedness put right."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -13,12 +14,16 @@ from molkit.cgcf.flow import Flow, sample_distances
 from molkit.cgcf.graph import PairGraph, collate
 from molkit.cgcf.model import Cgcf
 from molkit.cgcf.solver import Solver
-from molkit.chem.bond_graph import StereoRules, graph_mol, stereo_agrees, stereo_rules
-from molkit.errors import InvalidInput
+from molkit.chem.bond_graph import StereoRules, graph_mol, mol_with_conformers, stereo_agrees, stereo_rules
+from molkit.chem.rdkit_tools import molecule_from_rdkit, relax_mmff94
+from molkit.chem.sdf import sdf_record
+from molkit.chem.xtb import XtbEnergy
+from molkit.errors import CalculationFailed, InvalidInput
 
 Stereo = Literal["ignore", "mirror", "redraw"]
 CACHE_NUMBERS = 2**19  # pair features in one call: more of them leave the processor's cache
 MAX_ROUNDS = 20  # of redrawing
+FIELDS = ("positions", "stress", "converged", "stereo_agrees")  # what a conformer has one of
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +41,7 @@ class Conformers:
     stereo_agrees: np.ndarray
     num_mirrored: int = 0
     num_drawn: int = 0  # conformers made to get these; more where wrong stereo was drawn again
+    energies: Mapping[str, np.ndarray] = field(default_factory=dict)  # [C] by method, NaN where there is none
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -47,8 +53,8 @@ class Conformers:
 
     def select(self, rows: np.ndarray) -> "Conformers":
         """The conformers at the given rows, or where a mask is true."""
-        kept = {name: getattr(self, name)[rows] for name in ("positions", "stress", "converged", "stereo_agrees")}
-        return replace(self, **kept)
+        kept = {name: getattr(self, name)[rows] for name in FIELDS}
+        return replace(self, energies={name: found[rows] for name, found in self.energies.items()}, **kept)
 
 
 def generate(
@@ -144,6 +150,45 @@ def draw_distances(
 
 def joined(parts: list[Conformers], about: Conformers) -> Conformers:
     """Several rounds as one."""
-    fields = ("positions", "stress", "converged", "stereo_agrees")
-    together = {name: np.concatenate([getattr(part, name) for part in parts]) for name in fields}
+    together = {name: np.concatenate([getattr(part, name) for part in parts]) for name in FIELDS}
     return replace(about, **together)
+
+
+def relaxed(conformers: Conformers, *, max_iterations: int = 200) -> Conformers:
+    """The conformers after MMFF94 (200 iterations, as in the paper's FF rows), with its energies `mmff94_kcal`.
+
+    Raises InvalidInput where the force field lacks parameters.
+    """
+    mol = mol_with_conformers(conformers.mol, conformers.positions)
+    outcomes = relax_mmff94(mol, label=conformers.smiles, max_iterations=max_iterations)
+    positions = np.stack([conformer.GetPositions() for conformer in mol.GetConformers()])
+    energies = {"mmff94_kcal": np.array([outcome["mmff94_kcal"] for outcome in outcomes])}
+    return replace(conformers, positions=positions, energies={**conformers.energies, **energies})
+
+
+def ranked(conformers: Conformers) -> Conformers:
+    """Sorted by the GFN2-xTB energy of each conformer as it is, `gfn2_xtb_ev`; those without one come last, as NaN."""
+    mol = mol_with_conformers(conformers.mol, conformers.positions[:1])
+    energy = XtbEnergy(molecule_from_rdkit(mol))
+    values = np.array([_energy_or_nan(energy, positions) for positions in conformers.positions])
+    return replace(conformers, energies={**conformers.energies, "gfn2_xtb_ev": values}).select(np.argsort(values))
+
+
+def _energy_or_nan(energy: XtbEnergy, positions: np.ndarray) -> float:
+    try:
+        return energy(positions).energy
+    except CalculationFailed:
+        return float("nan")
+
+
+def sdf_lines(conformers: Conformers) -> list[str]:
+    """One SDF record a conformer, with the bonds of the SMILES; stress, stereo and energies as data fields."""
+    mol = mol_with_conformers(conformers.mol, conformers.positions)
+    records = []
+    for row in range(len(conformers)):
+        fields = {"stress_angstrom2": conformers.stress[row], "stereo_agrees": float(conformers.stereo_agrees[row])}
+        fields |= {name: values[row] for name, values in conformers.energies.items() if values[row] == values[row]}
+        molecule = molecule_from_rdkit(mol, conformer=row, name=conformers.smiles)
+        one = mol_with_conformers(conformers.mol, conformers.positions[row, None])
+        records.append(sdf_record(replace(molecule, properties=fields), one, ""))
+    return records

@@ -125,6 +125,16 @@ class PairGraph:
         gap = positions.index_select(-2, self.pairs[0]) - positions.index_select(-2, self.pairs[1])
         return gap.square().sum(-1).clamp(min=1e-12).sqrt()
 
+    def repeat(self, count: int) -> "PairGraph":
+        """The whole batch `count` times over."""
+        shift = len(self.atomic_numbers) * torch.arange(count).repeat_interleave(self.pairs.shape[1])
+        plain = ("atomic_numbers", "num_atoms", "types", "hops", "num_pairs")
+        return replace(
+            self,
+            pairs=self.pairs.repeat(1, count) + shift,
+            **{name: getattr(self, name).repeat(count) for name in plain},
+        )
+
     def in_both_directions(self) -> "PairGraph":
         """Every pair twice, as in the published code: inside each molecule first as it is, then turned round."""
         if self.directed:

@@ -15,6 +15,7 @@ COMMANDS = {
     "publish": ("molkit.cli.train", "publish", "Write the weights of a run to data/weights."),
     "suite": ("molkit.cli.suite", "suite", "Train and compare the arms of a suite."),
     "sample": ("molkit.cli.edm", "sample", "Sample molecules from a trained model."),
+    "conformers": ("molkit.cli.conformers", "conformers", "Generate conformers of SMILES from a trained flow."),
     "edit": ("molkit.cli.edit", "edit", "Complete, vary or compose molecules with a trained model."),
     "relax": ("molkit.cli.relax", "relax", "Relax structures with a diffusion model."),
     "evaluate": ("molkit.cli.edm", "evaluate", "Stability, validity and likelihood of a trained model."),

@@ -62,6 +62,12 @@ def train(
                 "a compact functional is trained on the CPU from all its labels: no --limit, --from, cuda"
             )
         result = train_compact(read_compact_recipe(path), **run)
+    elif method == "etm":
+        from molkit.cgcf.energy_training import train_energy
+
+        if start_from is not None or device == "cuda":
+            raise InvalidInput("an energy is trained from the start, on the CPU: no --from, no --device cuda")
+        result = train_energy(path, limit=limit, **run)
     elif method == "property":
         if limit is not None or start_from is not None or device == "cuda":
             raise InvalidInput("a property network is trained on the CPU, from all its data: no --limit, --from, cuda")

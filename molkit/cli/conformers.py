@@ -1,0 +1,111 @@
+"""`molkit conformers`: 3D conformers of SMILES from a trained flow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from molkit.errors import InvalidInput, MolkitError
+
+if TYPE_CHECKING:
+    import torch
+
+    from molkit.cgcf.conformers import Conformers
+    from molkit.cgcf.model import Cgcf
+
+
+@click.command()
+@click.argument("smiles", nargs=-1, required=True)
+@click.option("-n", "--count", default=50, show_default=True, type=click.IntRange(min=1), help="Conformers a molecule.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="An .sdf file.")
+@click.option("--weights", default="cgcf_qm9", show_default=True, help="Published weights, or a run folder.")
+@click.option("--search", type=click.Choice(["lbfgs", "adam"]), default="lbfgs", show_default=True)
+@click.option(
+    "--stereo",
+    type=click.Choice(["ignore", "mirror", "redraw"]),
+    default="redraw",
+    show_default=True,
+    help="What happens to conformers of the wrong handedness.",
+)
+@click.option("--mmff", is_flag=True, help="Relax with MMFF94 (200 iterations) afterwards.")
+@click.option("--rank", type=click.Choice(["none", "xtb"]), default="none", show_default=True, help="Sort by energy.")
+@click.option("--seed", default=0, show_default=True)
+def conformers(
+    smiles: tuple[str, ...],
+    count: int,
+    out: Path,
+    weights: str,
+    search: str,
+    stereo: str,
+    mmff: bool,
+    rank: str,
+    seed: int,
+) -> None:
+    """Generate conformers of each SMILES (or of each line of a file of SMILES) into one .sdf file.
+
+    A molecule that cannot be treated is named with its reason, and the others are finished.
+    """
+    import torch
+
+    from molkit.cgcf.model import load_flow
+    from molkit.chem.text_files import write_atomically
+
+    if out.suffix != ".sdf":
+        raise InvalidInput(f"{out}: conformers are written as .sdf")
+    torch.set_num_threads(1)
+    model = load_flow(weights)
+    molecules = [line for text in smiles for line in expanded(text)]
+    records, failed = [], []
+    for number, text in enumerate(molecules):
+        generator = torch.Generator().manual_seed(seed + number)
+        try:
+            made, lines = _one(model, text, count, generator, (search, stereo, mmff, rank))
+        except MolkitError as error:
+            failed.append((text, error))
+            click.echo(f"molecule {number + 1}: {error}", err=True)
+            continue
+        records += lines
+        click.echo(summary(text, made, count))
+    if len(failed) == len(molecules):
+        raise InvalidInput(f"none of the {len(molecules)} molecules could be treated; nothing was written")
+    write_atomically(out, "".join(records))
+    click.echo(f"{out}: {len(records)} conformers of {len(molecules) - len(failed)} molecules, {len(failed)} failed")
+
+
+def _one(
+    model: Cgcf, smiles: str, count: int, generator: torch.Generator, how: tuple[str, str, bool, str]
+) -> tuple[Conformers, list[str]]:
+    """The conformers of one molecule, and their SDF records."""
+    from molkit.cgcf.conformers import generate, ranked, relaxed, sdf_lines
+
+    search, stereo, mmff, rank = how
+    made = generate(model, smiles, count, generator=generator, search=search, stereo=stereo)
+    made = relaxed(made) if mmff else made
+    made = ranked(made) if rank == "xtb" else made
+    return made, sdf_lines(made)
+
+
+def expanded(text: str) -> list[str]:
+    """The text itself, or the first word of each line where it is the name of a file."""
+    if not text.endswith((".smi", ".txt", ".csv")):
+        return [text]
+    path = Path(text)
+    if not path.is_file():
+        raise InvalidInput(f"{path}: no such file of SMILES")
+    words = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+    return [line[0] for line in words if line]
+
+
+def summary(smiles: str, made: Conformers, count: int) -> str:
+    """One line about the conformers of a molecule."""
+    short = f" of {count} asked for" if len(made) < count else ""
+    notes = [f"{int(made.converged.sum())} converged", f"{made.num_mirrored} reflected"]
+    if made.num_drawn > len(made):
+        notes.append(f"{made.num_drawn} drawn")
+    if wrong := int((~made.stereo_agrees).sum()):
+        notes.append(f"{wrong} with wrong stereo")
+    if failed := sum(energy != energy for energy in made.energies.get("gfn2_xtb_ev", ())):
+        notes.append(f"{failed} without xTB energy")
+    return f"{smiles}: {len(made)} conformers{short} ({', '.join(notes)})"
