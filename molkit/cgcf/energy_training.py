@@ -15,6 +15,7 @@ from molkit.cgcf.embedding import embed
 from molkit.cgcf.energy import EnergyConfig, EnergyNetwork, nce_loss
 from molkit.cgcf.graph import collate
 from molkit.cgcf.model import Cgcf, load_flow
+from molkit.cgcf.training import keep_recipe
 from molkit.config import from_dict, read_yaml, to_dict
 from molkit.data.packed import write_arrays
 from molkit.data.registry import load_arrays
@@ -157,6 +158,7 @@ def train_energy(
     with torch.random.fork_rng(devices=[]):
         torch.random.manual_seed(recipe.training.seed)
         network = EnergyNetwork(config)
+    keep_recipe(path, out)
     return train(
         EnergyTask(data, drawn, config),
         network,

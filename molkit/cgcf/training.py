@@ -12,6 +12,7 @@ from molkit.cgcf.task import FlowTask, Objective
 from molkit.config import from_dict, read_yaml
 from molkit.errors import InvalidInput
 from molkit.training.config import TrainConfig
+from molkit.training.files import write_text
 from molkit.training.loop import TrainResult, make_fabric, train
 from molkit.training.weights import resolve
 
@@ -68,6 +69,7 @@ def train_flow(
     flow = build_flow(model, seed=training.seed)
     if start_from is not None:
         take_flow(flow, start_from)
+    keep_recipe(path, out)
     return train(
         FlowTask(data, objective=recipe.objective, noise=model.noise),
         flow,
@@ -80,6 +82,11 @@ def train_flow(
         started_from=start_from,
         progress_bar=progress_bar,
     )
+
+
+def keep_recipe(path: Path, out: Path) -> None:
+    """A copy of the recipe in the run folder, for the card of the weights."""
+    write_text(out / "recipe.yaml", path.read_text(encoding="utf-8"))
 
 
 def take_flow(flow: Flow, source: str) -> None:

@@ -90,6 +90,7 @@ def train(
 @click.option("--sample-seed", type=int, help="Their seed.")
 @click.option("--sample-count", type=click.IntRange(min=1), help="How many were asked for, failed chains included.")
 @click.option("--sampler", help="Name of the sampler behind them.")
+@click.option("--earlier", multiple=True, type=click.Path(path_type=Path), help="Run it began with (flows); repeat.")
 @click.option("--remark", "remarks", multiple=True, help="A sentence for the card; may be given several times.")
 def publish(
     run: Path,
@@ -100,6 +101,7 @@ def publish(
     sample_seed: int | None,
     sample_count: int | None,
     sampler: str | None,
+    earlier: tuple[Path, ...],
     remarks: tuple[str, ...],
 ) -> None:
     """Write the weights of RUN to data/weights/NAME, in half precision, with curve, facts and samples."""
@@ -111,6 +113,12 @@ def publish(
         click.echo(str(publish_snapshot(run, step, name)))
         return
     stored = read_yaml(run / "config.yaml") if (run / "config.yaml").is_file() else {}
+    if stored.get("method") in ("cgcf", "etm"):
+        from molkit.cgcf.publish import publish as publish_flow
+
+        folder = publish_flow(run, name, earlier=earlier, remarks=remarks)
+        click.echo(f"{folder}: {sum(path.stat().st_size for path in folder.iterdir()) / 2**20:.2f} MiB")
+        return
     if stored.get("method") == "property" or stored.get("context_names"):
         click.echo(str(_publish_conditional(run, name, stored)))
         return

@@ -13,8 +13,8 @@ from molkit.edm.published import TrainingFacts
 from molkit.errors import DataNotFound, InvalidInput
 from molkit.training.files import write_text
 from molkit.training.run_folder import load_state
+from molkit.training.weights import copy_thinned
 
-MAX_CURVE_LINES = 400
 MAX_FILE_BYTES = 15 * 2**20
 
 
@@ -51,7 +51,7 @@ def publish(
     )
     folder = root / name
     save(edm, folder, half=True, metadata={"step": facts.step, "passes": facts.passes})
-    _copy_thinned(run / "metrics.jsonl", folder / "metrics.jsonl")
+    copy_thinned(run / "metrics.jsonl", folder / "metrics.jsonl")
     for small in ("training.yaml", "provenance.jsonl"):
         shutil.copyfile(run / small, folder / small)
     if samples is not None:
@@ -111,7 +111,7 @@ def publish_property(run: Path, name: str, *, num_molecules: int, root: Path = W
     facts = replace(_facts(run, EdmConfig(), numbers), epochs=round(numbers["passes"] / num_molecules, 2))
     folder = root / name
     save_property(folder, model.config, model.network, half=True)
-    _copy_thinned(run / "metrics.jsonl", folder / "metrics.jsonl")
+    copy_thinned(run / "metrics.jsonl", folder / "metrics.jsonl")
     for small in ("training.yaml", "provenance.jsonl"):
         shutil.copyfile(run / small, folder / small)
     write_text(folder / "training.json", json.dumps(asdict(facts), indent=2) + "\n")
@@ -136,10 +136,3 @@ def _facts(run: Path, config: EdmConfig, numbers: dict) -> TrainingFacts:
         sample_calls=None,
         sample_seed=None,
     )
-
-
-def _copy_thinned(source: Path, target: Path) -> None:
-    """At most MAX_CURVE_LINES log lines, evenly spread, the last one among them."""
-    lines = source.read_text(encoding="utf-8").splitlines()
-    stride = max(1, -(-len(lines) // MAX_CURVE_LINES))
-    write_text(target, "\n".join(lines[::-1][::stride][::-1]) + "\n")

@@ -9,8 +9,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from molkit.errors import DataNotFound, InvalidInput
-from molkit.training.files import whole_file
+from molkit.training.files import whole_file, write_text
 
+MAX_CURVE_LINES = 400
 WEIGHTS_ROOT = Path(__file__).resolve().parents[2] / "data" / "weights"
 
 
@@ -58,3 +59,10 @@ def write_weights(path: Path, tensors: dict[str, Tensor], *, half: bool = False,
             raise InvalidInput(f"{path}: weight {name} is not finite" + (" in half precision" if half else ""))
     with whole_file(path) as temporary:
         save_file(ready, temporary, metadata={"molkit": json.dumps(metadata or {}, sort_keys=True)})
+
+
+def copy_thinned(source: Path, target: Path) -> None:
+    """Copy at most MAX_CURVE_LINES log lines, evenly spread, the last one among them."""
+    lines = source.read_text(encoding="utf-8").splitlines()
+    stride = max(1, -(-len(lines) // MAX_CURVE_LINES))
+    write_text(target, "\n".join(lines[::-1][::stride][::-1]) + "\n")

@@ -151,3 +151,33 @@ def test_recipes_refuse_what_they_do_not_know(tmp_path, capfd):
         recipe.write_text(yaml.safe_dump(values))
         assert run(["train", str(recipe), "--out", str(tmp_path / "run")]) == 2
         assert message in capfd.readouterr().err
+
+
+def test_a_run_is_published_with_its_card(tmp_path, monkeypatch):
+    from molkit.cgcf.publish import publish
+
+    recipe = tmp_path / "recipe.yaml"
+    training = {"batch_pairs": 2000, "total_steps": 2, "precision": "float32", "log_every": 1}
+    values = {"method": "cgcf", "objective": "matching", "data": {"limit": 10}, "model": {"width": 8}}
+    recipe.write_text(yaml.safe_dump(values | {"training": training}))
+    out = tmp_path / "run"
+    assert run(["train", str(recipe), "--out", str(out), "--quiet"]) == 0
+    folder = publish(out, "toy", root=tmp_path / "weights", remarks=["A toy."])
+    text = (folder / "card.md").read_text()
+    assert "Training by matching: 2 steps" in text and "- A toy." in text
+    assert load_flow(folder).config.elements == load_flow(out).config.elements != ()
+    with pytest.raises(InvalidInput, match="plain word"):
+        publish(out, "a/b", root=tmp_path)
+
+
+def test_the_tables_of_the_paper_are_entered():
+    """Published numbers only where they were confirmed; the size of the flow is the one read off the checkpoints."""
+    from molkit.claims.ledger import load_claims, select
+
+    claims = load_claims()
+    assert len(select(claims, "cgcf.qm9")) == len(select(claims, "cgcf.drugs")) == 36
+    assert claims["cgcf.qm9_later_split.rdkit.cov_mean"].value == 83.26
+    assert claims["cgcf.iso17.cgcf.single_mean"].value == 0.449
+    assert all(claim.value is None for claim in select(claims, "cgcf.qm9") + select(claims, "cgcf.diversity"))
+    count = sum(parameter.numel() for parameter in build_flow(FlowConfig()).parameters())
+    assert count == claims["cgcf.model.num_parameters"].value

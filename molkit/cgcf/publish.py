@@ -1,0 +1,92 @@
+"""A run of the flow or of the energy becomes published weights: float32, learning curve, facts and a card."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from molkit.cgcf.energy_training import METHOD as ENERGY
+from molkit.cgcf.energy_training import load_energy, save_energy
+from molkit.cgcf.model import load_flow, save_flow
+from molkit.config import read_yaml
+from molkit.errors import DataNotFound, InvalidInput
+from molkit.training.files import write_text
+from molkit.training.run_folder import load_state
+from molkit.training.weights import WEIGHTS_ROOT, copy_thinned
+
+COPIED = ("training.yaml", "provenance.jsonl", "recipe.yaml")
+PAPER_PASSES = 42_000 * 128  # conformations seen by the published flow for QM9-size molecules
+
+
+def publish(
+    run: Path, name: str, *, earlier: Sequence[Path] = (), remarks: Sequence[str] = (), root: Path = WEIGHTS_ROOT
+) -> Path:
+    """Write the averaged weights of `run` to root/name with curve, facts and card; returns the folder.
+
+    `earlier`: run folders whose weights this run began with, first one first, for the card. Raises DataNotFound when a
+    run is absent, InvalidInput for a name with a separator or a run of another method.
+    """
+    if not name or Path(name).name != name:
+        raise InvalidInput(f"the name of published weights must be a plain word, got {name!r}")
+    for folder in (run, *earlier):
+        if not (folder / "recipe.yaml").is_file():
+            raise DataNotFound(f"{folder}: no recipe.yaml; is this the folder of a run of the flow or its energy?")
+    target = root / name
+    if read_yaml(run / "config.yaml").get("method") == ENERGY:
+        network = load_energy(run)
+        save_energy(network, network.config, target)
+        count = sum(parameter.numel() for parameter in network.parameters())
+    else:
+        flow = load_flow(run).flow
+        save_flow(flow, target)
+        count = sum(parameter.numel() for parameter in flow.parameters())
+    copy_thinned(run / "metrics.jsonl", target / "metrics.jsonl")
+    for small in COPIED:
+        shutil.copyfile(run / small, target / small)
+    facts = {"parts": [part_facts(folder) for folder in (*earlier, run)], "remarks": list(remarks), "numbers": count}
+    write_text(target / "training.json", json.dumps(facts, indent=2) + "\n")
+    write_text(target / "card.md", card(name, facts))
+    return target
+
+
+def part_facts(run: Path) -> dict:
+    """What one run had seen and cost: objective, data, steps, passes, seconds, last loss, machine."""
+    _, numbers = load_state(run)
+    recipe = read_yaml(run / "recipe.yaml")
+    last = json.loads((run / "provenance.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    curve = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return {
+        "objective": "noise-contrastive" if recipe["method"] == ENERGY else recipe.get("objective", "likelihood"),
+        "data": recipe["data"],
+        "step": numbers["step"],
+        "planned": numbers["total_steps"],
+        "passes": numbers["passes"],
+        "seconds": round(numbers["seconds"], 1),
+        "loss": json.loads(curve[-1])["loss"] if curve else None,
+        "device": f"{last['device']} ({last['processor']})",
+    }
+
+
+def card(name: str, facts: dict) -> str:
+    """The card as Markdown: what was trained, on what, for how long, and what that is next to the paper's training."""
+    lines = [f"# {name}", "", f"- Numbers that were trained: {facts['numbers']:,}; stored in float32."]
+    for part in facts["parts"]:
+        data = yaml.safe_dump(part["data"], default_flow_style=True).strip()
+        ended = "" if part["step"] == part["planned"] else f" of {part['planned']:,} planned"
+        loss = "" if part["loss"] is None else f", last logged loss {part['loss']:.3f}"
+        lines.append(
+            f"- Training by {part['objective']}: {part['step']:,} steps{ended}, {part['passes']:,} conformer passes, "
+            f"{part['seconds'] / 60:.0f} minutes on a shared core of {part['device']}{loss}. Data: `{data}`."
+        )
+    seen = sum(part["passes"] for part in facts["parts"])
+    lines += [
+        f"- Conformer passes in all: {seen:,}; the published flow for QM9-size molecules saw about {PAPER_PASSES:,}.",
+        "- Not GEOM and not ISO17: the paper's sets do not come with this repository. What the weights reach is",
+        "  measured in the chapters on conformers, beside RDKit.",
+        "- Known limits: no handedness (reflected and drawn again afterwards), nothing between atoms more than three",
+        "  bonds apart, formal charges and unpaired electrons not seen, elements of the training set only.",
+        *[f"- {remark}" for remark in facts["remarks"]],
+    ]
+    return "\n".join(lines) + "\n"
