@@ -17,6 +17,7 @@ CONDITION_HELP = (
     "A property to aim at, for weights trained with properties; may be given for several: alpha (bohr^3), gap, homo, "
     "lumo (eV), mu (D), cv (cal/(mol K), without the free atoms). Sizes follow from it unless --num-atoms is given."
 )
+GUIDANCE_HELP = "Weight of the conditions: 1 as trained, 2 to listen harder at twice the cost."
 FORMATS = (".xyz", ".sdf", ".npz")
 
 
@@ -26,6 +27,7 @@ FORMATS = (".xyz", ".sdf", ".npz")
 @click.option("--calls", help="Network calls a molecule, or all for the full chain; default: 100.")
 @click.option("--sampler", help="How steps are taken; default: sde-2m, and ancestral for the full chain.")
 @click.option("--condition", "conditions", multiple=True, metavar="NAME=VALUE", help=CONDITION_HELP)
+@click.option("--guidance", default=1.0, show_default=True, type=click.FloatRange(min=0.0), help=GUIDANCE_HELP)
 @click.option("--num-atoms", type=click.IntRange(min=1), help="Only molecules of this size.")
 @click.option("--seed", default=0, show_default=True)
 @engine_options
@@ -38,6 +40,7 @@ def sample(
     calls: str | None,
     sampler: str | None,
     conditions: tuple[str, ...],
+    guidance: float,
     num_atoms: int | None,
     seed: int,
     engine: Engine,
@@ -67,6 +70,8 @@ def sample(
     step_grid(model.config.num_steps, num_calls)  # refuses a wrong number of calls before anything is drawn
     asked = parse_conditions(conditions)
     check_known(model.config, asked)
+    if guidance != 1.0 and not asked:
+        raise InvalidInput("--guidance weighs what --condition asks for; give a condition")
     if asked:
         read_table(resolve(weights)).size_weights(asked)  # refuses values that training never saw
     with engine.open() as executor:
@@ -78,6 +83,7 @@ def sample(
             sampler=rule,
             num_atoms=num_atoms,
             conditions=asked,
+            guidance=guidance,
             folder=keep,
             device=device,
             executor=executor,

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from molkit.data.packed import read_packed, write_packed
 from molkit.edm.conditions import context_for, read_table
+from molkit.edm.guidance import guided
 from molkit.edm.model import Edm, load, resolve
 from molkit.edm.samplers import ANCESTRAL, Sampler, sampler_named
 from molkit.edm.sampling import sample
@@ -38,6 +39,7 @@ class SampleTask:
     sampler: Sampler = ANCESTRAL
     shared_path: bool = False
     conditions: tuple[tuple[str, float], ...] = ()  # properties asked for, in their units
+    guidance: float = 1.0  # scale of what they change
 
     @property
     def path(self) -> Path | None:
@@ -46,6 +48,7 @@ class SampleTask:
         size = "any" if self.num_atoms is None else self.num_atoms
         rule = self.sampler.name + ("_shared" if self.shared_path else "")
         rule += "".join(f"_{name}{value:g}" for name, value in self.conditions)
+        rule += "" if self.guidance == 1.0 else f"_guidance{self.guidance:g}"
         name = f"seed{self.seed}_calls{calls}_{rule}_size{size}_{self.chunk:05d}_{self.count}.npz"
         return None if self.folder is None else Path(self.folder) / name
 
@@ -95,7 +98,8 @@ def run_tasks(tasks: Sequence[SampleTask]) -> list[tuple[int, PackedMolecules]]:
     if missing:
         if missing[0].device == "cpu":
             torch.set_num_threads(1)
-        drawn = draw_chunks(load(missing[0].weights, device=missing[0].device, precision="auto"), missing)
+        edm = load(missing[0].weights, device=missing[0].device, precision="auto")
+        drawn = draw_chunks(guided(edm, missing[0].guidance) if missing[0].conditions else edm, missing)
         for task, molecules in zip(missing, drawn, strict=True):
             done[task.chunk] = molecules
             if task.path is not None:
@@ -116,6 +120,7 @@ def chunk_tasks(
     sampler: str | Sampler = ANCESTRAL,
     shared_path: bool = False,
     conditions: Mapping[str, float] | None = None,
+    guidance: float = 1.0,
 ) -> list[SampleTask]:
     """The chunks of `count` molecules. Raises InvalidInput for count < 1 or an unknown sampler."""
     if count < 1:
@@ -123,7 +128,7 @@ def chunk_tasks(
     rule = sampler_named(sampler)
     place = None if folder is None else str(folder)
     asked = tuple(sorted((conditions or {}).items()))
-    common = (seed, num_calls, num_atoms, place, device, rule, shared_path, asked)
+    common = (seed, num_calls, num_atoms, place, device, rule, shared_path, asked, guidance)
     return [
         SampleTask(str(weights), k, min(CHUNK, count - start), *common)
         for k, start in enumerate(range(0, count, CHUNK))
@@ -142,14 +147,15 @@ def sample_many(
     sampler: str | Sampler = ANCESTRAL,
     shared_path: bool = False,
     conditions: Mapping[str, float] | None = None,
+    guidance: float = 1.0,
     executor: Executor | None = None,
     progress: bool = False,
 ) -> PackedMolecules:
     """`count` molecules of published weights or a run folder, the same for any executor; fewer if chains failed.
 
     On a GPU many chunks are drawn together, to fill it. With `folder` every finished chunk is kept there and not drawn
-    again. `sampler` is one of `molkit.edm.samplers`, or its name; shared_path as in `sample`.
-    Raises InvalidInput for count < 1 or an unknown sampler.
+    again. `sampler` is one of `molkit.edm.samplers`, or its name; shared_path as in `sample`; `guidance` is the scale
+    of `molkit.edm.guidance`, for conditions. Raises InvalidInput for count < 1 or an unknown sampler.
     """
     tasks = chunk_tasks(
         weights,
@@ -162,6 +168,7 @@ def sample_many(
         sampler=sampler,
         shared_path=shared_path,
         conditions=conditions,
+        guidance=guidance,
     )
     parts: dict[int, PackedMolecules] = {}
     with tqdm(total=count, disable=not progress, unit="molecule") as bar:

@@ -1,7 +1,7 @@
 """Molecules with a wanted property: the paper's four rows, a sweep, and what the judge itself is worth."""
 
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
@@ -15,6 +15,7 @@ from molkit.data.packed import read_packed, write_packed
 from molkit.data.qm9_labels import NAMES, PROPERTIES, LabelledMolecules, Property, load_labelled
 from molkit.data.registry import data_path, load_arrays
 from molkit.edm.conditions import ConditionTable, context_of, read_table
+from molkit.edm.guidance import guided
 from molkit.edm.model import Edm, load, resolve
 from molkit.edm.property_network import load_property
 from molkit.edm.published import training_facts
@@ -29,12 +30,16 @@ from molkit.rng import fork, generator_from
 
 JUDGE = "qm9_property_judge"
 SAMPLES = "samples.npz"
+GUIDED_SAMPLES = "samples_guided.npz"
+GUIDANCE = 2.0  # scale of the guided row, fixed before its table was seen
 CHUNK = 250  # molecules per task
-ROWS = ("naive", "num_atoms", "edm", "data")
+ROWS = ("naive", "num_atoms", "edm", "data")  # of the paper
+GUIDED = "guided"  # a row of ours
 LABELS = {
     "naive": "Naive: shuffled labels",
     "num_atoms": "number of atoms only",
     "edm": "EDM, asked for the value",
+    "guided": f"EDM, guidance scale {GUIDANCE:g}",
     "data": "QM9's own molecules",
 }
 LARGEST = 29.0  # atoms; the number of atoms enters the baseline divided by it
@@ -42,12 +47,13 @@ LARGEST = 29.0  # atoms; the number of atoms enters the baseline divided by it
 
 @dataclass(frozen=True)
 class Asked:
-    """Generated molecules and what each was asked for: one property by its number, and its value."""
+    """Generated molecules and what each was asked for: one property by its number, and its value; the scale used."""
 
     molecules: PackedMolecules
     prop: np.ndarray  # [B], position in NAMES
     value: np.ndarray  # [B], in the property's unit
     num_failed: tuple[int, ...]  # chains of each property that gave no molecule
+    scale: float = 1.0  # of guidance
 
 
 @dataclass(frozen=True)
@@ -57,8 +63,7 @@ class ErrorTable:
     errors: dict[str, dict[str, Interval]]
     counts: dict[str, int]
     num_failed: tuple[int, ...]
-    atom_stability: Interval
-    molecule_stability: Interval
+    stability: dict[str, tuple[Interval, Interval]]  # of the rows made by the model: atoms, molecules
     num_calls: int
     measurements: tuple[Measurement, ...]
 
@@ -106,11 +111,11 @@ def _draw(
     return result.molecules, np.delete(np.arange(len(sizes)), list(result.failed))
 
 
-def ask_chunk(weights: str, name: str, count: int, num_calls: int, seed: int, chunk: int) -> Asked:
+def ask_chunk(weights: str, name: str, count: int, num_calls: int, seed: int, chunk: int, scale: float) -> Asked:
     """One task of a farm."""
     torch.set_num_threads(1)
-    return ask(
-        load(weights, precision="auto"),
+    asked = ask(
+        guided(load(weights, precision="auto"), scale),
         read_table(resolve(weights)),
         name,
         count,
@@ -118,12 +123,15 @@ def ask_chunk(weights: str, name: str, count: int, num_calls: int, seed: int, ch
         seed=seed,
         chunk=chunk,
     )
+    return replace(asked, scale=scale)
 
 
-def ask_many(weights: str, count: int, *, num_calls: int, seed: int, executor: Executor | None = None) -> Asked:
-    """`count` molecules for each of the six properties, the same for any executor."""
+def ask_many(
+    weights: str, count: int, *, num_calls: int, seed: int, scale: float = 1.0, executor: Executor | None = None
+) -> Asked:
+    """`count` molecules for each of the six properties, the same for any executor; scale as in `edm.guidance`."""
     jobs = [
-        (weights, name, min(CHUNK, count - start), num_calls, seed, chunk)
+        (weights, name, min(CHUNK, count - start), num_calls, seed, chunk, scale)
         for name in NAMES
         for chunk, start in enumerate(range(0, count, CHUNK))
     ]
@@ -142,25 +150,27 @@ def join(parts: list[Asked]) -> Asked:
     )
     failed = tuple(sum(part.num_failed[k] for part in parts) for k in range(len(NAMES)))
     columns = [np.concatenate([getattr(part, f) for part in parts]) for f in ("prop", "value")]
-    return Asked(molecules, *columns, failed)
+    return Asked(molecules, *columns, failed, parts[0].scale)
 
 
 def keep(asked: Asked, folder: Path, *, num_calls: int, seed: int) -> Path:
     """Store the samples beside the weights they came from."""
-    path = folder / SAMPLES
+    path = folder / (SAMPLES if asked.scale == 1.0 else GUIDED_SAMPLES)
     facts = {"num_failed": np.array(asked.num_failed), "num_calls": np.array(num_calls), "seed": np.array(seed)}
+    facts["scale"] = np.array(asked.scale)
     write_packed(path, asked.molecules, prop=asked.prop.astype(np.uint8), value=asked.value.astype(np.float32), **facts)
     return path
 
 
-def stored(weights: str) -> tuple[Asked, int]:
-    """The samples kept with the weights, and the network calls of each. Raises DataNotFound."""
-    path = resolve(weights) / SAMPLES
+def stored(weights: str, name: str = SAMPLES) -> tuple[Asked, int]:
+    """The samples kept with the weights, and the steps of each chain. Raises DataNotFound."""
+    path = resolve(weights) / name
     if not path.is_file():
         raise DataNotFound(f"{path}: no stored samples; make them with `molkit study conditional {weights}`")
     extra = load_arrays(path)
     failed = tuple(int(number) for number in extra["num_failed"])
-    asked = Asked(read_packed(path), extra["prop"].astype(int), extra["value"].astype(float), failed)
+    scale = float(extra.get("scale", 1.0))
+    asked = Asked(read_packed(path), extra["prop"].astype(int), extra["value"].astype(float), failed, scale)
     return asked, int(extra["num_calls"])
 
 
@@ -216,41 +226,43 @@ def asked_error(judge: str, asked: Asked) -> dict[str, Interval]:
     return errors
 
 
-def samples_for(weights: str, *, recompute: int, num_calls: int, seed: int) -> tuple[Asked, int]:
-    """The stored samples and the network calls of each; or `recompute` new ones a property with `num_calls`."""
+def samples_for(weights: str, *, recompute: int, num_calls: int, seed: int, scale: float = 1.0) -> tuple[Asked, int]:
+    """The stored samples and the steps of each chain; or `recompute` new ones a property with `num_calls`."""
     if not recompute:
-        return stored(weights)
-    return ask_many(weights, recompute, num_calls=num_calls, seed=seed), num_calls
+        return stored(weights, SAMPLES if scale == 1.0 else GUIDED_SAMPLES)
+    return ask_many(weights, recompute, num_calls=num_calls, seed=seed, scale=scale), num_calls
 
 
 def error_table(weights: str, judge: str, *, limit: int, recompute: int, num_calls: int, seed: int) -> ErrorTable:
-    """The paper's four rows, of the stored samples or of new ones; results of a limited run are not recorded.
+    """The paper's four rows and a guided one, of stored samples or new ones; limited runs are not recorded.
 
     limit: molecules behind each row, evenly spread; 0 for all. The other arguments as in `samples_for`.
     """
     started = perf_counter()
     part = thinned(load_labelled("generator"), limit or None)
-    asked, num_calls = samples_for(weights, recompute=recompute, num_calls=num_calls, seed=seed)
-    if limit:
-        asked = evenly(asked, limit)
+    options = {"recompute": recompute, "num_calls": num_calls, "seed": seed}
+    made = {row: samples_for(weights, scale=scale, **options) for row, scale in (("edm", 1.0), (GUIDED, GUIDANCE))}
+    num_calls = made["edm"][1]
+    asked = {row: evenly(found, limit) if limit else found for row, (found, _) in made.items()}
     errors = {
         "naive": naive_error(judge, part, seed=seed),
         "num_atoms": size_baseline(load_labelled("judge"), part, seed=seed),
-        "edm": asked_error(judge, asked),
+        **{row: asked_error(judge, own) for row, own in asked.items()},
         "data": judge_error(judge, part),
     }
-    counts = {row: len(part.index) for row in ROWS} | {"edm": int(np.bincount(asked.prop).min())}
-    flags = stability(asked.molecules)
-    measurements = [] if limit else _record(weights, judge, errors, counts, asked, perf_counter() - started)
-    return ErrorTable(
-        errors,
-        counts,
-        asked.num_failed,
-        ratio_interval(flags.stable_atoms, flags.num_atoms),
-        proportion_interval(int(flags.molecule_stable.sum()), len(flags.molecule_stable)),
-        num_calls,
-        tuple(measurements),
-    )
+    counts = {row: len(part.index) for row in ROWS}
+    counts |= {row: int(np.bincount(own.prop).min()) for row, own in asked.items()}
+    seconds = perf_counter() - started
+    measurements = [] if limit else _record(weights, judge, errors, counts, asked["edm"], seconds)
+    stable = {row: stable_shares(own.molecules) for row, own in asked.items()}
+    return ErrorTable(errors, counts, asked["edm"].num_failed, stable, num_calls, tuple(measurements))
+
+
+def stable_shares(molecules: PackedMolecules) -> tuple[Interval, Interval]:
+    """Shares of stable atoms and of stable molecules."""
+    flags = stability(molecules)
+    whole = proportion_interval(int(flags.molecule_stable.sum()), len(flags.molecule_stable))
+    return ratio_interval(flags.stable_atoms, flags.num_atoms), whole
 
 
 def evenly(asked: Asked, limit: int) -> Asked:
@@ -259,7 +271,8 @@ def evenly(asked: Asked, limit: int) -> Asked:
     rows = [np.flatnonzero(asked.prop == k) for k in range(len(NAMES))]
     spread = [own[np.linspace(0, len(own) - 1, min(each, len(own))).round().astype(int)] for own in rows if len(own)]
     chosen = np.concatenate(spread)
-    return Asked(asked.molecules.select(chosen), asked.prop[chosen], asked.value[chosen], asked.num_failed)
+    molecules = asked.molecules.select(chosen)
+    return Asked(molecules, asked.prop[chosen], asked.value[chosen], asked.num_failed, asked.scale)
 
 
 def thinned(part: LabelledMolecules, limit: int | None) -> LabelledMolecules:
@@ -303,9 +316,19 @@ def _record(
     return found
 
 
-def sweep(weights: str, judge: str, *, name: str, num_atoms: int, count: int, num_calls: int, seed: int) -> Sweep:
+def sweep(
+    weights: str,
+    judge: str,
+    *,
+    name: str,
+    num_atoms: int,
+    count: int,
+    num_calls: int,
+    seed: int,
+    scale: float = 1.0,
+) -> Sweep:
     """Molecules of one size from the same noise, asked for values from the smallest to the largest of training."""
-    edm, table = load(weights, precision="auto"), read_table(resolve(weights))
+    edm, table = guided(load(weights, precision="auto"), scale), read_table(resolve(weights))
     k, row = table.names.index(name), int(np.searchsorted(table.sizes, num_atoms))
     values = np.linspace(table.low[k, row], table.high[k, row], count)
     generators = [generator_from("sweep", seed) for _ in range(count)]
