@@ -7,10 +7,11 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import AllChem
 
 from molkit.chem.bond_graph import mol_with_conformers
-from molkit.chem.rdkit_tools import relax_mmff94
+from molkit.chem.rdkit_tools import rdkit_seed, relax_mmff94
 from molkit.errors import CalculationFailed, InvalidInput
 
 Method = Literal["etkdgv3", "etkdgv1", "plain"]
+HARD_ATTEMPTS = 20  # conformers tried from random coordinates where the first search found none
 FORCE_FIELD_STEPS = 200  # RDKit's default, and that of the papers' evaluation
 
 
@@ -22,7 +23,7 @@ def embed_parameters(method: Method, seed: int, *, timeout_seconds: int = 120) -
     if method not in get_args(Method):
         raise InvalidInput(f"unknown method {method!r}: expected {', '.join(get_args(Method))}")
     made = {"etkdgv3": AllChem.ETKDGv3, "etkdgv1": AllChem.ETKDG, "plain": AllChem.EmbedParameters}[method]()
-    made.randomSeed, made.timeout = seed, timeout_seconds
+    made.randomSeed, made.timeout = rdkit_seed(seed), timeout_seconds
     made.enforceChirality = True
     return made
 
@@ -40,7 +41,7 @@ def rdkit_conformers(mol: Chem.Mol, count: int, *, method: Method = "etkdgv3", s
         found = list(AllChem.EmbedMultipleConfs(mol, count, parameters))
         if not found:
             parameters.useRandomCoords = True
-            found = list(AllChem.EmbedMultipleConfs(mol, count, parameters))
+            found = list(AllChem.EmbedMultipleConfs(mol, max(count, HARD_ATTEMPTS), parameters))[:count]
     if not found:
         raise CalculationFailed(f"{method} found no 3D geometry of {Chem.MolToSmiles(Chem.RemoveHs(mol))}")
     return np.stack([mol.GetConformer(row).GetPositions() for row in found])

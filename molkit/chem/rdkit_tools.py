@@ -3,6 +3,7 @@
 Nothing here keeps state; RDKit's own messages are silenced around the calls that are expected to fail sometimes.
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -255,7 +256,7 @@ def embed_smiles(
         raise InvalidInput(f"num_conformers must be at least 1, got {num_conformers}")
     mol = Chem.AddHs(mol_from_smiles(smiles))
     parameters = AllChem.ETKDGv3()
-    parameters.randomSeed, parameters.timeout = seed, timeout_seconds
+    parameters.randomSeed, parameters.timeout = rdkit_seed(seed), timeout_seconds
     with rdBase.BlockLogs():
         conformers = list(AllChem.EmbedMultipleConfs(mol, num_conformers, parameters))
     if not conformers:
@@ -263,6 +264,15 @@ def embed_smiles(
     outcomes = relax_mmff94(mol, label=smiles) if force_field == "mmff94" else [{}] * len(conformers)
     plain = [molecule_from_rdkit(mol, conformer=row, name=smiles) for row in conformers]
     return [replace(molecule, properties=outcome) for molecule, outcome in zip(plain, outcomes, strict=True)]
+
+
+def rdkit_seed(seed: int) -> int:
+    """The seed to hand to RDKit's embedding for a seed of ours: positive, and far from those of other seeds.
+
+    RDKit gives conformer i of a molecule the seed (i + 1) times its argument: 0 makes all conformers the same, and
+    small numbers share conformers between seeds.
+    """
+    return int(hashlib.sha256(f"rdkit/{seed}".encode()).hexdigest()[:7], 16) | 1
 
 
 def relax_mmff94(mol: Chem.Mol, *, label: str, max_iterations: int = 2000) -> list[dict[str, float]]:

@@ -110,6 +110,8 @@ def test_baselines_keep_order_stereo_and_seed(method):
     positions = rdkit_conformers(mol, 4, method=method, seed=3)
     assert positions.shape == (4, mol.GetNumAtoms(), 3)
     np.testing.assert_array_equal(positions, rdkit_conformers(mol, 4, method=method, seed=3))
+    assert rmsd_matrix(mol, positions, rdkit_conformers(mol, 4, method=method, seed=0)).min() > 1e-6
+    assert len(np.unique(rdkit_conformers(mol, 4, method=method, seed=0)[:, 0, 0])) == 4
     relaxed, energies, converged = relax_conformers(mol, positions)
     assert np.isfinite(relaxed).all() and energies.shape == converged.shape == (4,)
 

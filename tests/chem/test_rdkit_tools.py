@@ -128,3 +128,13 @@ def test_distances_give_the_skeleton_that_the_bonds_have():
     for smiles in ("c1ccccc1C(=O)N", "CC(C)Cc1ccc(cc1)C(C)C(=O)O", "C1CC1N"):
         molecule = rt.embed_smiles(smiles, seed=0)[0]
         assert rt.skeleton_smiles(rt.connectivity(molecule)) == rt.skeleton_smiles(rt.mol_from_smiles(smiles))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_conformers_of_one_call_differ_and_seeds_share_none(seed):
+    def distances(conformers):
+        return {round(float(np.linalg.norm(one.positions[0] - one.positions[4])), 6) for one in conformers}
+
+    first = distances(rt.embed_smiles("CCCCO", num_conformers=5, seed=seed, force_field="none"))
+    other = distances(rt.embed_smiles("CCCCO", num_conformers=5, seed=seed + 1, force_field="none"))
+    assert len(first) == 5 and not first & other
