@@ -25,6 +25,7 @@ ROOMS_OF_PACKAGES = {
     "rdkit": {"chem"},
     "pyscf": {"chem", "ofdft"},
     "tblite": {"chem"},
+    "geometric": {"chem"},
     "matplotlib": {"figures"},
     "py3Dmol": {"figures"},
     "IPython": {"figures", "book", "claims"},

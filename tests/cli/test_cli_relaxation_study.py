@@ -1,0 +1,22 @@
+"""Mistakes in the commands behind the relaxation chapters end in one line and exit code 2."""
+
+import pytest
+
+from molkit.cli import run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["relaxation-starts", "--surface", "dft", "--part", "3/2", "--keep", "k"], "K/M"),
+        (["relaxation-starts", "nowhere", "--count", "1", "--keep", "k"], "published weights"),
+        (["relaxation-learning", "edm_qm9", "--out", "o.json"], "WEIGHTS=PASSES"),
+        (["relaxation-learning", "edm_qm9=none", "--out", "o.json"], "positive number"),
+        (["relaxation-chains", "nowhere", "--out", "o.npz"], "published weights"),
+    ],
+)
+def test_a_mistake_is_named(arguments, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(["study", *arguments]) == 2
+    assert words in capsys.readouterr().err.strip().splitlines()[-1]
+    assert not list(tmp_path.glob("o.*"))
