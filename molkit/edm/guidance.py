@@ -25,11 +25,11 @@ class GuidedNetwork(nn.Module):
         num_molecules: int,
         context: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Noise in features [A, n_h] and positions [A, 3]; an all-zero context means that nothing is asked."""
+        """Noise in positions [A, 3] and features [A, n_h]; an all-zero context means that nothing is asked."""
         inputs = (features, positions, t, edge_index, batch, num_molecules)
         asked, plain = self.network(*inputs, context), self.network(*inputs, context.new_zeros(context.shape))
-        types, places = (free + self.scale * (told - free) for told, free in zip(asked, plain, strict=True))
-        return types, places
+        places, types = (free + self.scale * (told - free) for told, free in zip(asked, plain, strict=True))
+        return places, types
 
 
 def guided(edm: Edm, scale: float) -> Edm:

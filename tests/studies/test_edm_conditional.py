@@ -51,6 +51,15 @@ def test_kept_samples_come_back_with_what_they_were_asked_for(weights, tmp_path)
     )  # centred and rounded
 
 
+def test_guided_samples_lie_in_a_file_of_their_own(weights):
+    from pathlib import Path
+
+    asked = study.ask_many(weights, 2, num_calls=3, seed=1, scale=2.0)
+    path = study.keep(asked, Path(weights), num_calls=3, seed=1)
+    back, _ = study.stored(weights, study.GUIDED_SAMPLES)
+    assert path.name == study.GUIDED_SAMPLES and back.scale == asked.scale == 2.0
+
+
 def test_the_mean_absolute_error_is_that_and_refuses_what_it_cannot_average():
     assert mean_absolute_error(np.array([1.0, 4.0]), np.array([2.0, 2.0])).value == pytest.approx(1.5)
     with pytest.raises(InvalidInput, match="as many predictions"):

@@ -86,7 +86,8 @@ def test_a_limited_sample_holds_equal_shares_of_every_property():
 def test_the_four_rows_of_a_limited_run_are_counted_and_not_recorded(weights, judge):
     options = {"recompute": 2, "num_calls": 3, "seed": 0}
     result = study.error_table(weights, judge, limit=12, **options)
-    assert result.counts == {"naive": 12, "num_atoms": 12, "edm": 2, "data": 12}
+    assert result.counts == {"naive": 12, "num_atoms": 12, "edm": 2, "guided": 2, "data": 12}
+    assert set(result.errors) == set(result.counts) and set(result.stability) == {"edm", "guided"}
     assert result.num_calls == 3 and result.measurements == ()
     errors = result.errors["naive"]["alpha"]
     assert errors.low <= errors.value <= errors.high
