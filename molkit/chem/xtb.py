@@ -134,6 +134,11 @@ class _ForAse(AseCalculator):
         self.results = {"energy": found.energy, "forces": found.forces}
 
 
+def ase_calculator(function: EnergyFunction) -> AseCalculator:
+    """An energy function as a calculator of ASE."""
+    return _ForAse(function)
+
+
 def relax(
     molecule: Molecule,
     *,

@@ -78,3 +78,42 @@ def pack(folders: tuple[str, ...], out: Path) -> None:
         click.echo(f"{split}: {len(found)} molecules, {sum(map(len, found))} conformers; {len(failed)} failed")
     write_ensembles(out, together)
     click.echo(f"{out}: {out.stat().st_size:,} bytes")
+
+
+@ensembles.command()
+@click.option("--isomers", default=20, show_default=True, type=click.IntRange(min=1), help="Of C7H10O2, from QM9.")
+@click.option("--frames", default=100, show_default=True, type=click.IntRange(min=1), help="Kept of each.")
+@click.option("--every", default=20, show_default=True, type=click.IntRange(min=1), help="Steps (fs) between frames.")
+@click.option("--settle", default=1000, show_default=True, type=click.IntRange(min=0), help="Steps before the first.")
+@click.option("--kelvin", default=500.0, show_default=True, type=click.FloatRange(min=0.0, min_open=True))
+@click.option("--seed", default=0, show_default=True)
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder; continued.")
+@click.option("--pack", "packed", type=click.Path(dir_okay=False, path_type=Path), help="Also one .npz of all of it.")
+@engine_options
+def trajectories(
+    isomers: int,
+    frames: int,
+    every: int,
+    settle: int,
+    kelvin: float,
+    seed: int,
+    out: Path,
+    packed: Path | None,
+    engine: Engine,
+) -> None:
+    """Langevin trajectories by GFN2-xTB of isomers of C7H10O2, like ISO17's but not ISO17; test and train by isomer."""
+    from molkit.chem.langevin import LangevinRules
+    from molkit.data.ensembles import write_ensembles
+    from molkit.studies.reference_ensembles import collect
+    from molkit.studies.trajectories import run_trajectories, split_by_isomer, trajectory_tasks
+
+    rules = LangevinRules(kelvin=kelvin, every=every, settle=settle)
+    tasks = trajectory_tasks(isomers, num_frames=frames, seed=seed, rules=rules)
+    with engine.open() as executor:
+        report = run_trajectories(tasks, out, executor=executor, progress=True)
+    for key, reason in report.failed.items():
+        click.echo(f"{key}: left out, {reason}")
+    click.echo(f"{out}: {len(report.done)} of {len(tasks)} isomers done")
+    if packed is not None and report.done:
+        write_ensembles(packed, split_by_isomer(collect(out, split="train")[0]))
+        click.echo(f"{packed}: {packed.stat().st_size:,} bytes")

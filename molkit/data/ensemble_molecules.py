@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
+
 from molkit.chem.rdkit_tools import (
     mol_from_smiles,
     perceive_bonds,
@@ -25,9 +27,11 @@ from molkit.data.drug_size import split_of_key
 from molkit.data.geom import load_geom_test
 from molkit.data.qm9 import load_qm9
 from molkit.errors import InvalidInput
+from molkit.molecule import Molecule
 
 Choice = Literal["qm9-train", "qm9-test", "drugs-train", "drugs-test"]
 LEAST_ROTATABLE = {"train": 1, "test": 2}
+ISOMERS = {6: 7, 1: 10, 8: 2}  # C7H10O2, as in ISO17
 NUM_TEST = 200  # QM9-size test molecules whose graphs no training molecule may have
 
 
@@ -56,7 +60,7 @@ def fair_key(name: str) -> str:
 def _qm9(split: str) -> Iterator[NamedSmiles]:
     """Molecules of a split of QM9, read from their geometries one by one."""
     pack = load_qm9(split=split)
-    order = sorted(range(len(pack)), key=lambda row: fair_key(str(row)))
+    order = sorted(range(len(pack)), key=lambda row: fair_key(pack.names[row]))
     tested = choose_molecules("qm9-test", NUM_TEST) if split == "train" else []
     barred = {plain_smiles(mol_from_smiles(one.smiles)) for one in tested}
     for row in order:
@@ -64,7 +68,7 @@ def _qm9(split: str) -> Iterator[NamedSmiles]:
         mol = perceive_bonds(molecule).mol
         if mol is None or rotatable_bonds(mol) < LEAST_ROTATABLE[split] or plain_smiles(mol) in barred:
             continue
-        yield NamedSmiles(f"qm9_{split}_{row:06d}", stereo_smiles(mol))
+        yield NamedSmiles(molecule.name, stereo_smiles(mol))
 
 
 def _drugs(split: str) -> Iterator[NamedSmiles]:
@@ -99,3 +103,26 @@ def read_smiles_file(path: Path) -> list[NamedSmiles]:
     if twice is not None:
         raise InvalidInput(f"{path}: two molecules are named {twice!r}; give each its own name")
     return found
+
+
+def choose_isomers(count: int) -> list[tuple[str, str, Molecule]]:
+    """Name, SMILES and QM9 geometry of the first `count` isomers of C7H10O2 in the fair order, whatever their split.
+
+    Those whose bonds are not perceived are passed over. Raises InvalidInput for a count below 1.
+    """
+    if count < 1:
+        raise InvalidInput(f"the number of isomers must be at least 1, got {count}")
+    pack = load_qm9(split="all")
+    owner = np.repeat(np.arange(len(pack)), pack.num_atoms)
+    right = pack.num_atoms == sum(ISOMERS.values())
+    for number, wanted in ISOMERS.items():
+        right &= np.bincount(owner[pack.atomic_numbers == number], minlength=len(pack)) == wanted
+    chosen = []
+    for row in sorted(np.flatnonzero(right).tolist(), key=lambda row: fair_key(pack.names[row])):
+        molecule = pack[row]
+        mol = perceive_bonds(molecule).mol
+        if mol is not None and len(chosen) < count:
+            chosen.append((pack.names[row], stereo_smiles(mol), molecule))
+        if len(chosen) == count:
+            break
+    return chosen

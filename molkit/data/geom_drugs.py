@@ -56,7 +56,8 @@ class ConvertResult:
 
 
 def read_release(path: Path) -> Iterator[tuple[str, dict]]:
-    """SMILES and published entry of every molecule of `drugs_crude.msgpack`, plain or in its .tar.gz, as a stream.
+    """SMILES and published entry of every molecule of `drugs_crude.msgpack` or `qm9_crude.msgpack`, plain or in its
+    .tar.gz, as a stream.
 
     Raises DataNotFound, or InvalidInput for a truncated or damaged file or another layout.
     """
@@ -90,7 +91,7 @@ def _open_stream(path: Path) -> Iterator[BinaryIO]:
         return
     with tarfile.open(path, "r|*") as archive:
         for member in archive:
-            if member.isfile() and member.name.endswith("drugs_crude.msgpack"):
+            if member.isfile() and member.name.endswith(("drugs_crude.msgpack", "qm9_crude.msgpack")):
                 yield archive.extractfile(member)
                 return
     raise InvalidInput(f"{path} holds no drugs_crude.msgpack: {HOW}")

@@ -54,6 +54,16 @@ def energies(ensembles: Sequence[Ensemble], *, name: str) -> Figure:
     return figure
 
 
+def counts_table(ensemble: Ensemble) -> "HTML":
+    """How an ensemble was made: what each stage kept."""
+    order = ("starts", "distinct_starts", "relaxed", "failed", "unconverged", "changed", "above_window", "duplicates")
+    told = [(name.replace("_", " "), str(ensemble.counts[name])) for name in order if name in ensemble.counts]
+    caption = f"{ensemble.name}: distinct starts after MMFF94; changed: another graph or handedness after relaxing."
+    return html_table(
+        ("", "conformers"), [*told, ("in the ensemble", str(len(ensemble)))], caption=caption, bold_last=True
+    )
+
+
 def baseline_table(found: Baselines) -> "HTML":
     """COV and MAT, recall and precision, of every method."""
     head = (

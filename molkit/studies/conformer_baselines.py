@@ -4,14 +4,15 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from time import process_time
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from molkit.chem.conformer_rmsd import Symmetry
 from molkit.chem.rdkit_conformers import Method, rdkit_conformers, relax_conformers
 from molkit.chem.rdkit_tools import rotatable_bonds
-from molkit.data.ensembles import Ensemble, SetName, ensemble_mol, load_ensembles
+from molkit.data.ensembles import SPLITS, Ensemble, SetName, ensemble_mol, load_ensembles
+from molkit.data.registry import data_root
 from molkit.errors import CalculationFailed, InvalidInput
 from molkit.metrics.conformers import (
     PER_REFERENCE,
@@ -115,6 +116,13 @@ def facts(name: SetName, split: str) -> SetFacts | None:
         float(np.median([rotatable_bonds(one.mol) for one in references])),
         sum(bool(one.formal_charges.sum()) for one in ensembles),
     )
+
+
+def all_facts() -> list[SetFacts]:
+    """Sizes of every split of every set that is there."""
+    there = [name for name in get_args(SetName) if name == "conformers_dft" or (data_root() / f"{name}.npz").is_file()]
+    found = [facts(name, split) for name in there for split in SPLITS]
+    return [one for one in found if one is not None]
 
 
 def baselines(

@@ -95,3 +95,9 @@ def collect(folder: Path, *, split: str, limit: int | None = None) -> tuple[list
     if not found.done:
         raise InvalidInput(f"{folder}: no finished ensembles; `molkit ensembles make` makes them")
     return [ensemble_of(key, found.result(key), split=split) for key in found.done[:limit]], found.failed
+
+
+def one_ensemble(smiles: str, *, num_starts: int, seed: int) -> Ensemble:
+    """The reference ensemble of one molecule, made now. Raises what make_ensemble raises."""
+    task = ensemble_tasks([NamedSmiles(smiles, smiles)], num_starts=num_starts, seed=seed, rules=EnsembleRules())
+    return ensemble_of(smiles, make_ensemble(task[smiles]), split="test")
