@@ -1,6 +1,7 @@
 """Which molecules reference ensembles are made of: QM9-size and drug-size, training and test, in a fair order.
 
-The order follows from a hash of each molecule's name, so that any first part of it is a fair sample.
+The order follows from a hash of each molecule's place in its list, so that any first part of it is a fair sample; names
+hold that place (`qm9_test_000273`: row 273 of the test split as load_qm9 gives it).
 
 QM9-size: molecules of that split of QM9 with a rotatable bond (two for the test molecules), stereo as in their QM9
 geometry; training molecules that share a test molecule's graph are left out. Drug-size: the published list of GEOM-Drugs
@@ -60,7 +61,7 @@ def fair_key(name: str) -> str:
 def _qm9(split: str) -> Iterator[NamedSmiles]:
     """Molecules of a split of QM9, read from their geometries one by one."""
     pack = load_qm9(split=split)
-    order = sorted(range(len(pack)), key=lambda row: fair_key(pack.names[row]))
+    order = sorted(range(len(pack)), key=lambda row: fair_key(str(row)))
     tested = choose_molecules("qm9-test", NUM_TEST) if split == "train" else []
     barred = {plain_smiles(mol_from_smiles(one.smiles)) for one in tested}
     for row in order:
@@ -68,7 +69,7 @@ def _qm9(split: str) -> Iterator[NamedSmiles]:
         mol = perceive_bonds(molecule).mol
         if mol is None or rotatable_bonds(mol) < LEAST_ROTATABLE[split] or plain_smiles(mol) in barred:
             continue
-        yield NamedSmiles(molecule.name, stereo_smiles(mol))
+        yield NamedSmiles(f"qm9_{split}_{row:06d}", stereo_smiles(mol))
 
 
 def _drugs(split: str) -> Iterator[NamedSmiles]:
