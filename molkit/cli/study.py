@@ -210,3 +210,21 @@ def _is_positive(text: str) -> bool:
         return float(text) > 0.0
     except ValueError:
         return False
+
+
+@study.command("conformer-baselines")
+@click.argument("name", type=click.Choice(["conformers_dft", "ensembles_qm9", "ensembles_drugs"]))
+@click.option("--count", default=0, show_default=True, type=click.IntRange(min=0), help="Test molecules; 0 for all.")
+@click.option("--symmetry", default="graph", show_default=True, type=click.Choice(["graph", "conjugated", "none"]))
+@click.option("--seed", default=0, show_default=True)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="A .json file.  [default: data/studies]")
+@engine_options
+def conformer_baselines(name: str, count: int, symmetry: str, seed: int, out: Path | None, engine: Engine) -> None:
+    """COV and MAT of RDKit's methods on the test ensembles NAME, with and without MMFF94."""
+    from molkit.studies import conformer_baselines as study
+
+    with engine.open() as executor:
+        found = study.baselines(name, num_molecules=count, symmetry=symmetry, seed=seed, executor=executor)
+    path = out or study.stored_path(name)
+    study.write_study(found, path)
+    click.echo(f"{path}: {len(found.rows)} methods on {len(found.molecules)} molecules")

@@ -71,7 +71,7 @@ def baseline_table(found: Baselines) -> "HTML":
         *("diversity (Å)", "molecules without any", "CPU ms a conformer"),
     )
     caption = (
-        f"{found.name}, test split: {WHAT[found.name]}. n = {len(found.references)} molecules; threshold "
+        f"{found.name}, test split: {WHAT[found.name]}. n = {len(found.molecules)} molecules; threshold "
         f"{found.threshold:g} Å, symmetry '{found.symmetry}', two conformers for each reference, molecules without any "
         f"count as 0 in COV; 95 % bootstrap intervals over molecules. {len(found.left_out)} molecules left out because "
         f"RDKit refuses their bonds; MMFF94 lacks parameters for {found.rows[-1].num_without_force_field}."
@@ -99,7 +99,7 @@ def coverage_curves(found: Baselines) -> Figure:
     """Share of the references covered, against the threshold."""
     grid = np.linspace(0.0, CURVE_END * found.threshold, 101)
     caption = (
-        f"{found.name}: mean over n = {len(found.references)} molecules; dotted: the threshold of the papers. "
+        f"{found.name}: mean over n = {len(found.molecules)} molecules; dotted: the threshold of the papers. "
         "A curve that rises early has conformers close to the references; where it ends high, all basins are found."
     )
     with panels(width=7.2, height=3.4, caption=caption) as (figure, (axes,)):

@@ -26,8 +26,9 @@ MEASURES = ("cov_recall", "mat_recall", "cov_precision", "mat_precision")
 class ConformerScore:
     """One molecule: shares within the threshold (0 to 1) and mean smallest RMSD (angstrom); NaN where nothing was made.
 
-    rmsd [R, G]; num_failed counts generated conformers with coordinates that are not finite, and those asked for that
-    never came.
+    nearest [R]: RMSD of each reference to the nearest generated conformer; origin [G]: of each generated one to the
+    nearest reference; both empty where nothing was made. num_failed counts generated conformers with coordinates that
+    are not finite, and those asked for that never came.
     """
 
     cov_recall: float
@@ -38,13 +39,14 @@ class ConformerScore:
     num_generated: int
     num_failed: int
     threshold: float
-    rmsd: np.ndarray
+    nearest: np.ndarray
+    origin: np.ndarray
 
     def coverage_at(self, thresholds: np.ndarray) -> np.ndarray:
         """Recall coverage at other thresholds [T]; 0 where nothing was made."""
         if self.num_generated == 0:
             return np.zeros(len(thresholds))
-        return (np.nanmin(self.rmsd, axis=1)[None] <= np.asarray(thresholds)[:, None]).mean(axis=1)
+        return (self.nearest[None] <= np.asarray(thresholds)[:, None]).mean(axis=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,19 +85,27 @@ def score_conformers(task: ScoreTask) -> ConformerScore:
     good = matrix[:, np.isfinite(matrix).all(axis=0)]
     failed = max(wanted, len(task.generated)) - good.shape[1]
     if good.shape[1] == 0:
-        nothing = float("nan")
-        return ConformerScore(0.0, nothing, nothing, nothing, len(matrix), 0, failed, task.threshold, matrix)
-    nearest, origin = good.min(axis=1), good.min(axis=0)
+        return score_of_distances(np.zeros(0), np.zeros(0), len(matrix), failed, task.threshold)
+    return score_of_distances(good.min(axis=1), good.min(axis=0), len(matrix), failed, task.threshold)
+
+
+def score_of_distances(
+    nearest: np.ndarray, origin: np.ndarray, num_references: int, num_failed: int, threshold: float
+) -> ConformerScore:
+    """The score that follows from the smallest distances of each reference and of each generated conformer."""
+    made = len(origin) > 0
+    nothing = float("nan")
     return ConformerScore(
-        cov_recall=float((nearest <= task.threshold).mean()),
-        mat_recall=float(nearest.mean()),
-        cov_precision=float((origin <= task.threshold).mean()),
-        mat_precision=float(origin.mean()),
-        num_references=len(matrix),
-        num_generated=good.shape[1],
-        num_failed=failed,
-        threshold=task.threshold,
-        rmsd=matrix,
+        cov_recall=float((nearest <= threshold).mean()) if made else 0.0,
+        mat_recall=float(nearest.mean()) if made else nothing,
+        cov_precision=float((origin <= threshold).mean()) if made else nothing,
+        mat_precision=float(origin.mean()) if made else nothing,
+        num_references=num_references,
+        num_generated=len(origin),
+        num_failed=num_failed,
+        threshold=threshold,
+        nearest=nearest,
+        origin=origin,
     )
 
 

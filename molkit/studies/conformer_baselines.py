@@ -1,8 +1,10 @@
 """What RDKit reaches on a set of reference ensembles: the rows that any learned generator has to stand beside."""
 
+import json
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from time import process_time
 from typing import Any, get_args
 
@@ -10,10 +12,12 @@ import numpy as np
 
 from molkit.chem.conformer_rmsd import Symmetry
 from molkit.chem.rdkit_conformers import Method, rdkit_conformers, relax_conformers
-from molkit.chem.rdkit_tools import rotatable_bonds
+from molkit.chem.rdkit_tools import rdkit_version, rotatable_bonds
+from molkit.claims.ledger import REPOSITORY
+from molkit.claims.provenance import commit, machine
 from molkit.data.ensembles import SPLITS, Ensemble, SetName, ensemble_mol, load_ensembles
-from molkit.data.registry import data_root
-from molkit.errors import CalculationFailed, InvalidInput
+from molkit.data.registry import data_root, sha256_of
+from molkit.errors import CalculationFailed, DataNotFound, InvalidInput
 from molkit.metrics.conformers import (
     PER_REFERENCE,
     THRESHOLDS,
@@ -23,9 +27,11 @@ from molkit.metrics.conformers import (
     Summary,
     diversity,
     score_all,
+    score_of_distances,
     summarise,
 )
 from molkit.metrics.statistics import Interval, bootstrap_interval
+from molkit.training.files import write_text
 
 THRESHOLD_OF = {"conformers_dft": "drugs", "ensembles_qm9": "qm9", "ensembles_drugs": "drugs"}
 TITLES = {
@@ -48,7 +54,7 @@ class Reference:
 
 @dataclass(frozen=True, eq=False)
 class BaselineRow:
-    """One method over all molecules; scores in the order of the references."""
+    """One method over all molecules; scores in the order of the molecules."""
 
     title: str
     scores: list[ConformerScore]
@@ -66,12 +72,13 @@ class Baselines:
     """The table of a set, and what it was measured on."""
 
     name: str
-    references: list[Reference]
+    molecules: tuple[str, ...]
     left_out: dict[str, str]  # molecules whose bonds RDKit refuses
     rows: list[BaselineRow]
     threshold: float
     symmetry: str
     seed: int
+    stamp: dict[str, Any]  # commit and machine
 
 
 @dataclass(frozen=True)
@@ -154,7 +161,57 @@ def baselines(
             _row(references, relaxed, (method, True), total, without, threshold, symmetry, max_references, executor)
         )
     rows.sort(key=lambda row: list(TITLES.values()).index(row.title))
-    return Baselines(name, references, left_out, rows, threshold, symmetry, seed)
+    names = tuple(one.ensemble.name for one in references)
+    return Baselines(name, names, left_out, rows, threshold, symmetry, seed, stamp_of(name))
+
+
+def stamp_of(name: str) -> dict[str, Any]:
+    """Commit, machine, RDKit and the checksum of the set."""
+    head, dirty = commit()
+    file = data_root() / f"{name}.npz"
+    return {"commit": head, "dirty": dirty, "machine": machine(), "rdkit": rdkit_version(), "data": sha256_of(file)}
+
+
+def stored_path(name: str) -> Path:
+    """Where `molkit study conformer-baselines` keeps the table of a set."""
+    return REPOSITORY / "data" / "studies" / f"conformer_baselines_{name}.json"
+
+
+def write_study(found: Baselines, path: Path) -> None:
+    """Keep the table as JSON: smallest distances of every molecule, from which all scores follow."""
+    entries = asdict(replace(found, rows=[]))
+    entries["rows"] = [
+        asdict(replace(row, scores=[])) | {"scores": [_distances(score) for score in row.scores]} for row in found.rows
+    ]
+    write_text(path, json.dumps(entries) + "\n")
+
+
+def _distances(score: ConformerScore) -> dict[str, Any]:
+    rounded = {name: [round(float(x), 4) for x in getattr(score, name)] for name in ("nearest", "origin")}
+    return rounded | {"num_references": score.num_references, "num_failed": score.num_failed}
+
+
+def read_study(path: Path) -> Baselines:
+    """A stored table. Raises DataNotFound where there is none, InvalidInput where the file is not one."""
+    if not path.is_file():
+        raise DataNotFound(f"{path}: no stored table; make it with `molkit study conformer-baselines`")
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        rows = [_read_row(row, entries["threshold"]) for row in entries.pop("rows")]
+        return Baselines(**{**entries, "molecules": tuple(entries["molecules"])}, rows=rows)
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidInput(f"{path}: not a stored table of baselines ({error})") from error
+
+
+def _read_row(row: dict[str, Any], threshold: float) -> BaselineRow:
+    scores = [
+        score_of_distances(
+            np.array(one["nearest"]), np.array(one["origin"]), one["num_references"], one["num_failed"], threshold
+        )
+        for one in row["scores"]
+    ]
+    spread = None if row["spread"] is None else Interval(**row["spread"])
+    return BaselineRow(**{**row, "scores": scores, "spread": spread})
 
 
 def kept_references(ensemble: Ensemble, most: int) -> np.ndarray:
