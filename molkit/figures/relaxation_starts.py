@@ -49,8 +49,8 @@ def start_table(found: Comparison, optimiser: str) -> "HTML":
     )  # fmt: skip
     lines = [_line(row) for row in rows(found, optimiser)]
     caption = (
-        f"{found.level}, {OPTIMISERS[optimiser]}; {len(found.molecules)} QM9 test molecules, {found.weights}. Excess "
-        "in kcal/mol above the run's own end. Ratios: MMFF94 over this start, pairs that end in the same minimum only; "
+        f"{found.level}, {OPTIMISERS[optimiser]}; {_how_many(found)}, {found.weights}. Excess in "
+        "kcal/mol above the run's own end. Ratios: MMFF94 over this start, pairs that end in the same minimum only; "
         "gradients: mean over molecules. Bootstrap 95 % intervals. CPU seconds: mean, making the start and optimising."
     )
     return html_table(head, lines, caption=caption)
@@ -67,6 +67,16 @@ def stored_tables(found: Comparison | None) -> "HTML | Text":
 
     tables = [start_table(found, optimiser) for optimiser in OPTIMISERS if rows(found, optimiser)]
     return HTML("".join(table.data for table in tables))
+
+
+def _how_many(found: Comparison) -> str:
+    """Molecules with a result, of those that were asked for."""
+    done = {one.molecule for one in found.outcomes if one.start == REFERENCE}
+    lost = {one.molecule for one in found.failures} - done
+    waiting = len(found.molecules) - len(done) - len(lost)
+    words = f"{len(done)} QM9 test molecules"
+    words += f", {len(lost)} more without a conformer" if lost else ""
+    return words + (f"; {waiting} more of the sample were not run" if waiting else "")
 
 
 def _line(row: StartRow) -> tuple[str, ...]:
@@ -93,7 +103,7 @@ def conformers_sentence(found: Comparison) -> Text:
         "median of {} molecules, and more than 0.5 kcal/mol in {}: the fresh conformer is another one there. Energies "
         "above the data set's minimum would mix this with the quality of the structure."
     )
-    return sentence(text, float(np.median(above)), len(above), int((above > 0.5).sum()))
+    return sentence(text, round(float(np.median(above)), 1) + 0.0, len(above), int((above > 0.5).sum()))
 
 
 def excess_figure(found: Comparison, *, optimiser: str = "internal") -> Figure:

@@ -255,9 +255,12 @@ def headline(ending: str) -> str:
     return edm_name(DFT_SIGMA, ending)
 
 
-def live_on_xtb(weights: str, count: int, *, seed: int) -> Comparison:
-    """The comparison of a few small test molecules, computed now."""
-    return compare_on_xtb(weights, list(molecules_of_sizes(((7, count),))), seed=seed)
+def live_on_xtb(weights: str, count: int, *, heavy: int, seed: int) -> Comparison:
+    """MMFF94, GFN1-xTB, diffusion and a perfect model with internal coordinates, for a few test molecules, now."""
+    starts = xtb_starts(weights, list(molecules_of_sizes(((heavy, count),))), seed=seed)
+    names = (REFERENCE, GFN1, headline("sample"), headline("mean"), PERFECT)
+    found = run_jobs([Job(one, tuple((name, INTERNAL) for name in names), seed=seed) for one in starts])
+    return _comparison("xtb", "GFN2-xTB", weights, seed, starts, found)
 
 
 def live_on_dft(weights: str, count: int, *, heavy: int, seed: int) -> Comparison:
