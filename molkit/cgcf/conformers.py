@@ -15,7 +15,8 @@ from molkit.cgcf.graph import PairGraph, collate
 from molkit.cgcf.model import Cgcf
 from molkit.cgcf.solver import Solver
 from molkit.chem.bond_graph import StereoRules, graph_mol, mol_with_conformers, stereo_agrees, stereo_rules
-from molkit.chem.rdkit_tools import molecule_from_rdkit, relax_mmff94
+from molkit.chem.rdkit_conformers import FORCE_FIELD_STEPS, relax_conformers
+from molkit.chem.rdkit_tools import molecule_from_rdkit
 from molkit.chem.sdf import sdf_record
 from molkit.chem.xtb import XtbEnergy
 from molkit.errors import CalculationFailed, InvalidInput
@@ -154,16 +155,13 @@ def joined(parts: list[Conformers], about: Conformers) -> Conformers:
     return replace(about, **together)
 
 
-def relaxed(conformers: Conformers, *, max_iterations: int = 200) -> Conformers:
+def relaxed(conformers: Conformers, *, max_iterations: int = FORCE_FIELD_STEPS) -> Conformers:
     """The conformers after MMFF94 (200 iterations, as in the paper's FF rows), with its energies `mmff94_kcal`.
 
     Raises InvalidInput where the force field lacks parameters.
     """
-    mol = mol_with_conformers(conformers.mol, conformers.positions)
-    outcomes = relax_mmff94(mol, label=conformers.smiles, max_iterations=max_iterations)
-    positions = np.stack([conformer.GetPositions() for conformer in mol.GetConformers()])
-    energies = {"mmff94_kcal": np.array([outcome["mmff94_kcal"] for outcome in outcomes])}
-    return replace(conformers, positions=positions, energies={**conformers.energies, **energies})
+    positions, energies, _ = relax_conformers(conformers.mol, conformers.positions, max_iterations=max_iterations)
+    return replace(conformers, positions=positions, energies={**conformers.energies, "mmff94_kcal": energies})
 
 
 def ranked(conformers: Conformers) -> Conformers:

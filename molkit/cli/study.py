@@ -228,3 +228,46 @@ def conformer_baselines(name: str, count: int, symmetry: str, seed: int, out: Pa
     path = out or study.stored_path(name)
     study.write_study(found, path)
     click.echo(f"{path}: {len(found.rows)} methods on {len(found.molecules)} molecules")
+
+
+@study.command("conformers")
+@click.argument("weights")
+@click.option("--energy", default="", help="Weights of an energy (ETM); default: arms without it.")
+@click.option("--data", default="conformers_dft", show_default=True, help="A set of ensembles; its test split is used.")
+@click.option("--threshold", default=1.25, show_default=True, type=click.FloatRange(min=0.01), help="COV, angstrom.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(min=1), help="Test molecules.")
+@click.option("--max-references", default=25, show_default=True, type=click.IntRange(min=1), help="Of a molecule.")
+@click.option("--seeds", default="0", show_default=True, help="Numbers with commas.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file; continued.")
+def conformers(
+    weights: str,
+    energy: str,
+    data: str,
+    threshold: float,
+    limit: int,
+    max_references: int,
+    seeds: str,
+    out: Path,
+) -> None:
+    """Coverage, matching, geometry and cost of conformers by the flow WEIGHTS and by RDKit on a test set."""
+    import torch
+
+    from molkit.errors import InvalidInput
+    from molkit.studies.conformers import Setting, run_study
+
+    torch.set_num_threads(1)
+    try:
+        numbers = tuple(int(word) for word in seeds.split(","))
+    except ValueError as error:
+        raise InvalidInput(f"--seeds must be numbers with commas, got {seeds!r}") from error
+    setting = Setting(
+        weights=weights,
+        energy=energy,
+        data=data,
+        threshold=threshold,
+        limit=limit,
+        max_references=max_references,
+        seeds=numbers,
+    )
+    result = run_study(setting, out, report=click.echo)
+    click.echo(f"{out}: {len(result.molecules)} molecules, {len(result.failures)} left out")

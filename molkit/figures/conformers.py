@@ -1,0 +1,147 @@
+"""Figures and tables of the chapters on conformers."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from IPython.display import HTML
+from matplotlib.figure import Figure
+
+from molkit.figures import style
+from molkit.figures.tables import html_table
+from molkit.figures.view3d import show_grid
+from molkit.metrics.statistics import Interval
+from molkit.molecule import Molecule
+from molkit.studies.conformers import ARMS, ConformerStudy, arms_of, by_molecule, difference, mean_of, what_data
+from molkit.studies.conformers_live import Film, GraphFacts, Likelihood, SearchRow
+
+HOP_NAMES = {1: "bonded", 2: "two bonds apart", 3: "three bonds apart"}
+HOP_COLOURS = {1: style.BLUE, 2: style.GREEN, 3: style.VERMILION}
+
+
+def graph_table(facts: Sequence[GraphFacts], num_parameters: int) -> HTML:
+    """Sizes of extended graphs."""
+    rows = [[f.name, str(f.num_atoms), *map(str, f.by_hops), str(f.directed)] for f in facts]
+    head = ["molecule", "atoms", "1 bond", "2 bonds", "3 bonds", "directed pairs"]
+    return html_table(head, rows, caption=f"Extended graphs. The flow on them has {num_parameters:,} trained numbers.")
+
+
+def film_figure(found: Film, *, num_shown: int = 4) -> Figure:
+    """Histograms of distances at a few times, from noise to data, coloured by the number of bonds between the atoms."""
+    shown = np.linspace(0, len(found.times) - 1, num_shown).round().astype(int)
+    bins = np.linspace(0.0, 5.5, 90)
+    caption = (
+        f"Distances of {found.frames.shape[1]} draws for {found.smiles}, {found.frames.shape[2]} pairs each, at "
+        f"{num_shown} times of the flow; t = T is normal noise, moved and scaled like the data."
+    )
+    with style.panels(num_shown, width=9.0, height=2.6, caption=caption, sharey=True) as (figure, axes):
+        for axis, row in zip(axes, shown, strict=True):
+            for hop, colour in HOP_COLOURS.items():
+                values = found.frames[row][:, found.hops == hop].ravel()
+                axis.hist(values, bins=bins, color=colour, alpha=0.6, label=HOP_NAMES[hop])
+            axis.set_title(f"t = {found.times[row]:.2f}")
+            axis.set_xlabel("distance, Å")
+        axes[0].set_ylabel("draws and pairs")
+        axes[-1].legend(fontsize=8)
+    return figure
+
+
+def likelihood_table(found: Likelihood) -> HTML:
+    """Negative log-likelihood per pair."""
+    rows = [["with the noise of training", _text(found.noised, 3)], ["clean distances", _text(found.clean, 3)]]
+    caption = (
+        f"−log p(d|G) per pair, exact traces, {found.num_molecules} held-back QM9 minima (95 % over molecules). "
+        f"Means of {found.num_probes} Hutchinson probes lie at most {found.largest_gap:.1f} standard errors away."
+    )
+    return html_table(["", "nats per pair"], rows, caption=caption)
+
+
+def solver_table(errors: dict[int, float], num_draws: int) -> HTML:
+    """Error of fixed steps."""
+    rows = [[f"RK4, {steps} steps ({4 * steps} evaluations)", f"{error:.1e}"] for steps, error in errors.items()]
+    caption = f"Largest error of any distance of {num_draws} draws against dopri5 at 1e-6, float64."
+    return html_table(["solver", "error, Å"], rows, caption=caption)
+
+
+def search_table(rows: Sequence[SearchRow], smiles: str) -> HTML:
+    """Both searches on the same distances."""
+    head = ["search", "mean stress, Å²", "median", "converged", "R_g, Å", "ms a conformer"]
+    lines = [
+        [
+            row.name,
+            f"{row.mean_stress:.2f}",
+            f"{row.median_stress:.2f}",
+            f"{100 * row.converged:.0f} %",
+            f"{row.radius_of_gyration:.2f}",
+            f"{row.milliseconds:.1f}",
+        ]
+        for row in rows
+    ]
+    return html_table(head, lines, caption=f"{rows[0].count} conformers of {smiles} from the same distances; one core.")
+
+
+def study_table(study: ConformerStudy) -> HTML:
+    """COV and MAT of every arm, with geometry and cost."""
+    head = ["method", "COV-R, %", "MAT-R, Å", "COV-P, %", "MAT-P, Å", "bond spread, Å", "R_g, Å", "ms", "failed"]
+    lines = []
+    for arm in arms_of(study):
+        rows = [row for row in study.rows if row.arm == arm]
+        lines.append(
+            [
+                ARMS[arm],
+                _text(mean_of(study, arm, "cov_recall"), 1, 100.0),
+                _text(mean_of(study, arm, "mat_recall"), 3),
+                _text(mean_of(study, arm, "cov_precision"), 1, 100.0),
+                _text(mean_of(study, arm, "mat_precision"), 3),
+                f"{np.mean([row.bond_spread for row in rows]):.3f}",
+                f"{np.mean([row.radius_of_gyration for row in rows]):.2f}",
+                f"{1e3 * np.mean([row.seconds for row in rows]):.0f}",
+                str(sum(row.num_failed for row in rows)),
+            ]
+        )
+    setting, size = study.setting, float(np.mean(list(study.references.values())))
+    caption = (
+        f"{len(study.molecules)} test molecules, threshold {setting.threshold:g} Å, two conformers for each of at most "
+        f"{setting.max_references} references (whose R_g is {size:.2f} Å); "
+        f"means over molecules with 95 % bootstrap intervals; {len(study.failures)} molecules left out. "
+        f"Flow: {setting.weights}. Data: {what_data(study)}. ms: CPU of one conformer on a shared core."
+    )
+    return html_table(head, lines, caption=caption)
+
+
+def difference_table(study: ConformerStudy, pairs: Sequence[tuple[str, str]]) -> HTML:
+    """Paired differences of arms over the same molecules."""
+    rows = []
+    for arm, other in pairs:
+        if {arm, other} <= set(arms_of(study)):
+            cov, mat = (difference(study, arm, other, name) for name in ("cov_recall", "mat_recall"))
+            rows.append([f"{ARMS[arm]} less {ARMS[other]}", _text(cov, 1, 100.0), _text(mat, 3)])
+    caption = f"Paired differences, {len(study.molecules)} molecules, 95 % bootstrap over molecules."
+    return html_table(["", "COV-R, points", "MAT-R, Å"], rows, caption=caption)
+
+
+def molecule_figure(study: ConformerStudy, arm: str, other: str) -> Figure:
+    """MAT-R of two arms, a point a molecule."""
+    first, second = by_molecule(study, other, "mat_recall"), by_molecule(study, arm, "mat_recall")
+    names = [name for name in first if first[name] is not None and second.get(name) is not None]
+    x, y = [first[name] for name in names], [second[name] for name in names]
+    caption = f"Mean distance of a reference from the nearest conformer, {len(names)} molecules."
+    with style.panels(1, width=4.6, height=4.0, caption=caption) as (figure, (axis,)):
+        axis.plot(x, y, "o", color=style.MODEL_COLOUR)
+        end = 1.05 * max(x + y)
+        axis.plot([0, end], [0, end], color="#999999", linewidth=1.0)
+        axis.set_xlabel(f"{ARMS[other]}: MAT-R, Å")
+        axis.set_ylabel(f"{ARMS[arm]}: MAT-R, Å")
+    return figure
+
+
+def gallery(molecules: Sequence[Molecule]) -> HTML:
+    """Conformers in 3D, in the order in which they were drawn."""
+    return show_grid(molecules, caption=f"{len(molecules)} conformers of {molecules[0].name}, none picked.")
+
+
+def _text(interval: Interval | None, digits: int, factor: float = 1.0) -> str:
+    """A value with its interval on a second line, with true minus signs."""
+    if interval is None:
+        return "–"
+    value, low, high = (f"{factor * part:.{digits}f}" for part in (interval.value, interval.low, interval.high))
+    return f"{value}\n[{low}, {high}]".replace("-", "\u2212")
