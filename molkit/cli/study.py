@@ -205,6 +205,16 @@ def ofdft_water(arms: str, seeds: int, labels: Path, num_test: int | None, runs:
     click.echo(f"{out}: {len(found.runs)} runs, {found.num_test} test geometries")
 
 
+@study.command("ofdft-classical")
+@click.option("--steps", default=300, show_default=True, type=click.IntRange(min=1), help="L-BFGS steps at most.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
+def ofdft_classical(steps: int, out: Path) -> None:
+    """Minimise classical kinetic functionals over densities of water."""
+    from molkit.studies import ofdft_classical as classical
+
+    classical.write_classical(classical.minimise_classical(max_steps=steps), out, report=click.echo)
+
+
 def _is_positive(text: str) -> bool:
     try:
         return float(text) > 0.0

@@ -119,6 +119,11 @@ def publish(
         folder = publish_flow(run, name, earlier=earlier, remarks=remarks)
         click.echo(f"{folder}: {sum(path.stat().st_size for path in folder.iterdir()) / 2**20:.2f} MiB")
         return
+    if stored.get("method") == "ofdft_compact":
+        from molkit.ofdft.compact import publish as publish_compact
+
+        click.echo(f"{publish_compact(run, name, remarks=remarks)}: written")
+        return
     if stored.get("method") == "property" or stored.get("context_names"):
         click.echo(str(_publish_conditional(run, name, stored)))
         return

@@ -4,6 +4,7 @@ It serves one class of molecules (same atoms, any geometry). A model for many co
 attention; this one shows what makes any learned functional survive its own minimisation.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,8 +20,9 @@ from molkit.ofdft.classes import MolecularClass, class_named, monomials
 from molkit.ofdft.integrals import density_integrals
 from molkit.ofdft.natural import NaturalFrame, natural_frame
 from molkit.ofdft.reduction import Reduction
-from molkit.training.files import write_yaml
-from molkit.training.weights import read_weights, resolve, write_weights
+from molkit.training.files import write_text, write_yaml
+from molkit.training.run_folder import load_state
+from molkit.training.weights import WEIGHTS_ROOT, read_weights, resolve, write_weights
 
 METHOD = "ofdft_compact"
 
@@ -215,3 +217,37 @@ def load(path_or_name: str | Path) -> CompactFunctional:
     network = CompactNetwork(config)
     network.load_state_dict(read_weights(folder / "weights.safetensors", network.state_dict()))
     return replace(assemble(config, network), name=folder.name)
+
+
+def publish(run: Path, name: str, *, remarks: tuple[str, ...] = (), root: Path = WEIGHTS_ROOT) -> Path:
+    """Write the averaged weights of a run to root/name, single precision, with its card; returns the folder.
+
+    Raises InvalidInput for a name with a separator, or what `load` raises.
+    """
+    if not name or Path(name).name != name:
+        raise InvalidInput(f"the name of published weights must be a plain word, got {name!r}")
+    functional = load(run)
+    _, numbers = load_state(run)
+    folder = root / name
+    save(folder, functional.config, functional.network.float())
+    write_text(folder / "card.md", card(functional, numbers, remarks))
+    for small in ("training.yaml", "provenance.jsonl"):
+        write_text(folder / small, (run / small).read_text(encoding="utf-8"))
+    return folder
+
+
+def card(functional: CompactFunctional, numbers: Mapping[str, float], remarks: tuple[str, ...]) -> str:
+    """What a user must know of a functional, in Markdown."""
+    config = functional.config
+    count = sum(parameter.numel() for parameter in functional.network.parameters())
+    lines = [
+        f"# Compact density functional of {config.name}",
+        f"T_s + E_xc of PBE / 6-31G(2df,p) densities, {config.num_components} coordinates, {count:,} parameters.",
+        f"Training: {numbers['step']} steps, {numbers['passes']:,} sample passes, {numbers['seconds']:.0f} s wall time "
+        "on one CPU thread. Labels: `molkit labels`; recipe: `training.yaml` and `data/recipes`.",
+        "Limits: this one class of molecules, geometries like those it was trained on, closed shells. The energy at "
+        "the density predicted from the geometry is as good as the minimised one: with one composition the geometry "
+        "says everything.",
+        *remarks,
+    ]
+    return "\n\n".join(lines) + "\n"

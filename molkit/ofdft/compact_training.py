@@ -14,7 +14,7 @@ from molkit.ofdft.basis import basis_fingerprint
 from molkit.ofdft.classes import class_named
 from molkit.ofdft.compact import CompactConfig, CompactNetwork, build, save
 from molkit.ofdft.label_files import LabelledMolecule, load_folder
-from molkit.ofdft.reduction import ReducedSamples, fit_reduction, frames_of, quadratic_form, reduce_samples
+from molkit.ofdft.reduction import Coordinates, ReducedSamples, fit_reduction, frames_of, quadratic_form, reduce_samples
 from molkit.training.config import TrainConfig
 from molkit.training.loop import TrainResult, make_fabric, train
 from molkit.training.weights import WEIGHTS_ROOT
@@ -27,6 +27,7 @@ class CompactData:
     folder: str = "runs/ofdft/labels_water/train"  # a farm of `molkit labels`; relative to the repository
     count: int = 0  # molecules, 0: all
     samples: Literal["all", "steps"] = "all"  # steps: none in perturbed potentials
+    coordinates: Coordinates = "response"  # or variance: plain principal components
     ceiling: float = 0.4  # hartree above the ground state, up to which samples are kept
     floor: float = 0.01  # hartree; errors count relative to floor + excess
     energy_weight: float = 1.0
@@ -76,7 +77,10 @@ class CompactTask:
 def prepare(
     config: CompactConfig, data: CompactData, molecules: list[LabelledMolecule], *, seed: int
 ) -> tuple[CompactTask, CompactNetwork]:
-    """Reduction, samples, and a network that begins with their best quadratic form."""
+    """Reduction, samples, and a network that begins with their best quadratic form (zero without gradient labels).
+
+    The reduction rests on all samples whatever `data` counts in the loss, so that ablations share their coordinates.
+    """
     kind = class_named(config.name)
     frames = frames_of(molecules, kind)
     sources = (0,) if data.samples == "steps" else (0, 1, 2)
@@ -88,8 +92,7 @@ def prepare(
         degrees=(config.reference_degree, config.energy_degree),
         ceiling=data.ceiling,
         floor=data.floor,
-        sources=sources,
-        use_gradients=data.gradient_weight > 0.0,
+        coordinates=data.coordinates,
     )
     samples = reduce_samples(reduction, molecules, frames, ceiling=data.ceiling, sources=sources)
     config = replace(config, energy_offset=reduction.energy_offset, basis=basis_fingerprint())

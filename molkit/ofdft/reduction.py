@@ -13,6 +13,7 @@ exchange-correlation energy is
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from molkit.ofdft.integrals import density_integrals
 from molkit.ofdft.label_files import LabelledMolecule
 from molkit.ofdft.natural import NaturalFrame, natural_frame
 
+Coordinates = Literal["response", "variance"]
 SMALLEST_VARIANCE = 1e-8  # of a principal component of densities in natural coordinates
 
 
@@ -93,22 +95,21 @@ def fit_reduction(
     degrees: tuple[int, int],
     ceiling: float,
     floor: float,
-    sources: tuple[int, ...] = (0, 1, 2),
-    use_gradients: bool = True,
+    coordinates: Coordinates = "response",
 ) -> Reduction:
     """References and directions of a training set and all its images, the stiffest `num_components` directions kept.
 
-    Without gradient labels the directions are the leading principal components, each of unit variance.
-    Samples above `ceiling` or of other sources take no part, the others weigh 1 / (floor + excess), hartree.
+    With variance coordinates they are the leading principal components, each of unit variance, instead. Samples above
+    `ceiling` take no part, the others weigh 1 / (floor + excess), hartree.
     Raises InvalidInput where the samples do not span as many directions.
     """
-    wide = _principal(molecules, frames, kind, degrees, ceiling, floor, sources)
+    wide = _principal(molecules, frames, kind, degrees, ceiling, floor)
     if len(wide.drop) < num_components:
         raise InvalidInput(f"the labels span {len(wide.drop)} directions; lower num_components ({num_components})")
-    if not use_gradients:
+    if coordinates == "variance":
         chosen = np.eye(len(wide.drop))[:, -num_components:]  # the largest variances stand last
         return wide.restricted(chosen, chosen.T)
-    samples = reduce_samples(wide, molecules, frames, ceiling=ceiling, sources=sources)
+    samples = reduce_samples(wide, molecules, frames, ceiling=ceiling)
     hartree = np.mean([wide.lift.T @ frame.coulomb @ wide.lift for frame in frames], axis=0)
     curvature = quadratic_form(samples, floor=floor) + hartree
     curvature = np.mean([q.T @ curvature @ q for q in wide.operations], axis=0)
@@ -126,7 +127,6 @@ def _principal(
     degrees: tuple[int, int],
     ceiling: float,
     floor: float,
-    sources: tuple[int, ...],
 ) -> Reduction:
     """References, and principal components of the densities about them, each of unit variance."""
     operations = kind.operation_matrices()
@@ -142,7 +142,7 @@ def _principal(
     offset = float(energies.mean())
     coefficients = np.linalg.lstsq(monomials(u, degrees[1]), energies - offset, rcond=None)[0]
     references = (monomials(u, degrees[0]) @ reference)[:: len(operations)]
-    covariance = _covariance(molecules, frames, references, ceiling, floor, sources)
+    covariance = _covariance(molecules, frames, references, ceiling, floor)
     covariance = np.mean([q @ covariance @ q.T for q in operations], axis=0)
     values, vectors = np.linalg.eigh(covariance)
     kept = values > SMALLEST_VARIANCE
@@ -157,13 +157,12 @@ def _covariance(
     references: np.ndarray,
     ceiling: float,
     floor: float,
-    sources: tuple[int, ...],
 ) -> np.ndarray:
     """Weighted second moment of densities about their references, [M, M]."""
     total, weight = 0.0, 0.0
     for number, (entry, frame) in enumerate(zip(molecules, frames, strict=True)):
         excess = excess_energies(entry)
-        kept = (excess <= ceiling) & np.isin(entry.labels.source, sources)
+        kept = excess <= ceiling
         weights = 1.0 / (floor + np.maximum(excess[kept], 0.0))
         moved = entry.labels.coefficients[kept] @ frame.to_natural.T - references[number]
         total = total + (moved * weights[:, None]).T @ moved

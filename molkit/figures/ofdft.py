@@ -1,0 +1,217 @@
+"""Figures and tables of the chapters on orbital-free density functional theory."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from molkit.figures.style import BLACK, BLUE, GREEN, ORANGE, SKY, VERMILION, panels
+from molkit.figures.tables import html_table
+from molkit.metrics.statistics import Interval
+from molkit.studies.ofdft_classical import Minimised, OneOrbital, OnKohnSham
+from molkit.studies.ofdft_labels import LabelStudy, Throughput
+from molkit.studies.ofdft_minimise import LiveGeometry, LiveStudy
+from molkit.studies.ofdft_water import ARMS, STARTS, WaterStudy
+
+if TYPE_CHECKING:
+    from IPython.display import HTML
+
+MINUS = "\u2212"
+ARM_COLOURS = {arm: VERMILION if arm.startswith("variance") else BLUE for arm in ARMS}
+START_COLOURS = dict(zip(STARTS, (BLACK, GREEN, SKY, BLUE), strict=True))
+
+
+def number(value: float, digits: int = 2) -> str:
+    """A number with a true minus sign, thousands apart, and no sign on a zero."""
+    return f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", MINUS)
+
+
+def small(value: float) -> str:
+    """A small number in powers of ten."""
+    return f"{value:.1e}".replace("-", MINUS)
+
+
+def interval(found: Interval, digits: int = 3) -> str:
+    """A mean with its interval on a second line."""
+    return f"{number(found.value, digits)}\n[{number(found.low, digits)}, {number(found.high, digits)}]"
+
+
+def kohn_sham_table(rows: Sequence[OnKohnSham]) -> "HTML":
+    """Errors of classical functionals on Kohn-Sham densities."""
+    names = list(rows[0].errors)
+    lines = [[row.molecule, number(row.kinetic, 3), *(number(row.errors[n], 3) for n in names)] for row in rows]
+    head = ["molecule", "T_s (Ha)", *(f"{name} (%)" for name in names)]
+    caption = "Kinetic energy of the Kohn-Sham orbitals, and errors of functionals on the fitted density."
+    return html_table(head, lines, caption=caption)
+
+
+def one_orbital_table(rows: Sequence[OneOrbital]) -> "HTML":
+    """Minimisations with the exact functional."""
+    lines = [
+        [f"{row.molecule}, {row.start}", row.method, number(row.offset, 6), str(row.num_steps), _yes(row.converged)]
+        for row in rows
+    ]
+    head = ["molecule, start", "method", "energy above Kohn-Sham (mHa)", "steps", "converged"]
+    return html_table(head, lines, caption="vW is exact for one orbital; PBE for exchange and correlation.")
+
+
+def minimised_table(rows: Sequence[Minimised]) -> "HTML":
+    """Classical functionals before and after minimisation."""
+    lines = [
+        [
+            row.functional,
+            number(row.before, 0),
+            number(row.after, 0),
+            number(row.moved, 1),
+            small(row.least),
+            str(row.num_steps),
+            _yes(row.converged),
+        ]
+        for row in rows
+    ]
+    head = ["functional", "on the KS density (mHa)", "minimised (mHa)", "electrons moved", "least density", "steps"]
+    caption = "Errors of the total energy of one water geometry against Kohn-Sham; L-BFGS from MINAO, grid level 1."
+    return html_table([*head, "converged"], lines, caption=caption)
+
+
+def label_checks(study: LabelStudy) -> Figure:
+    """Gradient labels against value labels, and where the samples lie."""
+    caption = (
+        f"Left: one calculation of {len(study.run.steps) - 1} steps; the trapezoid rule between consecutive steps. "
+        f"Right: {len(study.frozen)} densities, each of one diagonalisation in a random frozen potential."
+    )
+    with panels(2, width=8.4, height=3.2, caption=caption) as (figure, (left, right)):
+        kinds = (
+            ("labels as used", BLUE, {}),
+            ("gradient projected", ORANGE, {"projected": True}),
+            ("value not corrected", VERMILION, {"corrected": False}),
+        )
+        for label, colour, options in kinds:
+            errors = study.step_errors(**options)
+            left.plot(np.arange(2, len(errors) + 2), errors, "o-", color=colour, label=label)
+        left.set(xlabel="step", ylabel="relative error of the difference", yscale="log")
+        left.legend(fontsize=8)
+        right.plot(study.frozen_distance, study.frozen_excess, "o", color=BLUE, markersize=4)
+        right.set(xlabel="distance from the ground state (bohr$^{-3/2}$)", ylabel="energy above it (mHa)")
+        right.set(xscale="log", yscale="log")
+    return figure
+
+
+def fit_table(study: LabelStudy) -> "HTML":
+    """What the fit misses."""
+    lines = [[name, number(value, 5)] for name, value in study.fit_errors().items()]
+    return html_table(["quantity", "fitted minus exact"], lines, caption="The converged density of one geometry.")
+
+
+def throughput_table(found: Throughput) -> "HTML":
+    """Cost of a label."""
+    lines = [
+        ["one sample after the other", f"{1e3 * found.generic:.0f}"],
+        ["together, one pseudo-inverse", f"{1e3 * found.ours:.1f}"],
+        ["ratio", f"{found.ratio:.0f}"],
+    ]
+    caption = f"Fit and exchange-correlation gradient of {found.num_samples} density matrices, one thread; "
+    caption += f"coefficients agree to {small(found.difference)} of the largest."
+    return html_table(["way", "CPU milliseconds a sample"], lines, caption=caption)
+
+
+def arms_figure(study: WaterStudy) -> Figure:
+    """Regression error and minimised error of every arm."""
+    caption = (
+        f"{study.num_test} unseen geometries of water, {len(study.of_arm('full'))} trainings an arm (points), "
+        f"{study.num_train} training geometries. Regression: labelled samples within 20 mHa of the ground state. "
+        "Minimised: L-BFGS from the MINAO density."
+    )
+    with panels(1, width=7.6, height=4.2, caption=caption) as (figure, (axes,)):
+        for row, arm in enumerate(ARMS):
+            runs = study.of_arm(arm)
+            after = [np.abs(run.starts["MINAO"].after).mean() for run in runs]
+            axes.plot(
+                [run.regression_near for run in runs], [row + 0.12] * len(runs), "o", color=BLACK, fillstyle="none"
+            )
+            axes.plot(after, [row - 0.12] * len(runs), "o", color=ARM_COLOURS[arm])
+        axes.plot([], [], "o", color=BLACK, fillstyle="none", label="regression")
+        axes.plot([], [], "o", color=BLUE, label="minimised, response coordinates")
+        axes.plot([], [], "o", color=VERMILION, label="minimised, variance coordinates")
+        axes.axvline(1.594, color="#888888", linestyle="--", linewidth=1.0)
+        axes.text(1.7, len(ARMS) - 0.6, "1 kcal/mol", fontsize=8, color="#555555")
+        axes.set(xscale="log", xlabel="mean absolute error of the energy (mHa)")
+        axes.set_yticks(range(len(ARMS)), list(ARMS))
+        axes.set_ylim(len(ARMS) - 0.4, -0.6)
+        axes.legend(fontsize=8, loc="lower right")
+    return figure
+
+
+def starts_table(study: WaterStudy, arm: str = "full") -> "HTML":
+    """One arm from every start."""
+    lines = []
+    for start in STARTS:
+        columns = [run.starts[start] for run in study.of_arm(arm)]
+        worst = max(np.abs(column.after).max() for column in columns)
+        bias = np.mean([np.mean(column.after) for column in columns])
+        shares = np.mean([np.mean(column.converged) for column in columns])
+        steps = np.mean([np.mean(column.steps) for column in columns])
+        found = [interval(study.error(arm, start, column)) for column in ("before", "after", "selected")]
+        lines.append([start, *found, number(worst, 3), number(bias, 3), f"{steps:.0f}", f"{100 * shares:.0f} %"])
+    head = ["start", "before (mHa)", "minimised (mHa)", "selected step (mHa)", "largest", "bias", "steps", "converged"]
+    caption = f"Arm {arm!r}: mean absolute errors against Kohn-Sham over {study.num_test} unseen geometries, "
+    caption += f"{len(study.of_arm(arm))} trainings; their energies spread by {number(study.spread, 1)} mHa."
+    return html_table(head, lines, caption=caption)
+
+
+def arms_table(study: WaterStudy, start: str = "MINAO") -> "HTML":
+    """Every arm from one start."""
+    lines = []
+    for arm in ARMS:
+        runs = study.of_arm(arm)
+        near = np.mean([run.regression_near for run in runs])
+        shares = np.mean([np.mean(run.starts[start].converged) for run in runs])
+        density = np.mean([np.mean(run.starts[start].density) for run in runs])
+        cells = [number(near, 3), interval(study.error(arm, start)), small(density), f"{100 * shares:.0f} %"]
+        lines.append([arm, *cells])
+    head = ["arm", "regression near (mHa)", f"minimised from {start} (mHa)", "density error", "converged"]
+    caption = "Density error: root of the integral of the squared difference to Kohn-Sham, bohr^-3/2."
+    return html_table(head, lines, caption=caption)
+
+
+def live_table(study: LiveStudy) -> "HTML":
+    """Geometries minimised for this page."""
+    lines = [
+        [
+            entry.name,
+            number(entry.kohn_sham, 6),
+            number(entry.start_error, 1),
+            number(entry.error, 3),
+            number(entry.predicted_error, 3),
+            f"{entry.dipole:.3f} / {entry.kohn_sham_dipole:.3f}",
+            f"{entry.seconds:.2f} / {entry.kohn_sham_seconds:.2f}",
+        ]
+        for entry in study.geometries
+    ]
+    head = ["geometry", "Kohn-Sham (Ha)", "start (mHa)", "minimised (mHa)", "not minimised (mHa)"]
+    head += ["dipole, ours / KS (D)", "CPU s, ours / KS"]
+    caption = "Start: MINAO. Not minimised: the energy at the density predicted from the geometry. "
+    caption += "Dipoles are those of the fitted densities."
+    return html_table(head, lines, caption=caption)
+
+
+def trace_figure(entry: LiveGeometry) -> Figure:
+    """Energy along the minimisation, and the density that comes out."""
+    caption = f"{entry.name}. Left: distance of the energy from Kohn-Sham along L-BFGS. Right: density on the line "
+    caption += "through oxygen along the bisector of the bonds (oxygen at 0), and its difference to Kohn-Sham."
+    with panels(2, width=8.4, height=3.2, caption=caption) as (figure, (left, right)):
+        for start, energies in entry.traces.items():
+            left.plot(np.abs(energies), "o-", color=START_COLOURS[start], label=start, markersize=3.5)
+        left.set(xlabel="step", ylabel="|energy error| (mHa)", yscale="log")
+        left.legend(fontsize=8)
+        right.plot(entry.line, entry.kohn_sham_density, color=BLACK, label="Kohn-Sham")
+        right.plot(entry.line, entry.density, "--", color=BLUE, label="minimised")
+        right.plot(entry.line, np.abs(entry.density - entry.kohn_sham_density), color=VERMILION, label="|difference|")
+        right.set(xlabel="position (bohr)", ylabel="density (bohr$^{-3}$)", yscale="log", ylim=(1e-8, 1e3))
+        right.legend(fontsize=8)
+    return figure
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
