@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": ("molkit.cli.edm", "evaluate", "Stability, validity and likelihood of a trained model."),
     "labels": ("molkit.cli.ofdft", "labels", "Label Kohn-Sham densities for kinetic functionals."),
     "ensembles": ("molkit.cli.ensembles", "ensembles", "Make reference ensembles of conformers."),
+    "density": ("molkit.cli.ofdft", "density", "Electron density of a molecule from a learned functional."),
     "score": ("molkit.cli.score", "score", "Stability and validity of the molecules in a file."),
     "study": ("molkit.cli.study", "study", "Repeat the long measurements behind a chapter."),
     "book": ("molkit.cli.book", "book", "Run, build and inspect the book."),

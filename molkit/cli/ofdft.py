@@ -1,10 +1,14 @@
-"""`molkit labels`: labelled densities for kinetic functionals."""
+"""`molkit labels` and `molkit density`: labelled densities, and densities from a learned functional."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from molkit.cli.engines import Engine, engine_options
+
+if TYPE_CHECKING:
+    from molkit.ofdft.density import MoleculeDensity
 
 
 @click.command()
@@ -43,3 +47,48 @@ def labels(
     for key, reason in report.failed.items():
         click.echo(f"{key}: left out, {reason}")
     click.echo(f"{out}: {len(report.done)} of {count} geometries labelled")
+
+
+@click.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--weights", default="ofdft_water", show_default=True, help="A functional: name or folder.")
+@click.option("--start", default="minao", show_default=True, help="minao, reference or mean.")
+@click.option("--method", default="lbfgs", show_default=True, help="lbfgs or descent.")
+@click.option("--steps", default=500, show_default=True, type=click.IntRange(min=1), help="At most.")
+@click.option("--cube", type=click.Path(dir_okay=False, path_type=Path), help="Write the (first) density there.")
+def density(file: Path, weights: str, start: str, method: str, steps: int, cube: Path | None) -> None:
+    """Minimise the electron density of the molecules in FILE (.xyz or .sdf) with a learned functional, no orbitals."""
+    from molkit.chem.files import read_molecules
+    from molkit.errors import InvalidInput
+    from molkit.ofdft.compact import load
+    from molkit.ofdft.density import density_of, write_cube
+    from molkit.ofdft.optimise import OptimiseOptions
+
+    functional, options = load(weights), OptimiseOptions(method=method, max_steps=steps, step=0.3)
+    reading = read_molecules(file)
+    problems = [f"molecule {problem.index + 1}: {problem.reason}" for problem in reading.problems]
+    first = None
+    for number, molecule in zip((index + 1 for index in reading.indices), reading.molecules, strict=True):
+        try:
+            found = density_of(molecule, functional, start=start, options=options)
+        except InvalidInput as error:
+            problems.append(f"molecule {number}: {error}")
+            continue
+        first = first or found
+        click.echo(_density_line(number, found))
+    if cube is not None and first is not None:
+        write_cube(cube, first)
+        click.echo(f"{cube}: density of the first molecule")
+    if problems:
+        raise InvalidInput("; ".join(problems))
+
+
+def _density_line(number: int, found: "MoleculeDensity") -> str:
+    result = found.result
+    charges = ", ".join(f"{value:+.3f}" for value in found.charges)
+    state = "converged" if result.converged else "NOT converged"
+    return (
+        f"molecule {number}: {result.energy:.6f} Ha ({state} in {result.num_steps} steps; selected step "
+        f"{result.selected}: {result.selected_energy:.6f} Ha), {found.num_electrons:.4f} electrons, "
+        f"dipole {found.dipole:.3f} D, charges {charges}"
+    )

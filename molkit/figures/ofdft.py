@@ -124,7 +124,7 @@ def arms_figure(study: WaterStudy) -> Figure:
         "Minimised: L-BFGS from the MINAO density."
     )
     with panels(1, width=7.6, height=4.2, caption=caption) as (figure, (axes,)):
-        for row, arm in enumerate(ARMS):
+        for row, arm in enumerate(study.arms):
             runs = study.of_arm(arm)
             after = [np.abs(run.starts["MINAO"].after).mean() for run in runs]
             axes.plot(
@@ -135,10 +135,10 @@ def arms_figure(study: WaterStudy) -> Figure:
         axes.plot([], [], "o", color=BLUE, label="minimised, response coordinates")
         axes.plot([], [], "o", color=VERMILION, label="minimised, variance coordinates")
         axes.axvline(1.594, color="#888888", linestyle="--", linewidth=1.0)
-        axes.text(1.7, len(ARMS) - 0.6, "1 kcal/mol", fontsize=8, color="#555555")
+        axes.text(1.7, len(study.arms) - 0.6, "1 kcal/mol", fontsize=8, color="#555555")
         axes.set(xscale="log", xlabel="mean absolute error of the energy (mHa)")
-        axes.set_yticks(range(len(ARMS)), list(ARMS))
-        axes.set_ylim(len(ARMS) - 0.4, -0.6)
+        axes.set_yticks(range(len(study.arms)), study.arms)
+        axes.set_ylim(len(study.arms) - 0.4, -0.6)
         axes.legend(fontsize=8, loc="lower right")
     return figure
 
@@ -163,7 +163,7 @@ def starts_table(study: WaterStudy, arm: str = "full") -> "HTML":
 def arms_table(study: WaterStudy, start: str = "MINAO") -> "HTML":
     """Every arm from one start."""
     lines = []
-    for arm in ARMS:
+    for arm in study.arms:
         runs = study.of_arm(arm)
         near = np.mean([run.regression_near for run in runs])
         shares = np.mean([np.mean(run.starts[start].converged) for run in runs])

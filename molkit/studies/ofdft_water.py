@@ -29,6 +29,7 @@ from molkit.units import HARTREE_TO_KCAL
 STORED = REPOSITORY / "data" / "studies" / "ofdft_water.json"
 RECIPE = REPOSITORY / "data" / "recipes" / "ofdft_water.yaml"
 STARTS = ("Kohn-Sham", "reference", "mean", "MINAO")
+PLAIN, FIXED = {"coordinates": "variance"}, {"reference_degree": 0}
 ARMS: dict[str, dict[str, dict[str, Any]]] = {
     "full": {},
     "no gradient labels": {"data": {"gradient_weight": 0.0}},
@@ -37,6 +38,9 @@ ARMS: dict[str, dict[str, dict[str, Any]]] = {
     "variance coordinates": {"data": {"coordinates": "variance"}},
     "variance, no gradient labels": {"data": {"coordinates": "variance", "gradient_weight": 0.0}},
     "variance, no perturbed samples": {"data": {"coordinates": "variance", "samples": "steps"}},
+    "plain": {"data": PLAIN, "model": FIXED},
+    "plain, no gradient labels": {"data": {**PLAIN, "gradient_weight": 0.0}, "model": FIXED},
+    "plain, no perturbed samples": {"data": {**PLAIN, "samples": "steps"}, "model": FIXED},
 }
 MILLI = 1e3
 NEAR = 0.02  # hartree above the ground state: "near" it
@@ -77,6 +81,11 @@ class WaterStudy:
     num_test: int
     spread: float  # standard deviation of the Kohn-Sham energies of the test geometries, millihartree
     stamp: dict[str, Any]
+
+    @property
+    def arms(self) -> list[str]:
+        """Arms that have runs, in the order of ARMS."""
+        return [arm for arm in ARMS if self.of_arm(arm)]
 
     def of_arm(self, arm: str) -> list[ArmRun]:
         """The runs of an arm, by seed."""
