@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import yaml
 from cgcf_toys import BUTANOL, ETHANOL, batch, extended, generator, loud_flow
 from torch import nn
 
@@ -167,3 +168,26 @@ def test_a_walk_that_cannot_be_is_refused():
         Walk(num_steps=0)
     with pytest.raises(InvalidInput, match="clip > 0"):
         Walk(clip=0.0)
+
+
+def test_an_energy_is_trained_from_a_recipe_and_its_pool_is_kept(tmp_path):
+    from molkit.cgcf.config import FlowConfig
+    from molkit.cgcf.model import build_flow, save_flow
+    from molkit.cli import run
+
+    flow = build_flow(FlowConfig(width=8, sampling_steps=1))
+    with torch.no_grad():
+        flow.data_norm.mean.fill_(2.4)
+    save_flow(flow, tmp_path / "flow")
+    training = {"batch_pairs": 500, "total_steps": 2, "precision": "float32", "log_every": 1}
+    model = {"width": 8, "num_blocks": 1, "num_gaussians": 4}
+    values = {"method": "etm", "flow": str(tmp_path / "flow"), "pool": 2, "data": {"limit": 3}, "model": model}
+    recipe, out = tmp_path / "etm.yaml", tmp_path / "run"
+    recipe.write_text(yaml.safe_dump(values | {"training": training}))
+    assert run(["train", str(recipe), "--out", str(out), "--quiet"]) == 0
+    network = load_energy(out)
+    assert network.config.flow == str(tmp_path / "flow") and network.last.weight.abs().max() > 0.0
+    (pool,) = (out / "pool").iterdir()
+    before = pool.stat().st_mtime_ns
+    assert run(["train", str(recipe), "--out", str(out), "--quiet", "--resume", "--total-steps", "3"]) == 0
+    assert pool.stat().st_mtime_ns == before
