@@ -30,7 +30,7 @@ KELVIN = 298.15
 DFT_METHOD = "wb97x_d"
 WHAT = {  # a sentence for every page that shows the set
     "conformers_dft": "708 drug-like molecules, about ten DFT-optimised conformers each, energies by wB97X-D",
-    "ensembles_qm9": "QM9-size molecules, ensembles made here with RDKit starts and GFN2-xTB minima; not GEOM-QM9",
+    "ensembles_qm9": "QM9-size test molecules, ensembles made here with RDKit starts and GFN2-xTB minima; not GEOM-QM9",
     "ensembles_drugs": "drug-size molecules, ensembles made here with RDKit starts and GFN2-xTB minima; not GEOM-Drugs",
 }
 

@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -69,6 +71,15 @@ def test_recall_and_precision_by_hand():
         rmsd.min(0).mean()
     )
     assert score.coverage_at(np.array([1e-3, 99.0])) == pytest.approx([1 / 3, 1.0])
+
+
+def test_an_executor_gives_the_same_scores_in_order():
+    tasks = [
+        ScoreTask(*conformers(smiles, 3), conformers(smiles, 4, seed=5)[1], 0.5) for smiles in ("CCCO", "CCOC", "CCCCN")
+    ]
+    with ThreadPoolExecutor(2) as executor:
+        for one, other in zip(score_all(tasks), score_all(tasks, executor=executor), strict=True):
+            np.testing.assert_array_equal(one.nearest, other.nearest)
 
 
 def test_failures_are_counted_and_follow_the_policy():
