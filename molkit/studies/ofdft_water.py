@@ -13,7 +13,7 @@ import torch
 from molkit.claims.ledger import REPOSITORY, Measurement
 from molkit.claims.provenance import commit, machine
 from molkit.claims.store import record
-from molkit.errors import DataNotFound, InvalidInput
+from molkit.errors import DataNotFound, InvalidInput, RunError
 from molkit.metrics.statistics import Interval, bootstrap_interval, interval_over_runs
 from molkit.ofdft.classes import class_named
 from molkit.ofdft.compact import CompactEnergy, CompactFunctional, load
@@ -163,10 +163,14 @@ def regression_errors(
 def run_arm(
     arm: str, seed: int, *, runs: Path, test: Sequence[LabelledMolecule], frames: Sequence[NaturalFrame]
 ) -> ArmRun:
-    """Train one arm (or take its finished run), then minimise on the test geometries from every start."""
+    """Train one arm (or take its finished run), then minimise on the test geometries from every start.
+
+    Raises RunError where the training was stopped before its end.
+    """
     started = process_time()
     recipe, out = arm_recipe(arm, seed=seed), runs / _folder(arm, seed)
-    train_compact(recipe, out=out, resume=True, progress_bar=False)
+    if not train_compact(recipe, out=out, resume=True, progress_bar=False).finished:
+        raise RunError(f"{out}: the training was stopped; the same command continues it")
     functional = load(out)
     near, everywhere, count = regression_errors(functional, test, frames, ceiling=recipe.data.ceiling)
     starts = {start: minimise_on(functional, test, frames, start) for start in STARTS}

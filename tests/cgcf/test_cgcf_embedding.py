@@ -48,14 +48,15 @@ def test_the_gradient_of_the_stress_is_that_of_automatic_differentiation():
     torch.testing.assert_close(found[1], expected)
 
 
-def test_the_converged_search_fits_better_than_the_published_one():
-    """Same noisy distances; the published search is kicked about by its constant step."""
+def test_the_converged_search_leaves_no_conformer_far_off():
+    """Same noisy distances. The published search, kicked about by its constant step, now and then ends far away; the
+    medians of the two do not differ."""
     graph, positions = batch(BUTANOL), real_positions()
-    distances = graph.distances(positions)[None].repeat(20, 1)
+    distances = graph.distances(positions)[None].repeat(60, 1)
     distances = distances + 0.1 * torch.randn(distances.shape, generator=generator(), dtype=torch.float64)
     ours = embed(graph, distances, generator=generator(1))
     published = embed(graph, distances, generator=generator(1), search="adam", max_iterations=600)
-    assert ours.stress.median() <= published.stress.median() and ours.stress.mean() < published.stress.mean()
+    assert ours.stress.mean() < 0.9 * published.stress.mean() and ours.stress.max() < published.stress.max()
     assert ours.converged.all() and not published.converged.all()
 
 

@@ -333,7 +333,7 @@ def test_a_run_that_breaks_before_its_first_checkpoint_does_not_promise_one(tmp_
     assert run(tmp_path).finished
 
 
-@pytest.mark.parametrize("module", ["molkit.training.run_folder", "molkit.edm.model"], ids=["state", "weights"])
+@pytest.mark.parametrize("module", ["molkit.training.run_folder", "molkit.training.weights"], ids=["state", "weights"])
 def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, module):
     out = tmp_path / "run"
     run(out, on_step=stop_at(5))
