@@ -1,5 +1,6 @@
 """`molkit study`: the long measurements whose results the chapters show."""
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -105,8 +106,17 @@ def conditional(weights: str, count: int, calls: int, seed: int, guidance: float
 @click.option("--seed", default=0, show_default=True)
 @click.option("--keep", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of single runs.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="A .json file of all runs there are.")
+@engine_options
 def relaxation_starts(
-    weights: str, surface: str, count: int, part: str, minutes: float | None, seed: int, keep: Path, out: Path | None
+    weights: str,
+    surface: str,
+    count: int,
+    part: str,
+    minutes: float | None,
+    seed: int,
+    keep: Path,
+    out: Path | None,
+    engine: Engine,
 ) -> None:
     """Relax held-back QM9 molecules from many starts; finished runs in the folder are not made again."""
     from molkit.studies import relaxation_starts as starts
@@ -115,10 +125,12 @@ def relaxation_starts(
     if surface == "xtb":
         from molkit.data.qm9 import load_qm9
 
-        found = starts.compare_on_xtb(weights, list(load_qm9(split="test", limit=count)), **options)
+        molecules, compare = list(load_qm9(split="test", limit=count)), starts.compare_on_xtb
     else:
         molecules = list(starts.molecules_of_sizes(starts.DFT_SIZES))
-        found = starts.compare_on_dft(weights, molecules, part=_part(part), **options)
+        compare = partial(starts.compare_on_dft, part=_part(part))
+    with engine.open() as executor:
+        found = compare(weights, molecules, executor=executor, **options)
     click.echo(f"{len(found.outcomes)} runs, {len(found.failures)} failures")
     if out is not None:
         starts.write_comparison(found, out)

@@ -22,6 +22,19 @@ Work = Callable[[Any], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
+class Limits:
+    """Seconds of one task, and the clock time (seconds of the epoch, alike on every machine) that ends the farm."""
+
+    timeout: float | None = None
+    stop_at: float | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether no task may be begun any more."""
+        return self.stop_at is not None and time.time() > self.stop_at
+
+
+@dataclass(frozen=True)
 class FarmReport:
     """What a farm holds: keys with a result and reasons of those without, in the order of the tasks."""
 
@@ -48,6 +61,7 @@ def run_farm(
     *,
     executor: Executor | None = None,
     timeout: float | None = None,
+    minutes: float | None = None,
     settings: Mapping[str, Any] | None = None,
     retry_failures: bool = False,
     progress: bool = False,
@@ -57,7 +71,8 @@ def run_farm(
 
     A MolkitError is a failure of its task. So is the death of a worker, or more than `timeout` seconds in a worker,
     where it happens MAX_ATTEMPTS times in the same task (the time-out needs an executor). Any other error is a mistake
-    of ours: it ends the farm, and finished results stay. Function and tasks must be picklable, keys file names;
+    of ours: it ends the farm, and finished results stay. No task is begun after `minutes`; the next call goes on with
+    the rest. Function and tasks must be picklable, keys file names;
     `settings` are what all results depend on. The function must follow from its task alone (random numbers forked from
     a seed in the task), so that every executor gives the same results. With Dask on several machines the folder must
     be shared by all of them.
@@ -72,8 +87,9 @@ def run_farm(
             if retry_failures or not place.failure_path(key).is_file():
                 place.forget(key)
         missing = [key for key in tasks if not _settled(place, key)]
+        limits = Limits(timeout, None if minutes is None else time.time() + 60.0 * minutes)
         with tqdm(total=len(tasks), initial=len(tasks) - len(missing), disable=not progress, unit=unit) as bar:
-            _run_missing(function, tasks, missing, place, executor, timeout, bar)
+            _run_missing(function, tasks, missing, place, executor, limits, bar)
     return report(place, tasks)
 
 
@@ -94,25 +110,31 @@ def _run_missing(
     missing: list[str],
     place: FarmFolder,
     executor: Executor | None,
-    timeout: float | None,
+    limits: Limits,
     bar: tqdm,
 ) -> None:
     if executor is None:
         for key in missing:
-            run_chunk(function, [(key, tasks[key])], place, None)
+            if limits.over:
+                return
+            run_chunk(function, [(key, tasks[key])], place, Limits())
             _advance(bar, place, [key])
         return
     size = max(1, min(LONGEST_CHUNK, len(missing) // CHUNKS))
     chunks = [missing[first : first + size] for first in range(0, len(missing), size)]
 
     def send(chunk: list[str]) -> Future:
-        return executor.submit(run_chunk, function, [(key, tasks[key]) for key in chunk], place, timeout)
+        return executor.submit(run_chunk, function, [(key, tasks[key]) for key in chunk], place, limits)
 
-    _collect({send(chunk): chunk for chunk in chunks}, send, place, bar)
+    _collect({send(chunk): chunk for chunk in chunks}, send, place, limits, bar)
 
 
 def _collect(
-    pending: dict[Future, list[str]], send: Callable[[list[str]], Future], place: FarmFolder, bar: tqdm
+    pending: dict[Future, list[str]],
+    send: Callable[[list[str]], Future],
+    place: FarmFolder,
+    limits: Limits,
+    bar: tqdm,
 ) -> None:
     """Wait for the chunks; the rest of one whose worker died is sent again."""
     try:
@@ -125,7 +147,7 @@ def _collect(
                     raise error
                 left = [key for key in chunk if not _settled(place, key)]
                 _advance(bar, place, [key for key in chunk if key not in left])
-                if left:
+                if left and not (error is None and limits.over):
                     _blame_nobody_else(place, left, error)
                     pending[send(left)] = left
     finally:
@@ -152,25 +174,25 @@ def _advance(bar: tqdm, place: FarmFolder, keys: Sequence[str]) -> None:
         bar.set_postfix(failed=bar.failures)
 
 
-def run_chunk(
-    function: Work, tasks: Sequence[tuple[str, Any]], place: FarmFolder, timeout: float | None
-) -> list[float]:
+def run_chunk(function: Work, tasks: Sequence[tuple[str, Any]], place: FarmFolder, limits: Limits) -> list[float]:
     """Tasks of one chunk in a worker, each into a file of its own; returns their seconds.
 
     A task that was begun MAX_ATTEMPTS times and has no result killed its workers: it is noted as failed.
     """
     seconds = []
     for key, task in tasks:
+        if limits.over:
+            break
         if _settled(place, key):
             continue
         if place.attempts(key) >= MAX_ATTEMPTS:
-            allowed = "" if timeout is None else f", or it took longer than {timeout:g} s"
+            allowed = "" if limits.timeout is None else f", or it took longer than {limits.timeout:g} s"
             place.fail(key, f"the process died in it {MAX_ATTEMPTS} times{allowed}")
             continue
         place.begin(key)
         started = time.perf_counter()
         try:
-            result = _within(timeout, function, task)
+            result = _within(limits.timeout, function, task)
         except RunError:
             raise
         except MolkitError as error:

@@ -1,7 +1,9 @@
 """Many relaxations of many starts, each written to a file of its own: interrupted and resumed, nothing is lost."""
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import monotonic, process_time
@@ -14,7 +16,8 @@ from molkit.chem.optimise import Optimiser, optimise
 from molkit.chem.xtb import EnergyFunction, XtbEnergy
 from molkit.edm.config import EdmConfig
 from molkit.edm.schedule import log_snr_table
-from molkit.errors import CalculationFailed
+from molkit.errors import CalculationFailed, InvalidInput
+from molkit.farm.run import run_farm
 from molkit.geometry import aligned_rmsd
 from molkit.molecule import Molecule
 from molkit.relaxation.chains import relax_from
@@ -135,14 +138,40 @@ def _read(path: Path) -> tuple[Outcome | Failed, list | None]:
 
 
 def run_jobs(
-    jobs: Sequence[Job], *, minutes: float | None = None, report: Callable[[str], object] | None = None
+    jobs: Sequence[Job],
+    *,
+    executor: Executor | None = None,
+    minutes: float | None = None,
+    report: Callable[[str], object] | None = None,
 ) -> list[Outcome | Failed]:
-    """All jobs one after the other, until done or the time is up; what was finished before is read from its file."""
+    """All jobs, until done or the time is up; what was finished before is read from its file.
+
+    Without an executor one after the other. With one, every job is a task of a farm in the jobs' own folder, and a job
+    that killed its worker twice is reported as failed. Raises InvalidInput for an executor without a folder.
+    """
     stop_at = float("inf") if minutes is None else monotonic() + 60.0 * minutes
+    lost = {} if executor is None else _farmed(jobs, executor, minutes)
     found: list[Outcome | Failed] = []
     for job in jobs:
-        done = run_job(job, stop_at=stop_at)
+        done = run_job(job, stop_at=stop_at if executor is None else 0.0)
+        if job.name in lost:
+            done += [Failed(job.name, start, kind, lost[job.name]) for start, kind in job.runs[len(done) :]]
         found += done
         if report is not None:
             report(f"{job.name}: {len(done)} of {len(job.runs)} runs")
     return found
+
+
+def _farmed(jobs: Sequence[Job], executor: Executor, minutes: float | None) -> dict[str, str]:
+    """Run the jobs on an executor; returns why a job was lost. Their results are the files that run_job reads."""
+    if len({job.folder for job in jobs}) != 1 or jobs[0].folder is None:
+        raise InvalidInput("relaxations on several workers need one folder for their runs")
+    tasks = {job.name: replace(job, starts=replace(job.starts, seconds={})) for job in jobs}
+    about = {"runs": [list(run) for run in jobs[0].runs], "seed": jobs[0].seed}
+    place = Path(jobs[0].folder) / f"farm_{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:8]}"
+    return run_farm(_job_in_a_farm, tasks, place, executor=executor, minutes=minutes, settings=about).failed
+
+
+def _job_in_a_farm(job: Job) -> dict[str, int]:
+    """A job as a farm's task: its runs go to their own files."""
+    return {"runs": len(run_job(job))}

@@ -1,10 +1,8 @@
 """Reference ensembles of many molecules: made on a farm, resumable, and packed with what was reached."""
 
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict
-from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +14,6 @@ from molkit.errors import InvalidInput
 from molkit.farm.folder import FarmFolder, Result
 from molkit.farm.run import FarmReport, report, run_farm
 
-PARTS = 20  # after each the time is looked at
 TIMEOUT = 900.0  # seconds of one molecule, where workers are processes
 
 
@@ -48,25 +45,20 @@ def generate(
         raise InvalidInput("no molecules to make ensembles of")
     first = next(iter(tasks.values()))
     settings = asdict(first.rules) | {"num_starts": first.num_starts}
-    keys, stop_at = list(tasks), float("inf") if minutes is None else time.monotonic() + 60.0 * minutes
-    size = len(keys) if minutes is None else ceil(len(keys) / PARTS)
-    for begin in range(0, len(keys), size):
-        part = {key: tasks[key] for key in keys[begin : begin + size]}
-        run_farm(
-            make_ensemble,
-            part,
-            folder,
-            executor=executor,
-            timeout=TIMEOUT if executor is not None else None,
-            settings=settings,
-            progress=progress,
-            unit="molecule",
-        )
-        if say is not None:
-            say(f"{min(begin + size, len(keys))} of {len(keys)} molecules tried")
-        if time.monotonic() > stop_at:
-            break
-    return report(FarmFolder(Path(folder).resolve()), tasks)
+    found = run_farm(
+        make_ensemble,
+        tasks,
+        folder,
+        executor=executor,
+        timeout=TIMEOUT if executor is not None else None,
+        minutes=minutes,
+        settings=settings,
+        progress=progress,
+        unit="molecule",
+    )
+    if say is not None:
+        say(f"{len(found.done) + len(found.failed)} of {len(tasks)} molecules tried")
+    return found
 
 
 def ensemble_of(name: str, result: Result, *, split: str) -> Ensemble:

@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from time import monotonic
 
 import numpy as np
 
@@ -109,6 +111,7 @@ def compare_on_xtb(
     *,
     seed: int,
     folder: Path | None = None,
+    executor: Executor | None = None,
     minutes: float | None = None,
     report: Callable[[str], object] | None = None,
 ) -> Comparison:
@@ -116,7 +119,8 @@ def compare_on_xtb(
     starts = xtb_starts(weights, molecules, seed=seed)
     runs = tuple(dict.fromkeys(xtb_runs()))
     jobs = [Job(one, runs, folder=None if folder is None else str(folder), seed=seed) for one in starts]
-    return _comparison("xtb", "GFN2-xTB", weights, seed, starts, run_jobs(jobs, minutes=minutes, report=report))
+    found = run_jobs(jobs, executor=executor, minutes=minutes, report=report)
+    return _comparison("xtb", "GFN2-xTB", weights, seed, starts, found)
 
 
 def compare_on_dft(
@@ -127,14 +131,19 @@ def compare_on_dft(
     part: tuple[int, int] = (0, 1),
     level: DftLevel = DFT_LEVEL,
     folder: Path | None = None,
+    executor: Executor | None = None,
     minutes: float | None = None,
     report: Callable[[str], object] | None = None,
 ) -> Comparison:
     """The starts of every part[1]-th molecule, from part[0] on, on a DFT surface, pass by pass."""
     starts = dft_starts(weights, molecules, seed=seed)[part[0] :: part[1]]
     place = None if folder is None else str(folder)
-    jobs = [Job(one, runs, level, place, seed) for runs in dft_passes() for one in starts]
-    found = run_jobs(jobs, minutes=minutes, report=report)
+    stop_at = float("inf") if minutes is None else monotonic() + 60.0 * minutes
+    found: list[Outcome | Failed] = []
+    for runs in dft_passes():
+        jobs = [Job(one, runs, level, place, seed) for one in starts]
+        left = None if minutes is None else max(0.0, stop_at - monotonic()) / 60.0
+        found += run_jobs(jobs, executor=executor, minutes=left, report=report)
     return _comparison("dft", level.label, weights, seed, starts, list(dict.fromkeys(found)))
 
 

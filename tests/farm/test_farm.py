@@ -52,6 +52,15 @@ def test_finished_tasks_are_read_and_not_repeated(tmp_path):
     assert len(report.done) == 5 and before.items() <= after.items()
 
 
+def test_a_farm_out_of_time_begins_nothing_and_goes_on_in_the_next_call(tmp_path, two_processes):
+    tasks = {key: task | {"kind": "slow"} for key, task in tasks_of(12).items()}
+    for where, executor in (("here", None), ("two", two_processes)):
+        assert not run_farm(work, tasks, tmp_path / where, executor=executor, minutes=0.0).done
+        part = run_farm(work, tasks, tmp_path / where, executor=executor, minutes=0.5 / 60.0)
+        assert 0 < len(part.done) < 12 and not part.failed
+        assert answers(run_farm(work, tasks, tmp_path / where, executor=executor)) == undisturbed(tmp_path, tasks)
+
+
 def test_one_task_that_fails_is_reported_and_can_be_tried_again(tmp_path):
     mark = tmp_path / "mark"
     tasks = tasks_of(4) | {"t1": {"kind": "fails", "number": 1, "once": str(mark)}}

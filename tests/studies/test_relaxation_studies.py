@@ -7,7 +7,8 @@ import pytest
 
 from molkit.edm.config import EdmConfig
 from molkit.edm.model import build, save
-from molkit.errors import DataNotFound
+from molkit.errors import DataNotFound, InvalidInput
+from molkit.farm.engines import engine
 from molkit.molecule import Molecule
 from molkit.relaxation.comparison import Outcome
 from molkit.relaxation.denoisers import NetworkDenoiser
@@ -78,6 +79,22 @@ def test_finished_runs_are_read_and_failures_are_kept(tmp_path):
     assert run_jobs([job], minutes=0.0) == first
     assert (tmp_path / "methanol_etkdg_internal.json").stat().st_mtime_ns == stored
     assert run_jobs([Job(starts, runs)], minutes=0.0) == []
+
+
+def test_two_processes_give_the_same_outcomes_and_share_the_files(tmp_path):
+    runs = (("mmff94", "internal"), ("uff", "internal"))
+    starts = [classical_starts(METHANOL), replace(classical_starts(METHANOL), molecule=replace(METHANOL, name="other"))]
+
+    def bare(found):
+        return [replace(one, seconds=0.0) for one in found]
+
+    here = run_jobs([Job(one, runs) for one in starts])
+    jobs = [Job(one, runs, folder=str(tmp_path)) for one in starts]
+    with engine(2) as executor:
+        assert bare(run_jobs(jobs, executor=executor)) == bare(here)
+        with pytest.raises(InvalidInput, match="one folder"):
+            run_jobs([Job(one, runs) for one in starts], executor=executor)
+    assert bare(run_jobs(jobs, minutes=0.0)) == bare(here)
 
 
 def test_every_outcome_has_a_nonnegative_excess():
