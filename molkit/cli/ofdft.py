@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 @click.option("--split", default="train", show_default=True, help="train, valid or test.")
 @click.option("--count", default=10, show_default=True, type=click.IntRange(min=1), help="Geometries.")
 @click.option("--frozen", default=40, show_default=True, type=click.IntRange(min=0), help="Frozen-potential samples.")
+@click.option("--largest", default=0.4, show_default=True, type=click.FloatRange(min=0.004), help="Perturbation.")
 @click.option("--in-loop", is_flag=True, help="Also a calculation with perturbed cycles.")
 @click.option("--grid-level", default=2, show_default=True, type=click.IntRange(0, 9), help="PySCF's grid level.")
 @click.option("--seed", default=0, show_default=True, help="Of the perturbations.")
@@ -26,13 +27,14 @@ def labels(
     split: str,
     count: int,
     frozen: int,
+    largest: float,
     in_loop: bool,
     grid_level: int,
     seed: int,
     out: Path,
     engine: Engine,
 ) -> None:
-    """Kohn-Sham densities of geometries of CLASS (water, ethanol), with value and gradient labels.
+    """Kohn-Sham densities of geometries of CLASS (water, ethanol, small, larger), with value and gradient labels.
 
     A folder holds labels of one kind; the same command continues after an interruption.
     """
@@ -41,7 +43,7 @@ def labels(
     from molkit.ofdft.labels import FrozenSampling
 
     geometry(name, split, count - 1)
-    settings = LabelSettings(FrozenSampling(count=frozen), in_loop, grid_level, seed)
+    settings = LabelSettings(FrozenSampling(count=frozen, scale=(0.003, largest)), in_loop, grid_level, seed)
     with engine.open() as executor:
         report = generate(name, split, count, out, settings=settings, executor=executor, progress=True)
     for key, reason in report.failed.items():

@@ -1,13 +1,15 @@
 """Classes of geometries that functionals are trained and tested on; each follows from its split and index alone."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Literal, get_args
 
 import numpy as np
 import torch
 
 from molkit.data.md17 import load_rmd17
+from molkit.data.qm9 import load_qm9
 from molkit.errors import InvalidInput
 from molkit.molecule import Molecule
 from molkit.rng import generator_from
@@ -17,6 +19,9 @@ SPLITS: tuple[str, ...] = get_args(Split)
 BOND, BOND_SPREAD = 0.97, 0.04  # angstrom
 ANGLE, ANGLE_SPREAD = 104.5, 6.0  # degrees
 VALIDATION_FRAMES = 100  # the last ones of the published training split of rMD17
+DIATOMICS = ((1, 9, 0.917), (6, 8, 1.128))  # experimental bond lengths of HF and CO, angstrom
+DISPLACEMENT = 0.04  # angstrom, of every coordinate of a molecule of several compositions
+QM9_UP_TO_TWO, QM9_UP_TO_THREE = 8, 17  # QM9 is ordered by heavy atoms: numbers 1-8 have up to two, 9-17 three
 
 
 def water(split: Split, index: int) -> Molecule:
@@ -48,7 +53,45 @@ def ethanol(split: Split, index: int) -> Molecule:
     return Molecule(frames.atomic_numbers, frames.positions[chosen[index]], name=f"ethanol-{split}-{index}")
 
 
-GEOMETRIES: dict[str, Callable[[Split, int], Molecule]] = {"water": water, "ethanol": ethanol}
+@lru_cache(maxsize=1)
+def compositions() -> tuple[Molecule, ...]:
+    """Equilibrium geometries of QM9's molecules with up to three heavy atoms, then HF and CO."""
+    qm9 = load_qm9(split="all")
+    pairs = [
+        Molecule(np.array([first, second]), np.array([[0.0, 0.0, 0.0], [0.0, 0.0, bond]]))
+        for first, second, bond in DIATOMICS
+    ]
+    return tuple([qm9[row] for row in range(QM9_UP_TO_THREE)] + pairs)
+
+
+def small(split: Split, index: int) -> Molecule:
+    """Ten compositions with at most two heavy atoms in turn, every coordinate displaced (0.04 angstrom, normal).
+
+    Methane, ammonia, water, acetylene, hydrogen cyanide, formaldehyde, ethane and methanol as in QM9; HF and CO.
+    """
+    known = compositions()
+    return _displaced([*known[:QM9_UP_TO_TWO], *known[QM9_UP_TO_THREE:]], "small", split, index)
+
+
+def larger(split: Split, index: int) -> Molecule:
+    """The nine molecules of QM9 with three heavy atoms in turn, displaced like `small`."""
+    return _displaced(compositions()[QM9_UP_TO_TWO:QM9_UP_TO_THREE], "larger", split, index)
+
+
+def _displaced(known: Sequence[Molecule], name: str, split: Split, index: int) -> Molecule:
+    molecule = known[index % len(known)]
+    generator = generator_from("ofdft", name, split, index)
+    moved = torch.randn(molecule.positions.shape, generator=generator, dtype=torch.float64).numpy()
+    label = f"{name}-{split}-{index}"
+    return Molecule(molecule.atomic_numbers, molecule.positions + DISPLACEMENT * moved, name=label)
+
+
+GEOMETRIES: dict[str, Callable[[Split, int], Molecule]] = {
+    "water": water,
+    "ethanol": ethanol,
+    "small": small,
+    "larger": larger,
+}
 
 
 def geometry(name: str, split: str, index: int) -> Molecule:
