@@ -12,13 +12,15 @@ from molkit.metrics.statistics import Interval
 from molkit.studies.ofdft_classical import Minimised, OneOrbital, OnKohnSham
 from molkit.studies.ofdft_labels import LabelStudy, Throughput
 from molkit.studies.ofdft_minimise import LiveGeometry, LiveStudy
+from molkit.studies.ofdft_samples import LiveSamples
 from molkit.studies.ofdft_water import ARMS, STARTS, WaterStudy
 
 if TYPE_CHECKING:
     from IPython.display import HTML
 
 MINUS = "\u2212"
-ARM_COLOURS = {arm: VERMILION if arm.startswith("variance") else BLUE for arm in ARMS}
+FAMILIES = {"plain": (ORANGE, "plain coordinates, no reference"), "variance": (VERMILION, "variance coordinates")}
+ARM_COLOURS = {arm: FAMILIES.get(arm.split()[0].strip(","), (BLUE, ""))[0] for arm in ARMS}
 START_COLOURS = dict(zip(STARTS, (BLACK, GREEN, SKY, BLUE), strict=True))
 
 
@@ -133,13 +135,29 @@ def arms_figure(study: WaterStudy) -> Figure:
             axes.plot(after, [row - 0.12] * len(runs), "o", color=ARM_COLOURS[arm])
         axes.plot([], [], "o", color=BLACK, fillstyle="none", label="regression")
         axes.plot([], [], "o", color=BLUE, label="minimised, response coordinates")
-        axes.plot([], [], "o", color=VERMILION, label="minimised, variance coordinates")
+        for colour, label in FAMILIES.values():
+            axes.plot([], [], "o", color=colour, label=f"minimised, {label}")
         axes.axvline(1.594, color="#888888", linestyle="--", linewidth=1.0)
-        axes.text(1.7, len(study.arms) - 0.6, "1 kcal/mol", fontsize=8, color="#555555")
+        axes.text(1.8, 0.1, "1 kcal/mol", fontsize=8, color="#555555")
         axes.set(xscale="log", xlabel="mean absolute error of the energy (mHa)")
         axes.set_yticks(range(len(study.arms)), study.arms)
         axes.set_ylim(len(study.arms) - 0.4, -0.6)
-        axes.legend(fontsize=8, loc="lower right")
+        axes.legend(fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.4, 1.0))
+    return figure
+
+
+def samples_figure(found: LiveSamples) -> Figure:
+    """What the functional says of labelled densities it has not seen."""
+    caption = f"{found.name}: {len(found.excess)} labelled densities (Kohn-Sham steps, and samples in random frozen "
+    caption += "potentials) up to 0.4 Ha above the ground state. Left: error of the energy. Right: slopes along the "
+    caption += f"functional's coordinates, label and functional, {found.slopes.shape[-1]} a density."
+    with panels(2, width=8.4, height=3.2, caption=caption) as (figure, (left, right)):
+        left.plot(1e3 * found.excess, np.abs(found.errors), "o", color=BLUE, markersize=4)
+        left.set(xscale="log", yscale="log", xlabel="energy above the ground state (mHa)", ylabel="|error| (mHa)")
+        right.plot(found.slopes[0].ravel(), found.slopes[1].ravel(), ".", color=BLUE, markersize=3)
+        ends = [found.slopes[0].min(), found.slopes[0].max()]
+        right.plot(ends, ends, color=BLACK, linewidth=0.8)
+        right.set(xlabel="slope, label (Ha$^{1/2}$)", ylabel="slope, functional (Ha$^{1/2}$)")
     return figure
 
 
@@ -173,6 +191,29 @@ def arms_table(study: WaterStudy, start: str = "MINAO") -> "HTML":
     head = ["arm", "regression near (mHa)", f"minimised from {start} (mHa)", "density error", "converged"]
     caption = "Density error: root of the integral of the squared difference to Kohn-Sham, bohr^-3/2."
     return html_table(head, lines, caption=caption)
+
+
+def ways_table(study: WaterStudy, classical: Sequence[Minimised]) -> "HTML":
+    """Everything that gives an energy of these geometries, from the same labels."""
+    full = [run for run in study.of_arm("full")]
+    lines = [
+        ["learned, minimised from MINAO", interval(study.error("full", "MINAO")), f"{len(full)} trainings"],
+        [
+            "learned, not minimised: predicted density",
+            interval(study.error("full", "reference", "before")),
+            "the same",
+        ],
+        [
+            "no density: direct network",
+            interval(study.direct_error()),
+            f"{study.direct[0].num_parameters:,} parameters",
+        ],
+    ]
+    for entry in classical:
+        lines.append([f"{entry.functional}, minimised", number(abs(entry.after), 0), "one geometry"])
+    caption = f"Mean absolute errors against Kohn-Sham (mHa), {study.num_test} unseen geometries, intervals over "
+    caption += "trainings; 1 kcal/mol is 1.594 mHa."
+    return html_table(["way", "error (mHa)", "n"], lines, caption=caption)
 
 
 def live_table(study: LiveStudy) -> "HTML":
