@@ -1,7 +1,7 @@
 """A relaxation that a chemist can use: structures through a diffusion model, noise level chosen from the structures."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -12,7 +12,7 @@ from molkit.edm.editing import noise_angstrom
 from molkit.edm.features import State
 from molkit.edm.model import Edm
 from molkit.edm.samplers import ANCESTRAL, Sampler, clean_state
-from molkit.edm.schedule import alpha
+from molkit.edm.schedule import alpha, log_snr_table
 from molkit.errors import InvalidInput
 from molkit.geometry import superpose
 from molkit.graphs import Graph
@@ -70,6 +70,17 @@ def pre_relax(
         tuple(made[row][1] if row in made else None for row in rows),
         dict(sorted(problems.items())),
     )
+
+
+def finer(edm: Edm, factor: int) -> Edm:
+    """The same network and noise levels with `factor` times as many steps between them; its time is t / T, real-valued.
+
+    Raises InvalidInput for a factor below 1.
+    """
+    if factor < 1:
+        raise InvalidInput(f"steps can be made finer by a whole factor of at least 1, got {factor}")
+    config = replace(edm.config, num_steps=factor * edm.config.num_steps)
+    return replace(edm, config=config, log_snr=log_snr_table(config).to(edm.log_snr))
 
 
 def problem_of(edm: Edm, molecule: Molecule) -> str:

@@ -19,7 +19,7 @@ from molkit.edm.samplers import SAMPLERS
 from molkit.errors import CalculationFailed, DataNotFound, InvalidInput
 from molkit.metrics.statistics import Interval, bootstrap_interval
 from molkit.molecule import Molecule
-from molkit.relaxation.recipe import pre_relax
+from molkit.relaxation.recipe import finer, pre_relax
 from molkit.relaxation.starts import REFERENCE, Starts, classical_starts, with_xtb
 from molkit.rng import generator_from
 from molkit.training.files import write_text
@@ -36,12 +36,14 @@ class Variant:
     ending: str = "mean"
     copies: int = 1
     sampler: str = "ancestral"
+    finer: int = 1  # times as many steps between the same noise levels
 
     @property
     def label(self) -> str:
         """The variant in words."""
         level = "auto" if self.sigma == "auto" else f"{self.sigma:.3f} Å"
         path = "" if self.sampler == "ancestral" else f", {self.sampler}"
+        path += f", {self.finer} x finer steps" if self.finer > 1 else ""
         many = f", mean of {self.copies} chains" if self.copies > 1 else ""
         return f"{level}, {self.ending}{path}{many}"
 
@@ -54,6 +56,8 @@ VARIANTS = (
     Variant(0.0707),
     Variant("auto"),
     Variant(0.0285, sampler="ddim"),
+    Variant(0.0285, finer=8),
+    Variant(0.0707, finer=8),
     Variant(0.0285, copies=8),
     Variant(0.0707, copies=8),
     Variant("auto", copies=8),
@@ -132,7 +136,7 @@ def variants(weights: Sequence[str], *, num_molecules: int, seed: int) -> list[V
 def _apply(edm: Edm, one: Variant, known: Sequence[_Known], seed: int) -> Sequence[Molecule | None]:
     options = {"sigma": one.sigma, "ending": one.ending, "copies": one.copies, "sampler": SAMPLERS[one.sampler]}
     generator = generator_from("recipe", seed, one.label)
-    return pre_relax(edm, [entry.given for entry in known], **options, generator=generator).molecules
+    return pre_relax(finer(edm, one.finer), [entry.given for entry in known], **options, generator=generator).molecules
 
 
 def write_variants(made: Sequence[VariantResult], path: Path, *, seed: int) -> None:

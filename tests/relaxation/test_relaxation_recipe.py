@@ -13,7 +13,7 @@ from molkit.errors import InvalidInput
 from molkit.geometry import aligned_rmsd
 from molkit.molecule import Molecule
 from molkit.relaxation.denoisers import ExactDenoiser
-from molkit.relaxation.recipe import _averaged, fitting_levels, pre_relax
+from molkit.relaxation.recipe import _averaged, finer, fitting_levels, pre_relax
 from molkit.rng import generator_from
 
 WATER = Molecule([8, 1, 1], [[5.0, 0.0, 0.0], [5.96, 0.0, 0.0], [4.76, 0.93, 0.0]], name="water")
@@ -46,6 +46,16 @@ def test_the_fitting_level_is_the_distance_to_what_the_model_predicts(width):
     moved = known.with_positions(known.positions + width * moved / np.sqrt(np.square(moved).mean()))
     denoiser = ExactDenoiser.knowing(config, log_snr_table(config), [known])
     assert fitting_levels(denoiser, [moved]) == [width]
+
+
+def test_finer_steps_have_the_same_levels_and_times_at_the_old_ones():
+    fine = finer(EDM, 8)
+    np.testing.assert_allclose(fine.log_snr[:7200:8].numpy(), EDM.log_snr[:900].numpy(), rtol=1e-6)
+    assert fine.network is EDM.network and fine.config.num_steps == 8 * EDM.config.num_steps
+    found = pre_relax(fine, [WATER], sigma=0.0285, generator=generator_from("r"))
+    assert found.molecules[0] is not None and abs(found.levels[0] - 0.0285) < 1e-9
+    with pytest.raises(InvalidInput, match="at least 1"):
+        finer(EDM, 0)
 
 
 def test_averaging_chains_brings_a_sampled_ending_closer_to_the_mean():
