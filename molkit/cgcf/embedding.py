@@ -97,8 +97,9 @@ def embed(
     start_spread: float = 1.0,
     max_iterations: int | None = None,
     step: float = 3.0,
+    start: Tensor | None = None,
 ) -> Embedding:
-    """Positions for distances [C, P] of one molecule, from a normal start of `start_spread` angstrom.
+    """Positions for distances [C, P] of one molecule, from a normal start of `start_spread` angstrom or from `start`.
 
     lbfgs: until the stress changes by less than 1e-8 of itself, or 400 iterations. adam: the published search, 1,000
     iterations with a constant `step` and no test of convergence; it reports converged only where its last iteration
@@ -106,11 +107,14 @@ def embed(
     """
     stress = Stress(graph, distances)
     shape = (stress.count, stress.num_atoms, 3)
-    start = start_spread * torch.randn(shape, generator=generator, dtype=torch.float64, device=generator.device)
+    if start is None:
+        start = start_spread * torch.randn(shape, generator=generator, dtype=torch.float64, device=generator.device)
+    elif start.shape != shape:
+        raise InvalidInput(f"expected a start of shape {list(shape)}, got {list(start.shape)}")
     if search == "lbfgs":
-        return minimise(stress, start, max_iterations=max_iterations or 400)
+        return minimise(stress, start.double(), max_iterations=max_iterations or 400)
     if search == "adam":
-        return published_search(stress, start, step=step, iterations=max_iterations or 1000)
+        return published_search(stress, start.double(), step=step, iterations=max_iterations or 1000)
     raise InvalidInput(f"unknown search {search!r}: expected lbfgs or adam")
 
 

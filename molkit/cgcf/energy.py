@@ -29,10 +29,11 @@ class EnergyConfig:
     num_gaussians: int = 50
     cutoff: float = 10.0  # angstrom
     table_rows: int = 100
+    num_levels: int = 1  # parts of the energy, one for each pair of neighbours on the bridge between data and flow
     flow: str = ""  # name of the flow whose samples the energy learned to tell from data
 
     def __post_init__(self) -> None:
-        for name in ("width", "num_blocks", "table_rows"):
+        for name in ("width", "num_blocks", "table_rows", "num_levels"):
             if getattr(self, name) < 1:
                 raise InvalidInput(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.num_gaussians < 2 or not self.cutoff > 0.0:
@@ -101,7 +102,7 @@ class EnergyNetwork(nn.Module):
         self.pair_types = nn.Embedding(config.table_rows, config.width)
         self.blocks = nn.ModuleList(Interaction(config) for _ in range(config.num_blocks))
         self.read_out = nn.Sequential(nn.Linear(config.width, config.width // 2), ShiftedSoftplus())
-        self.last = nn.Linear(config.width // 2, 1)
+        self.last = nn.Linear(config.width // 2, config.num_levels)
         nn.init.ones_(self.pair_types.weight)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
@@ -109,6 +110,10 @@ class EnergyNetwork(nn.Module):
 
     def forward(self, graph: PairGraph, positions: Tensor, pairs: AllPairs | None = None) -> Tensor:
         """Energies [..., B] of positions [..., A, 3] in angstrom; `pairs` where they are known already."""
+        return self.parts(graph, positions, pairs).sum(-1)
+
+    def parts(self, graph: PairGraph, positions: Tensor, pairs: AllPairs | None = None) -> Tensor:
+        """The parts [..., B, M] of the energies, whose sum over the M levels is the energy."""
         pairs = AllPairs.of(graph) if pairs is None else pairs
         gap = positions.index_select(-2, pairs.pairs[0]) - positions.index_select(-2, pairs.pairs[1])
         distances = (gap.square().sum(-1, keepdim=True) + SMOOTHING).sqrt()
@@ -120,9 +125,9 @@ class EnergyNetwork(nn.Module):
         types = self.pair_types(pairs.types)
         for block in self.blocks:
             atoms = block(atoms, pairs.pairs, smeared, types, envelope)
-        each = self.last(self.read_out(atoms)).squeeze(-1)
-        total = each.new_zeros(*each.shape[:-1], graph.num_molecules).index_add(-1, graph.batch, each)
-        return total / graph.num_atoms.to(total.dtype).sqrt()
+        each = self.last(self.read_out(atoms))
+        total = each.new_zeros(*each.shape[:-2], graph.num_molecules, each.shape[-1]).index_add(-2, graph.batch, each)
+        return total / graph.num_atoms.to(total.dtype).sqrt().unsqueeze(-1)
 
 
 def nce_loss(real: Tensor, drawn: Tensor) -> Tensor:

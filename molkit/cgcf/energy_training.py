@@ -1,6 +1,10 @@
-"""Train the ETM energy: a pool of flow samples for the training molecules, then noise-contrastive estimation."""
+"""Train the ETM energy: a pool of flow samples for the training molecules, then noise-contrastive estimation.
+
+Without a bridge this is the paper's objective. With one, each part of the energy tells neighbours on the bridge apart.
+"""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,10 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from molkit.cgcf.bridge import bridge
 from molkit.cgcf.conformer_set import Batcher, ConformerSet
-from molkit.cgcf.conformers import draw_distances
 from molkit.cgcf.datasets import ConformerChoice, load_conformers
-from molkit.cgcf.embedding import embed
 from molkit.cgcf.energy import EnergyConfig, EnergyNetwork, nce_loss
 from molkit.cgcf.graph import collate
 from molkit.cgcf.model import Cgcf, load_flow
@@ -39,33 +42,45 @@ class EnergyRecipe:
     flow: str
     model: EnergyConfig
     training: TrainConfig
-    pool: int = 10  # flow samples of every training molecule
+    pool: int = 10  # flow samples of every training molecule, and of every level of the bridge
+    bridge: tuple[float, ...] = ()  # shares of noise of the levels between data and flow
 
 
 class EnergyTask:
-    """Training conformers, one flow sample of the same molecule for each, and the loss that tells them apart."""
+    """Training conformers, samples of the same molecules at each level, and the loss that tells neighbours apart."""
 
-    def __init__(self, data: ConformerSet, drawn: ConformerSet, config: EnergyConfig) -> None:
-        """drawn: samples of the same molecules in the same order. Raises InvalidInput where a molecule has none."""
-        self.real, self.drawn, self.config = Batcher(data), Batcher(drawn), config
+    def __init__(self, data: ConformerSet, levels: Sequence[ConformerSet], config: EnergyConfig) -> None:
+        """levels: samples of the same molecules in the same order, the flow's last.
+
+        Raises InvalidInput where a molecule has none, or for another number of levels than the energy has parts.
+        """
+        self.levels, self.config = [Batcher(one) for one in (data, *levels)], config
+        if len(levels) != config.num_levels:
+            raise InvalidInput(f"an energy of {config.num_levels} parts needs as many levels, got {len(levels)}")
         self.num_atoms = data.num_atoms
-        self.counts = torch.bincount(drawn.owner, minlength=len(data.graphs))
-        self.first = self.counts.cumsum(0) - self.counts
-        if bool((self.counts == 0).any()):
+        self.counts = [torch.bincount(one.data.owner, minlength=len(data.graphs)) for one in self.levels]
+        self.first = [counts.cumsum(0) - counts for counts in self.counts]
+        if any(bool((counts == 0).any()) for counts in self.counts):
             raise InvalidInput("every training molecule needs at least one flow sample in the pool")
 
     def loss(
         self, network: torch.nn.Module, rows: Tensor, *, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Noise-contrastive loss of these conformers against samples drawn anew from the pool at each step."""
-        owner = self.real.data.owner[rows]
-        chosen = (torch.rand(len(rows), generator=generator) * self.counts[owner]).long()
-        against = self.first[owner] + chosen
-        graph = self.real.graph(rows)
-        real = network(graph, self.real.positions(rows))
-        drawn = network(graph, self.drawn.positions(against))
-        right = 0.5 * ((real < 0).float().mean() + (drawn > 0).float().mean())
-        return nce_loss(real, drawn), {"told_apart": right.detach()}
+        """Noise-contrastive loss of these conformers and of samples drawn anew from the pool at each step.
+
+        The sum over the levels, divided by their number: 2 ln 2 before training.
+        """
+        owner = self.levels[0].data.owner[rows]
+        graph = self.levels[0].graph(rows)
+        found = [network.parts(graph, self.levels[0].positions(rows))]
+        for level, counts, first in zip(self.levels[1:], self.counts[1:], self.first[1:], strict=True):
+            chosen = first[owner] + (torch.rand(len(rows), generator=generator) * counts[owner]).long()
+            found.append(network.parts(graph, level.positions(chosen)))
+        real = torch.stack([parts[:, k] for k, parts in enumerate(found[:-1])])
+        drawn = torch.stack([parts[:, k] for k, parts in enumerate(found[1:])])
+        right = 0.5 * ((real < 0).float() + (drawn > 0).float()).mean(-1)
+        terms = {f"told_apart_{k}": share.detach() for k, share in enumerate(right)}
+        return nce_loss(real, drawn), terms
 
     def save_weights(self, folder: Path, network: EnergyNetwork) -> None:
         """Averaged weights and configuration, as `load_energy` reads them."""
@@ -95,45 +110,61 @@ def load_energy(path_or_name: str | Path) -> EnergyNetwork:
 def read_energy_recipe(path: Path) -> EnergyRecipe:
     """The recipe in a YAML file. Raises DataNotFound, or InvalidInput for an unknown section or key."""
     values = read_yaml(path)
-    unknown = sorted(set(values) - {"method", "flow", "pool", "data", "model", "training"})
+    unknown = sorted(set(values) - {"method", "flow", "pool", "bridge", "data", "model", "training"})
     if unknown or not isinstance(values.get("flow"), str):
         what = f"unknown section {unknown[0]!r}" if unknown else "`flow` must name a flow"
-        raise InvalidInput(f"{path}: {what}; known are method, flow, pool, data, model, training")
+        raise InvalidInput(f"{path}: {what}; known are method, flow, pool, bridge, data, model, training")
     sections = {"data": ConformerChoice, "model": EnergyConfig, "training": TrainConfig}
     read = {name: from_dict(kind, values.get(name) or {}, source=f"{path}: {name}") for name, kind in sections.items()}
     pool = values.get("pool", 10)
     if not isinstance(pool, int) or pool < 1:
         raise InvalidInput(f"{path}: pool must be a number of samples, at least 1, got {pool!r}")
-    return EnergyRecipe(flow=values["flow"], pool=pool, **read)
+    shares = values.get("bridge") or []
+    if not isinstance(shares, list) or any(not isinstance(x, float) or not 0.0 < x < 1.0 for x in shares):
+        raise InvalidInput(f"{path}: bridge must be a list of shares of noise between 0 and 1, got {shares!r}")
+    if sorted(set(shares)) != shares:
+        raise InvalidInput(f"{path}: the shares of a bridge must rise, got {shares!r}")
+    return EnergyRecipe(flow=values["flow"], pool=pool, bridge=tuple(shares), **read)
 
 
-def draw_pool(model: Cgcf, data: ConformerSet, per_molecule: int, *, seed: int, folder: Path) -> ConformerSet:
-    """`per_molecule` converged flow samples of every molecule of the set, kept in parts in the folder.
+def draw_pool(
+    model: Cgcf, data: ConformerSet, per_molecule: int, *, seed: int, folder: Path, shares: Sequence[float] = ()
+) -> list[ConformerSet]:
+    """`per_molecule` converged samples of every molecule at each level of the bridge and by the flow itself.
 
-    Parts that are there are read, so that an interrupted pool continues.
+    Data conformers of a molecule take turns as starts of the bridge. Kept in parts in the folder; parts that are there
+    are read, so that an interrupted pool continues.
     """
-    ensembles: list[np.ndarray] = []
+    levels: list[list[np.ndarray]] = [[] for _ in range(len(shares) + 1)]
     for first in range(0, len(data.graphs), PART):
-        graphs = data.graphs[first : first + PART]
+        numbers = range(first, min(first + PART, len(data.graphs)))
         path = folder / f"{first:06d}_{POOL}"
-        if path.is_file():
-            flat = load_arrays(path)["positions"].astype(np.float32)
-        else:
-            drawn = [_samples(model, graph, per_molecule, seed, first + k) for k, graph in enumerate(graphs)]
-            flat = np.concatenate([one.reshape(-1, 3) for one in drawn]).astype(np.float32)
+        if not path.is_file():
+            flat = [_samples(model, data, number, per_molecule, seed, shares).reshape(-1, 3) for number in numbers]
             folder.mkdir(parents=True, exist_ok=True)
-            write_arrays(path, {"positions": flat})
-        ends = np.cumsum([per_molecule * graph.num_atoms for graph in graphs])
-        parts = np.split(flat, ends[:-1])
-        ensembles += [part.reshape(per_molecule, graph.num_atoms, 3) for part, graph in zip(parts, graphs, strict=True)]
-    return ConformerSet.of(data.graphs, ensembles)
+            write_arrays(path, {"positions": np.concatenate(flat).astype(np.float32)})
+        _put(
+            levels, load_arrays(path)["positions"], [data.graphs[number].num_atoms for number in numbers], per_molecule
+        )
+    return [ConformerSet.of(data.graphs, one) for one in levels]
 
 
-def _samples(model: Cgcf, graph: object, count: int, seed: int, number: int) -> np.ndarray:
-    generator = generator_from("pool", seed, number)
-    batch = collate([graph])
-    distances = draw_distances(model.flow, batch, count, generator=generator)
-    return embed(batch, distances, generator=generator).positions.numpy()
+def _samples(
+    model: Cgcf, data: ConformerSet, number: int, count: int, seed: int, shares: Sequence[float]
+) -> np.ndarray:
+    """Samples [count, levels, A, 3] of one molecule of the set."""
+    rows = torch.nonzero(data.owner == number).flatten()
+    positions = Batcher(data).positions(rows[torch.arange(count) % len(rows)]).reshape(count, -1, 3)
+    graph, generator = collate([data.graphs[number]]), generator_from("pool", seed, number)
+    return bridge(model, graph, positions, shares, generator=generator).numpy()
+
+
+def _put(levels: list[list[np.ndarray]], flat: np.ndarray, sizes: Sequence[int], count: int) -> None:
+    """Append the samples of molecules of these sizes, stored back to back, to the lists of their levels."""
+    ends = np.cumsum([count * len(levels) * size for size in sizes])[:-1]
+    for part, size in zip(np.split(flat, ends), sizes, strict=True):
+        for level, own in zip(levels, np.moveaxis(part.reshape(count, len(levels), size, 3), 1, 0), strict=True):
+            level.append(own)
 
 
 def train_energy(
@@ -152,15 +183,16 @@ def train_energy(
     """
     started = time.monotonic()
     recipe = read_energy_recipe(path)
-    config = replace(recipe.model, flow=recipe.flow)
+    config = replace(recipe.model, flow=recipe.flow, num_levels=len(recipe.bridge) + 1)
     data, model = load_conformers(recipe.data, limit=limit), load_flow(recipe.flow)
-    drawn = draw_pool(model, data, recipe.pool, seed=recipe.training.seed, folder=out / "pool")
+    seed = recipe.training.seed
+    levels = draw_pool(model, data, recipe.pool, seed=seed, folder=out / "pool", shares=recipe.bridge)
     with torch.random.fork_rng(devices=[]):
-        torch.random.manual_seed(recipe.training.seed)
+        torch.random.manual_seed(seed)
         network = EnergyNetwork(config)
     keep_recipe(path, out)
     return train(
-        EnergyTask(data, drawn, config),
+        EnergyTask(data, levels, config),
         network,
         recipe.training,
         out=out,

@@ -140,6 +140,18 @@ def exact_trace(field: Field, t: Tensor, distances: Tensor) -> tuple[Tensor, Ten
 
 
 @torch.no_grad()
+def latent_of(flow: Flow, graph: PairGraph, distances: Tensor, *, solver: Solver | None = None) -> Tensor:
+    """Latent values [..., P] of distances [..., P] in angstrom, the inverse of `decode`; no trace is computed."""
+    field = flow.dynamics.on(graph)
+    zero = torch.zeros_like(flow.end_time)
+    start = (flow.data_norm(distances),)
+    (found,) = solve(
+        lambda t, now: (field.velocity(t, now[0]),), start, zero, flow.end_time, solver or flow.sampling_solver()
+    )
+    return flow.latent_norm(found)
+
+
+@torch.no_grad()
 def decode(flow: Flow, graph: PairGraph, latent: Tensor, *, solver: Solver | None = None) -> Tensor:
     """Distances [..., P] in angstrom of latent values [..., P]; no trace is computed, nothing but distances evolves."""
     field = flow.dynamics.on(graph)
