@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from molkit.cli.engines import Engine, engine_options
+from molkit.cli.engines import Engine, engine_options, whole_numbers
 
 
 @click.group()
@@ -259,8 +259,12 @@ def conformer_baselines(name: str, count: int, symmetry: str, seed: int, out: Pa
 @click.option("--threshold", default=1.25, show_default=True, type=click.FloatRange(min=0.01), help="COV, angstrom.")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(min=1), help="Test molecules.")
 @click.option("--max-references", default=25, show_default=True, type=click.IntRange(min=1), help="Of a molecule.")
+@click.option("--energies", default=0, show_default=True, type=click.IntRange(min=0), help="By GFN2-xTB, an arm.")
 @click.option("--seeds", default="0", show_default=True, help="Numbers with commas.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file; continued.")
+@click.option("--minutes", type=click.FloatRange(min=0.0, min_open=True), help="Begin no molecule after this time.")
+@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder; continued.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
+@engine_options
 def conformers(
     weights: str,
     energy: str,
@@ -268,20 +272,19 @@ def conformers(
     threshold: float,
     limit: int,
     max_references: int,
+    energies: int,
     seeds: str,
+    minutes: float | None,
+    keep: Path,
     out: Path,
+    engine: Engine,
 ) -> None:
     """Coverage, matching, geometry and cost of conformers by the flow WEIGHTS and by RDKit on a test set."""
     import torch
 
-    from molkit.errors import InvalidInput
-    from molkit.studies.conformers import Setting, run_study
+    from molkit.studies.conformers import Setting, run_study, write_study
 
     torch.set_num_threads(1)
-    try:
-        numbers = tuple(int(word) for word in seeds.split(","))
-    except ValueError as error:
-        raise InvalidInput(f"--seeds must be numbers with commas, got {seeds!r}") from error
     setting = Setting(
         weights=weights,
         energy=energy,
@@ -289,7 +292,10 @@ def conformers(
         threshold=threshold,
         limit=limit,
         max_references=max_references,
-        seeds=numbers,
+        num_energies=energies,
+        seeds=tuple(whole_numbers(seeds)),
     )
-    result = run_study(setting, out, report=click.echo)
+    with engine.open() as executor:
+        result = run_study(setting, keep, executor=executor, minutes=minutes, progress=True)
+    write_study(result, out)
     click.echo(f"{out}: {len(result.molecules)} molecules, {len(result.failures)} left out")

@@ -1,43 +1,31 @@
-"""Conformers of the flow beside RDKit's: coverage, matching, geometry and cost, stored molecule by molecule."""
+"""Conformers of the flow beside RDKit's: coverage, matching, geometry, energies and cost, kept row by row."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from time import process_time
 from typing import Any
 
 import numpy as np
-import torch
 
-from molkit.cgcf.conformers import Conformers, draw_distances, generate, require_known
-from molkit.cgcf.datasets import graph_of
-from molkit.cgcf.embedding import embed, radius_of_gyration
-from molkit.cgcf.energy import EnergyNetwork
 from molkit.cgcf.energy_training import load_energy
-from molkit.cgcf.graph import collate
-from molkit.cgcf.model import Cgcf, load_flow
-from molkit.cgcf.refinement import Walk, refine
-from molkit.chem.rdkit_conformers import rdkit_conformers, relax_conformers
-from molkit.data.ensembles import WHAT, Ensemble, ensemble_mol, load_ensembles
-from molkit.errors import DataNotFound, InvalidInput, MolkitError
-from molkit.metrics.conformers import MEASURES, PER_REFERENCE, ScoreTask, score_conformers
+from molkit.cgcf.model import load_flow
+from molkit.claims.ledger import REPOSITORY
+from molkit.claims.provenance import commit, hash_files
+from molkit.data.ensembles import WHAT, load_ensembles
+from molkit.data.registry import data_root, sha256_of
+from molkit.errors import DataNotFound, InvalidInput
+from molkit.farm.folder import Result
+from molkit.farm.run import run_farm
 from molkit.metrics.statistics import Interval, bootstrap_interval
-from molkit.rng import generator_from
+from molkit.studies.conformer_arms import ARMS, NUMBERS, ArmsTask, measure
 from molkit.training.files import write_text
 from molkit.training.run_folder import provenance
+from molkit.training.weights import resolve
 
-STORED = Path(__file__).resolve().parents[2] / "data" / "studies"
-ARMS = {
-    "rdkit": "ETKDGv3",
-    "rdkit_ff": "ETKDGv3 + MMFF94",
-    "flow_published": "CGCF, published search",
-    "flow": "CGCF, converged search",
-    "flow_ff": "CGCF, converged search + MMFF94",
-    "etm": "CGCF + ETM",
-    "etm_ff": "CGCF + ETM + MMFF94",
-}
-REFINEMENT = Walk(num_steps=50, first_step=1e-3, last_step=1e-4, noise_scale=0.0)
+STORED = REPOSITORY / "data" / "studies"
+DIGITS = 4
 
 
 @dataclass(frozen=True)
@@ -54,9 +42,12 @@ class Row:
     num_references: int
     num_generated: int
     num_failed: int
-    bond_spread: float  # standard deviation of each bond's length over the conformers, mean over bonds, angstrom
-    radius_of_gyration: float
+    bond_spread: float | None  # standard deviation of each bond's length over the conformers, mean over bonds, angstrom
+    radius_of_gyration: float | None
     seconds: float
+    energy_kcal: float | None = None  # GFN2-xTB, above the lowest reference, mean over the conformers asked
+    energy_failed: int = 0  # of them without an energy
+    nearest: tuple[float, ...] = ()  # smallest RMSD to each reference, angstrom
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +61,7 @@ class Setting:
     limit: int = 20  # test molecules, spread evenly
     max_references: int = 25  # of a molecule; more are thinned evenly
     seeds: tuple[int, ...] = (0,)
+    num_energies: int = 0  # conformers of each arm whose GFN2-xTB energy is taken
 
 
 @dataclass
@@ -88,118 +80,78 @@ class ConformerStudy:
         return list(dict.fromkeys(row.name for row in self.rows))
 
 
-def run_study(setting: Setting, path: Path, *, report: Callable[[str], None] = lambda text: None) -> ConformerStudy:
-    """Measure all test molecules that `path` does not hold yet; written after each, so that it can be interrupted.
+def run_study(
+    setting: Setting,
+    folder: Path,
+    *,
+    executor: Executor | None = None,
+    minutes: float | None = None,
+    progress: bool = False,
+) -> ConformerStudy:
+    """Measure the test molecules that the folder does not hold yet, one task a molecule and seed, until time is up.
 
-    A molecule that cannot be treated is listed with its reason. Raises InvalidInput for a file of another setting.
+    The first seed comes first for all molecules. A molecule that cannot be treated is listed with its reason. Raises
+    DataNotFound or InvalidInput for weights or a set that are not there, or for a folder of another setting.
     """
-    found = read_study(path) if path.is_file() else ConformerStudy(setting, made=provenance())
-    if found.setting != setting:
-        raise InvalidInput(f"{path} holds a study of another setting ({found.setting}); choose another --out")
-    model = load_flow(setting.weights)
-    energy = load_energy(setting.energy) if setting.energy else None
-    done = {*found.molecules, *found.failures}
-    for one in load_ensembles(setting.data, split="test", limit=setting.limit):
-        if one.name in done:
-            continue
-        try:
-            rows = [row for seed in setting.seeds for row in molecule_rows(one, model, energy, setting, seed)]
-        except MolkitError as error:
-            found.failures[one.name] = str(error)
-        else:
-            found.rows += rows
-            found.references[one.name] = float(radius_of_gyration(torch.from_numpy(one.positions)).mean())
-        write_text(path, json.dumps(asdict(found), indent=1) + "\n")
-        report(f"{one.name}: {found.failures.get(one.name, 'done')}")
+    load_flow(setting.weights)
+    if setting.energy:
+        load_energy(setting.energy)
+    tasks = study_tasks(setting)
+    kept = {name: value for name, value in asdict(setting).items() if name not in ("limit", "seeds")}
+    report = run_farm(
+        measure, tasks, folder, executor=executor, minutes=minutes, settings=kept, progress=progress, unit="molecule"
+    )
+    found = ConformerStudy(setting, made=provenance() | stamp(setting))
+    for key, result in report.results().items():
+        found.rows += rows_of(tasks[key], result)
+        found.references[tasks[key].ensemble.name] = round(float(result["radius"]), DIGITS)
+    found.failures = {tasks[key].ensemble.name: reason for key, reason in report.failed.items()}
     return found
 
 
-def molecule_rows(one: Ensemble, model: Cgcf, energy: EnergyNetwork | None, setting: Setting, seed: int) -> list[Row]:
-    """All arms on one molecule: as many conformers as the papers draw, two for each reference."""
-    mol = ensemble_mol(one)
-    require_known(model, mol, one.smiles)
-    references = thinned(one.positions, setting.max_references)
-    count = PER_REFERENCE * len(references)
+def study_tasks(setting: Setting) -> dict[str, ArmsTask]:
+    """One task for each seed and test molecule."""
+    ensembles = load_ensembles(setting.data, split="test", limit=setting.limit)
+    shared = (setting.weights, setting.energy, setting.threshold, setting.max_references, setting.num_energies)
+    return {
+        f"{seed}_{row:05d}": ArmsTask(one, *shared, seed) for seed in setting.seeds for row, one in enumerate(ensembles)
+    }
+
+
+def rows_of(task: ArmsTask, result: Result) -> list[Row]:
+    """The rows of one task, rounded as they are kept."""
     rows = []
-    for arm, (positions, seconds) in arms(one, mol, model, energy, count, seed).items():
-        score = score_conformers(ScoreTask(mol, references, positions, setting.threshold, num_wanted=count))
-        numbers = {name: _or_none(getattr(score, name)) for name in MEASURES}
-        rows.append(
-            Row(
-                one.name,
-                arm,
-                seed,
-                **numbers,
-                num_references=len(references),
-                num_generated=score.num_generated,
-                num_failed=score.num_failed,
-                bond_spread=bond_spread(one, positions),
-                radius_of_gyration=float(radius_of_gyration(torch.from_numpy(positions)).mean()),
-                seconds=seconds / count,
-            )
-        )
+    for arm, values, nearest in zip(result["arms"].tolist(), result["numbers"], result["nearest"], strict=True):
+        numbers = {name: _rounded(value) for name, value in zip(NUMBERS, values.tolist(), strict=True)}
+        whole = {name: int(numbers.pop(name) or 0) for name in ("num_generated", "num_failed", "energy_failed")}
+        close = tuple(round(float(x), 3) for x in nearest) if np.isfinite(nearest).all() else ()
+        about = (task.ensemble.name, arm, task.seed)
+        rows.append(Row(*about, **numbers, **whole, num_references=len(nearest), nearest=close))
     return rows
 
 
-def arms(
-    one: Ensemble, mol: Any, model: Cgcf, energy: EnergyNetwork | None, count: int, seed: int
-) -> dict[str, tuple[np.ndarray, float]]:
-    """Positions [C, A, 3] and CPU seconds of every arm; both searches start from the same distances."""
-    drawn: dict[str, tuple[np.ndarray, float]] = {}
-    drawn["rdkit"] = _timed(lambda: rdkit_conformers(mol, count, seed=seed))
-    drawn["flow"] = _timed(lambda: from_flow(model, one, mol, count, seed).positions)
-    drawn["flow_published"] = _timed(lambda: published(model, mol, count, seed))
-    if energy is not None:
-        drawn["etm"] = _timed(lambda: refined(model, energy, mol, drawn["flow"][0], seed), drawn["flow"][1])
-    for arm in ("rdkit", "flow", "etm"):
-        if arm in drawn:
-            positions, seconds = drawn[arm]
-            drawn[f"{arm}_ff"] = _timed(lambda positions=positions: relax_conformers(mol, positions)[0], seconds)
-    return {arm: drawn[arm] for arm in ARMS if arm in drawn}
+def _rounded(value: float) -> float | None:
+    return round(value, DIGITS) if np.isfinite(value) else None
 
 
-def from_flow(model: Cgcf, one: Ensemble, mol: Any, count: int, seed: int) -> Conformers:
-    """Conformers with the default search, all-inverted ones reflected."""
-    generator = generator_from("conformers", one.name, seed)
-    return generate(model, one.smiles, count, generator=generator, mol=mol, stereo="mirror")
+def stamp(setting: Setting) -> dict[str, Any]:
+    """Commit, weights and data behind a study."""
+    head, dirty = commit()
+    names = [setting.weights, *([setting.energy] if setting.energy else [])]
+    weights = {name: hash_files([resolve(name) / "weights.safetensors"]) for name in names}
+    return {
+        "commit": head,
+        "dirty": dirty,
+        "weights_sha256": weights,
+        "data_sha256": sha256_of(data_root() / f"{setting.data}.npz"),
+    }
 
 
-def published(model: Cgcf, mol: Any, count: int, seed: int) -> np.ndarray:
-    """Conformers with the published search, left as they fall."""
-    graph, generator = collate([graph_of(mol)]), generator_from("published search", seed)
-    distances = draw_distances(model.flow, graph, count, generator=generator)
-    return embed(graph, distances, generator=generator, search="adam").positions.numpy()
-
-
-def refined(model: Cgcf, energy: EnergyNetwork, mol: Any, positions: np.ndarray, seed: int) -> np.ndarray:
-    """The conformers after refinement without noise on the tilted energy."""
-    start = torch.from_numpy(positions).float()
-    generator = generator_from("refinement", seed)
-    graph = collate([graph_of(mol)])
-    return refine(model.flow, energy, graph, start, REFINEMENT, generator=generator).positions.double().numpy()
-
-
-def bond_spread(one: Ensemble, positions: np.ndarray) -> float:
-    """Standard deviation of each bond's length over conformers [C, A, 3], mean over the bonds, angstrom."""
-    ends = positions[:, one.bonds[:, 0]] - positions[:, one.bonds[:, 1]]
-    return float(np.sqrt((ends**2).sum(-1)).std(axis=0).mean())
-
-
-def thinned(positions: np.ndarray, most: int) -> np.ndarray:
-    """At most `most` of the conformers, spread evenly."""
-    if len(positions) <= most:
-        return positions
-    return positions[np.arange(most) * len(positions) // most]
-
-
-def _timed(work: Callable[[], np.ndarray], before: float = 0.0) -> tuple[np.ndarray, float]:
-    started = process_time()
-    positions = work()
-    return positions, before + process_time() - started
-
-
-def _or_none(value: float) -> float | None:
-    return None if value != value else value
+def write_study(study: ConformerStudy, path: Path) -> None:
+    """Keep a study as JSON, its rows as columns. Raises RunError when the disk refuses."""
+    values = asdict(study)
+    columns = {part.name: [row[part.name] for row in values["rows"]] for part in fields(Row)}
+    write_text(path, json.dumps(values | {"rows": columns}, separators=(",", ":")) + "\n")
 
 
 def read_study(path: Path) -> ConformerStudy:
@@ -209,9 +161,11 @@ def read_study(path: Path) -> ConformerStudy:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         values["setting"] = Setting(**values["setting"] | {"seeds": tuple(values["setting"]["seeds"])})
-        values["rows"] = [Row(**row) for row in values["rows"]]
+        columns = values["rows"]
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        values["rows"] = [Row(**row | {"nearest": tuple(row["nearest"])}) for row in rows]
         return ConformerStudy(**values)
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise InvalidInput(f"{path}: not a study of conformers ({error})") from error
 
 

@@ -2,20 +2,26 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from cgcf_toys import BUTANOL, ETHANOL, batch, extended, generator, loud_flow
 from torch import nn
 
+from molkit.cgcf.bridge import bridge
 from molkit.cgcf.conformer_set import ConformerSet
 from molkit.cgcf.energy import AllPairs, EnergyConfig, EnergyNetwork, nce_loss
 from molkit.cgcf.energy_training import EnergyTask, load_energy, save_energy
+from molkit.cgcf.flow import decode, latent_of
 from molkit.cgcf.graph import collate
-from molkit.cgcf.model import load_flow
+from molkit.cgcf.model import Cgcf, load_flow
 from molkit.cgcf.refinement import Walk, refine, tilted_energy, walk
+from molkit.cgcf.solver import Solver
+from molkit.chem.bond_graph import graph_mol
+from molkit.chem.rdkit_conformers import rdkit_conformers
 from molkit.errors import InvalidInput
-from molkit.geometry import random_rotations
+from molkit.geometry import aligned_rmsd, random_rotations
 
 
 def loud_energy() -> EnergyNetwork:
@@ -92,12 +98,42 @@ def test_training_starts_at_two_ln_two(tmp_path):
     config = EnergyConfig(width=16, num_blocks=1)
     data = ConformerSet.of(graphs, ensembles)
     network = EnergyNetwork(config)
-    loss, _ = EnergyTask(data, data, config).loss(network, torch.arange(2), generator=generator())
+    loss, _ = EnergyTask(data, [data], config).loss(network, torch.arange(2), generator=generator())
     assert loss.item() == pytest.approx(2.0 * math.log(2.0), abs=1e-6)
     save_energy(network, config, tmp_path)
     assert load_energy(tmp_path).config == config
     with pytest.raises(InvalidInput, match="belong to method etm"):
         load_flow(tmp_path)
+
+
+def test_a_bridge_leads_from_the_data_to_the_flow():
+    """At small shares of noise the conformers stay near the data; every level has its own part of the energy."""
+    flow, graph = loud_flow(), batch(ETHANOL)
+    own = flow.graph(graph)
+    positions = torch.from_numpy(rdkit_conformers(graph_mol(ETHANOL), 1)).repeat(8, 1, 1)
+    distances = own.distances(positions)
+    solver = Solver("rk4", 40)
+    back = decode(flow, own, latent_of(flow, own, distances, solver=solver), solver=solver)
+    torch.testing.assert_close(back, distances, rtol=0.0, atol=1e-4)
+    levels = bridge(Cgcf(flow), graph, positions, (0.01, 0.3), generator=generator())
+    assert levels.shape == (8, 3, 9, 3)
+    away = [
+        float(np.mean([aligned_rmsd(a.numpy(), b.numpy()) for a, b in zip(levels[:, k], positions, strict=True)]))
+        for k in range(3)
+    ]
+    assert away[0] < 0.1 and away[0] < away[1] < away[2]
+
+
+def test_parts_of_an_energy_add_up_and_levels_must_match():
+    network, graph = loud_energy(), batch(BUTANOL, ETHANOL)
+    network.last = nn.Linear(8, 3).double()
+    positions = some_positions(graph)
+    parts = network.parts(graph, positions)
+    assert parts.shape == (2, 3)
+    torch.testing.assert_close(parts.sum(-1), network(graph, positions))
+    data = ConformerSet.of([extended(ETHANOL)], [np.zeros((1, 9, 3))])
+    with pytest.raises(InvalidInput, match="needs as many levels"):
+        EnergyTask(data, [data], EnergyConfig(num_levels=3))
 
 
 def test_the_noise_contrastive_optimum_is_the_log_ratio():

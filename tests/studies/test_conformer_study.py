@@ -5,11 +5,28 @@ import pytest
 import torch
 
 from molkit.cgcf.config import FlowConfig
+from molkit.cgcf.energy import EnergyConfig, EnergyNetwork
+from molkit.cgcf.energy_training import save_energy
 from molkit.cgcf.model import build_flow, save_flow
+from molkit.chem.bond_graph import graph_mol
+from molkit.chem.rdkit_conformers import rdkit_conformers
 from molkit.cli import run
-from molkit.errors import DataNotFound, InvalidInput
+from molkit.data.ensembles import Ensemble
+from molkit.errors import CalculationFailed, DataNotFound, InvalidInput
 from molkit.figures import conformers as draw
-from molkit.studies.conformers import Setting, by_molecule, difference, read_study, run_study, stored_study, thinned
+from molkit.studies.conformer_arms import ARMS, NUMBERS, ArmsTask, bond_spread, measure, thinned
+from molkit.studies.conformers import (
+    ConformerStudy,
+    Setting,
+    by_molecule,
+    difference,
+    mean_of,
+    read_study,
+    rows_of,
+    run_study,
+    stored_study,
+    write_study,
+)
 
 
 @pytest.fixture(scope="module")
@@ -22,21 +39,87 @@ def weights(tmp_path_factory):
     return str(folder)
 
 
+@pytest.fixture(scope="module")
+def energy(tmp_path_factory):
+    network = EnergyNetwork(EnergyConfig(width=8, num_blocks=1, num_gaussians=6, cutoff=4.0, num_levels=2))
+    with torch.no_grad():
+        network.last.weight.normal_(generator=torch.Generator().manual_seed(0))
+    folder = tmp_path_factory.mktemp("energy") / "toy"
+    save_energy(network, network.config, folder)
+    return str(folder)
+
+
 def test_a_study_keeps_what_it_has_and_refuses_another_setting(weights, tmp_path, capfd):
     """Of these four molecules the toy knows the elements of some only."""
-    path = tmp_path / "study.json"
+    path, folder = tmp_path / "study.json", tmp_path / "kept"
     setting = Setting(weights=weights, limit=4, max_references=2)
-    found = run_study(setting, path)
+    found = run_study(setting, folder)
     assert len(found.molecules) + len(found.failures) == 4 and found.failures and found.molecules
     assert all("trained without" in reason for reason in found.failures.values())
     assert {row.arm for row in found.rows} == {"rdkit", "rdkit_ff", "flow_published", "flow", "flow_ff"}
-    assert all(row.num_generated == 4 for row in found.rows)
-    before = path.read_bytes()
-    assert run_study(setting, path).rows == found.rows and path.read_bytes() == before
-    with pytest.raises(InvalidInput, match="another setting"):
-        run_study(Setting(weights=weights, limit=3, max_references=2), path)
-    assert run(["study", "conformers", weights, "--limit", "4", "--max-references", "2", "--out", str(path)]) == 0
+    assert all(row.num_generated == 4 and len(row.nearest) == 2 for row in found.rows)
+    before = {one: one.stat().st_mtime_ns for one in (folder / "results").iterdir()}
+    assert run_study(setting, folder).rows == found.rows
+    assert {one: one.stat().st_mtime_ns for one in (folder / "results").iterdir()} == before
+    with pytest.raises(InvalidInput, match="another 'max_references'"):
+        run_study(Setting(weights=weights, limit=4, max_references=3), folder)
+    command = ["study", "conformers", weights, "--limit", "4", "--max-references", "2", "--keep", str(folder)]
+    assert run([*command, "--out", str(path)]) == 0
     assert "left out" in capfd.readouterr().out
+    assert read_study(path).rows == found.rows
+
+
+def ethanol() -> Ensemble:
+    """Two conformers, by RDKit."""
+    mol = graph_mol("CCO")
+    return Ensemble(
+        "ethanol",
+        "CCO",
+        np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()]),
+        np.zeros(9, dtype=np.int64),
+        np.array([[b.GetBeginAtomIdx(), b.GetEndAtomIdx(), 1] for b in mol.GetBonds()]),
+        rdkit_conformers(mol, 2, seed=1),
+        np.array([0.0, 0.3]),
+    )
+
+
+def test_one_molecule_by_every_arm(weights, energy, tmp_path):
+    """The ETM starts from the flow's conformers; energies stand above the lowest reference; a file gives all back."""
+    task = ArmsTask(ethanol(), weights, energy, 0.5, 5, 1, 0)
+    result = measure(task)
+    assert result["arms"].tolist() == list(ARMS) and result["numbers"].shape == (len(ARMS), len(NUMBERS))
+    rows = {row.arm: row for row in rows_of(task, result)}
+    assert abs(rows["rdkit"].energy_kcal) < 10.0 and rows["rdkit"].energy_failed == 0
+    assert all((row.energy_kcal is None) == (row.energy_failed == 1) for row in rows.values())
+    assert rows["etm"].seconds > rows["flow"].seconds and rows["etm"].mat_recall != rows["flow"].mat_recall
+    assert rows["rdkit"].cov_recall == 1.0 and max(rows["rdkit"].nearest) <= 0.5
+    study = ConformerStudy(Setting(weights=weights), rows=list(rows.values()))
+    write_study(study, tmp_path / "one.json")
+    assert read_study(tmp_path / "one.json") == study
+    assert mean_of(study, "flow", "mat_recall") is None  # one molecule has no interval
+
+
+def test_a_molecule_without_conformers_by_rdkit_counts_as_not_covered(weights, energy, monkeypatch):
+    def none_found(*_: object, **__: object) -> np.ndarray:
+        raise CalculationFailed("no 3D geometry")
+
+    monkeypatch.setattr("molkit.studies.conformer_arms.rdkit_conformers", none_found)
+    task = ArmsTask(ethanol(), weights, energy, 0.5, 5, 0, 0)
+    rows = {row.arm: row for row in rows_of(task, measure(task))}
+    for arm in ("rdkit", "rdkit_ff"):
+        row = rows[arm]
+        assert (row.num_generated, row.num_failed, row.cov_recall, row.mat_recall) == (0, 4, 0.0, None)
+        assert row.bond_spread is None and row.nearest == ()
+    assert rows["flow"].num_failed == 0
+
+
+def test_the_spread_of_bonds_is_the_deviation_of_their_lengths():
+    one = ethanol()
+    longer = one.positions[:1].repeat(2, axis=0)
+    assert bond_spread(one, longer) == pytest.approx(0.0, abs=1e-12)
+    longer[1] *= 1.1
+    lengths = np.linalg.norm(longer[:, one.bonds[:, 0]] - longer[:, one.bonds[:, 1]], axis=-1)
+    assert bond_spread(one, longer) == pytest.approx(0.05 * lengths[0].mean())
 
 
 def test_the_stored_study_has_its_table():
