@@ -133,6 +133,12 @@ def _drawn(
     return Conformers(*about, positions, found.stress.numpy(), found.converged.numpy(), right, int(turn.sum()), count)
 
 
+def with_stereo_checked(conformers: Conformers) -> Conformers:
+    """The conformers with `stereo_agrees` as their positions are now."""
+    centres, double_bonds = stereo_agrees(stereo_rules(conformers.mol), conformers.positions)
+    return replace(conformers, stereo_agrees=centres.all(axis=1) & double_bonds.all(axis=1))
+
+
 def draw_distances(
     flow: Flow, graph: PairGraph, count: int, *, generator: torch.Generator, solver: Solver | None = None
 ) -> Tensor:

@@ -40,6 +40,9 @@ class Walk:
         return "refinement without noise" if self.noise_scale == 0.0 else f"noise times {self.noise_scale:g}"
 
 
+POLISH = Walk(num_steps=60, first_step=3e-3, last_step=1e-5, noise_scale=0.0, log_weight=0.0)  # the tilt alone
+
+
 @dataclass(frozen=True, eq=False)
 class Refined:
     """Positions [C, A, 3] after a walk, energies of the target along it [steps + 1, C], and what kind it was."""

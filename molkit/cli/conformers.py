@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from molkit.errors import InvalidInput, MolkitError
+from molkit.cli.engines import Engine, engine_options
+from molkit.errors import InvalidInput
 
 if TYPE_CHECKING:
-    import torch
-
-    from molkit.cgcf.conformers import Conformers
-    from molkit.cgcf.model import Cgcf
+    from molkit.cgcf.conformer_jobs import JobResult
 
 
 @click.command()
@@ -29,9 +27,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="What happens to conformers of the wrong handedness.",
 )
+@click.option("--etm", default="", help="Weights of an energy to refine with, such as etm_qm9.  [default: none]")
 @click.option("--mmff", is_flag=True, help="Relax with MMFF94 (200 iterations) afterwards.")
-@click.option("--rank", type=click.Choice(["none", "xtb"]), default="none", show_default=True, help="Sort by energy.")
+@click.option(
+    "--rank", type=click.Choice(["none", "etm", "xtb"]), default="none", show_default=True, help="Sort by energy."
+)
 @click.option("--seed", default=0, show_default=True)
+@engine_options
 def conformers(
     smiles: tuple[str, ...],
     count: int,
@@ -39,9 +41,11 @@ def conformers(
     weights: str,
     search: str,
     stereo: str,
+    etm: str,
     mmff: bool,
     rank: str,
     seed: int,
+    engine: Engine,
 ) -> None:
     """Generate conformers of each SMILES (or of each line of a file of SMILES) into one .sdf file.
 
@@ -49,42 +53,25 @@ def conformers(
     """
     import torch
 
-    from molkit.cgcf.model import load_flow
+    from molkit.cgcf.conformer_jobs import ConformerJob, run_jobs
     from molkit.chem.text_files import write_atomically
 
     if out.suffix != ".sdf":
         raise InvalidInput(f"{out}: conformers are written as .sdf")
     torch.set_num_threads(1)
-    model = load_flow(weights)
+    how = {"weights": weights, "energy": etm, "search": search, "stereo": stereo, "mmff": mmff, "rank": rank}
     molecules = [line for text in smiles for line in expanded(text)]
-    records, failed = [], []
-    for number, text in enumerate(molecules):
-        generator = torch.Generator().manual_seed(seed + number)
-        try:
-            made, lines = _one(model, text, count, generator, (search, stereo, mmff, rank))
-        except MolkitError as error:
-            failed.append((text, error))
-            click.echo(f"molecule {number + 1}: {error}", err=True)
-            continue
-        records += lines
-        click.echo(summary(text, made, count))
-    if len(failed) == len(molecules):
+    jobs = [ConformerJob(smiles=text, count=count, seed=seed + row, **how) for row, text in enumerate(molecules)]
+    with engine.open() as executor:
+        results = run_jobs(jobs, executor=executor)
+    for number, one in enumerate(results, start=1):
+        click.echo(summary(one, count) if one.made else f"molecule {number}: {one.error}", err=one.made is None)
+    failed = sum(one.made is None for one in results)
+    if failed == len(molecules):
         raise InvalidInput(f"none of the {len(molecules)} molecules could be treated; nothing was written")
+    records = [record for one in results for record in one.records]
     write_atomically(out, "".join(records))
-    click.echo(f"{out}: {len(records)} conformers of {len(molecules) - len(failed)} molecules, {len(failed)} failed")
-
-
-def _one(
-    model: Cgcf, smiles: str, count: int, generator: torch.Generator, how: tuple[str, str, bool, str]
-) -> tuple[Conformers, list[str]]:
-    """The conformers of one molecule, and their SDF records."""
-    from molkit.cgcf.conformers import generate, ranked, relaxed, sdf_lines
-
-    search, stereo, mmff, rank = how
-    made = generate(model, smiles, count, generator=generator, search=search, stereo=stereo)
-    made = relaxed(made) if mmff else made
-    made = ranked(made) if rank == "xtb" else made
-    return made, sdf_lines(made)
+    click.echo(f"{out}: {len(records)} conformers of {len(molecules) - failed} molecules, {failed} failed")
 
 
 def expanded(text: str) -> list[str]:
@@ -98,8 +85,9 @@ def expanded(text: str) -> list[str]:
     return [line[0] for line in words if line]
 
 
-def summary(smiles: str, made: Conformers, count: int) -> str:
+def summary(result: JobResult, count: int) -> str:
     """One line about the conformers of a molecule."""
+    made = result.made
     short = f" of {count} asked for" if len(made) < count else ""
     notes = [f"{int(made.converged.sum())} converged", f"{made.num_mirrored} reflected"]
     if made.num_drawn > len(made):
@@ -108,4 +96,4 @@ def summary(smiles: str, made: Conformers, count: int) -> str:
         notes.append(f"{wrong} with wrong stereo")
     if failed := sum(energy != energy for energy in made.energies.get("gfn2_xtb_ev", ())):
         notes.append(f"{failed} without xTB energy")
-    return f"{smiles}: {len(made)} conformers{short} ({', '.join(notes)})"
+    return f"{result.smiles}: {len(made)} conformers{short} ({', '.join(notes)})"

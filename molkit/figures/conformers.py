@@ -47,7 +47,10 @@ def film_figure(found: Film, *, num_shown: int = 4) -> Figure:
 
 def likelihood_table(found: Likelihood) -> HTML:
     """Negative log-likelihood per pair."""
-    rows = [["with the noise of training", _text(found.noised, 3)], ["clean distances", _text(found.clean, 3)]]
+    rows = [
+        ["with the noise of training", interval_text(found.noised, 3)],
+        ["clean distances", interval_text(found.clean, 3)],
+    ]
     caption = (
         f"−log p(d|G) per pair, exact traces, {found.num_molecules} held-back QM9 minima (95 % over molecules). "
         f"Means of {found.num_probes} Hutchinson probes lie at most {found.largest_gap:.1f} standard errors away."
@@ -82,30 +85,44 @@ def search_table(rows: Sequence[SearchRow], smiles: str) -> HTML:
 def study_table(study: ConformerStudy) -> HTML:
     """COV and MAT of every arm, with geometry and cost."""
     head = ["method", "COV-R, %", "MAT-R, Å", "COV-P, %", "MAT-P, Å", "bond spread, Å", "R_g, Å", "ms", "failed"]
+    with_energy = any(row.energy_kcal is not None for row in study.rows)
     lines = []
     for arm in arms_of(study):
-        rows = [row for row in study.rows if row.arm == arm]
-        lines.append(
-            [
-                ARMS[arm],
-                _text(mean_of(study, arm, "cov_recall"), 1, 100.0),
-                _text(mean_of(study, arm, "mat_recall"), 3),
-                _text(mean_of(study, arm, "cov_precision"), 1, 100.0),
-                _text(mean_of(study, arm, "mat_precision"), 3),
-                f"{np.mean([row.bond_spread for row in rows]):.3f}",
-                f"{np.mean([row.radius_of_gyration for row in rows]):.2f}",
-                f"{1e3 * np.mean([row.seconds for row in rows]):.0f}",
-                str(sum(row.num_failed for row in rows)),
-            ]
-        )
+        cells = [
+            ARMS[arm],
+            interval_text(mean_of(study, arm, "cov_recall"), 1, 100.0),
+            interval_text(mean_of(study, arm, "mat_recall"), 3),
+            interval_text(mean_of(study, arm, "cov_precision"), 1, 100.0),
+            interval_text(mean_of(study, arm, "mat_precision"), 3),
+            *(plain_mean(study, arm, name, digits) for name, digits in (("bond_spread", 3), ("radius_of_gyration", 2))),
+            f"{1e3 * np.mean([row.seconds for row in study.rows if row.arm == arm]):.0f}",
+            str(sum(row.num_failed for row in study.rows if row.arm == arm)),
+        ]
+        lines.append([*cells, median_energy(study, arm)] if with_energy else cells)
+    if with_energy:
+        head.append("GFN2-xTB, kcal/mol (median)")
     setting, size = study.setting, float(np.mean(list(study.references.values())))
     caption = (
         f"{len(study.molecules)} test molecules, threshold {setting.threshold:g} Å, two conformers for each of at most "
         f"{setting.max_references} references (whose R_g is {size:.2f} Å); "
         f"means over molecules with 95 % bootstrap intervals; {len(study.failures)} molecules left out. "
-        f"Flow: {setting.weights}. Data: {what_data(study)}. ms: CPU of one conformer on a shared core."
+        f"{len(setting.seeds)} seed(s), averaged first. Flow: {setting.weights}"
+        f"{', energy: ' + setting.energy if setting.energy else ''}. Data: {what_data(study)}. "
+        "ms: CPU of one conformer on a shared core. Energies: above the lowest reference, as generated."
     )
     return html_table(head, lines, caption=caption)
+
+
+def plain_mean(study: ConformerStudy, arm: str, measure: str, digits: int) -> str:
+    """Mean over the rows that have a value."""
+    values = [value for row in study.rows if row.arm == arm and (value := getattr(row, measure)) is not None]
+    return f"{np.mean(values):.{digits}f}" if values else "–"
+
+
+def median_energy(study: ConformerStudy, arm: str) -> str:
+    """Median over molecules of the mean energy of an arm's conformers."""
+    values = [value for value in by_molecule(study, arm, "energy_kcal").values() if value is not None]
+    return f"{np.median(values):.1f}" if values else "–"
 
 
 def difference_table(study: ConformerStudy, pairs: Sequence[tuple[str, str]]) -> HTML:
@@ -114,7 +131,7 @@ def difference_table(study: ConformerStudy, pairs: Sequence[tuple[str, str]]) ->
     for arm, other in pairs:
         if {arm, other} <= set(arms_of(study)):
             cov, mat = (difference(study, arm, other, name) for name in ("cov_recall", "mat_recall"))
-            rows.append([f"{ARMS[arm]} less {ARMS[other]}", _text(cov, 1, 100.0), _text(mat, 3)])
+            rows.append([f"{ARMS[arm]} less {ARMS[other]}", interval_text(cov, 1, 100.0), interval_text(mat, 3)])
     caption = f"Paired differences, {len(study.molecules)} molecules, 95 % bootstrap over molecules."
     return html_table(["", "COV-R, points", "MAT-R, Å"], rows, caption=caption)
 
@@ -139,7 +156,7 @@ def gallery(molecules: Sequence[Molecule]) -> HTML:
     return show_grid(molecules, caption=f"{len(molecules)} conformers of {molecules[0].name}, none picked.")
 
 
-def _text(interval: Interval | None, digits: int, factor: float = 1.0) -> str:
+def interval_text(interval: Interval | None, digits: int, factor: float = 1.0) -> str:
     """A value with its interval on a second line, with true minus signs."""
     if interval is None:
         return "–"

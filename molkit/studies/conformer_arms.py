@@ -16,7 +16,7 @@ from molkit.cgcf.energy import EnergyNetwork
 from molkit.cgcf.energy_training import load_energy
 from molkit.cgcf.graph import collate
 from molkit.cgcf.model import Cgcf, load_flow
-from molkit.cgcf.refinement import Walk, refine
+from molkit.cgcf.refinement import POLISH, Walk, refine
 from molkit.chem.bond_graph import mol_with_conformers
 from molkit.chem.rdkit_conformers import rdkit_conformers, relax_conformers
 from molkit.chem.rdkit_tools import molecule_from_rdkit
@@ -47,7 +47,6 @@ NUMBERS = (
     "energy_kcal",
     "energy_failed",
 )
-REFINEMENT = Walk(num_steps=60, first_step=3e-3, last_step=1e-5, noise_scale=0.0, log_weight=0.0)
 Drawn = dict[str, tuple[np.ndarray, float]]  # positions [C, A, 3] and CPU seconds of each arm
 
 
@@ -163,7 +162,7 @@ def published(model: Cgcf, one: Ensemble, mol: Any, count: int, seed: int) -> np
 
 
 def refined(
-    model: Cgcf, energy: EnergyNetwork, mol: Any, positions: np.ndarray, seed: int, settings: Walk = REFINEMENT
+    model: Cgcf, energy: EnergyNetwork, mol: Any, positions: np.ndarray, seed: int, settings: Walk = POLISH
 ) -> np.ndarray:
     """The conformers after a walk on the tilt, without noise unless the settings say so."""
     start, generator = torch.from_numpy(positions).float(), generator_from("refinement", seed)

@@ -207,3 +207,57 @@ def arms_of(study: ConformerStudy) -> Sequence[str]:
 def what_data(study: ConformerStudy) -> str:
     """A sentence about the test data of a study."""
     return WHAT[study.setting.data]
+
+
+def coverage_at(study: ConformerStudy, arm: str, thresholds: np.ndarray) -> np.ndarray:
+    """Recall coverage at thresholds [T] in angstrom: over references, then seeds, then molecules; nothing made is 0."""
+    curves: dict[str, list[np.ndarray]] = {}
+    for row in study.rows:
+        if row.arm == arm:
+            near = np.array(row.nearest) if row.nearest else np.full(1, np.inf)
+            curves.setdefault(row.name, []).append((near[None] <= thresholds[:, None]).mean(axis=1))
+    return np.mean([np.mean(several, axis=0) for several in curves.values()], axis=0)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """An aim that was fixed before measuring."""
+
+    what: str
+    aim: str
+    measured: str
+    verdict: str
+
+
+def bars(study: ConformerStudy) -> list[Bar]:
+    """The aims of the comparison and what came out. Raises InvalidInput for a study without an energy."""
+    if "etm" not in arms_of(study):
+        raise InvalidInput("the aims are about CGCF + ETM; this study has no arms with an energy")
+    found = [_order_bar(study, *pair) for pair in (("etm", "flow"), ("etm_published", "flow_published"))]
+    for arm in ("flow_ff", "etm_ff"):
+        cov, mat = (difference(study, arm, "rdkit_ff", measure) for measure in ("cov_recall", "mat_recall"))
+        told = f"{100 * cov.value:+.1f} [{100 * cov.low:+.1f}, {100 * cov.high:+.1f}] points, {mat.value:+.3f} Å"
+        met = 100 * cov.low > -2.0 and mat.value <= 0.02
+        aim = "COV-R: lower 95 % limit above −2 points; MAT-R at most 0.02 Å worse"
+        found.append(Bar(f"{ARMS[arm]} against {ARMS['rdkit_ff']}", aim, told, "met" if met else "not met"))
+    for arm in ("flow", "etm"):
+        spread = mean_of(study, arm, "bond_spread")
+        told = f"{spread.value:.3f} [{spread.low:.3f}, {spread.high:.3f}] Å"
+        verdict = ("met" if spread.value <= 0.02 else "not met") if arm == "etm" else ""
+        aim = "at most 0.02 Å" if arm == "etm" else "none, for comparison"
+        found.append(Bar(f"Spread of bond lengths, {ARMS[arm]}", aim, told, verdict))
+    return found
+
+
+def _order_bar(study: ConformerStudy, arm: str, other: str) -> Bar:
+    """Whether the ETM improves coverage or matching significantly at the same search."""
+    cov, mat = (difference(study, arm, other, measure) for measure in ("cov_recall", "mat_recall"))
+    told = (
+        f"COV-R {100 * cov.value:+.1f} [{100 * cov.low:+.1f}, {100 * cov.high:+.1f}] points, "
+        f"MAT-R {mat.value:+.4f} [{mat.low:+.4f}, {mat.high:+.4f}] Å"
+    )
+    better = (cov.low > 0.0) + (mat.high < 0.0)
+    verdict = ("no order found", "better in one of two", "better in both")[better]
+    if cov.high < 0.0 or mat.low > 0.0:
+        verdict = "worse in at least one"
+    return Bar(f"{ARMS[arm]} against {ARMS[other]}", "the order significant, or reported as not found", told, verdict)

@@ -227,3 +227,29 @@ def test_an_energy_is_trained_from_a_recipe_and_its_pool_is_kept(tmp_path):
     before = pool.stat().st_mtime_ns
     assert run(["train", str(recipe), "--out", str(out), "--quiet", "--resume", "--total-steps", "3"]) == 0
     assert pool.stat().st_mtime_ns == before
+
+
+def test_the_command_refines_ranks_by_the_energy_and_farms(tmp_path, capfd):
+    from molkit.cgcf.config import FlowConfig
+    from molkit.cgcf.model import build_flow, save_flow
+    from molkit.cli import run
+
+    flow = build_flow(FlowConfig(elements=(1, 6, 8), width=8, sampling_steps=1))
+    with torch.no_grad():
+        flow.data_norm.mean.fill_(2.4)
+    save_flow(flow, tmp_path / "flow")
+    network = loud_energy().float()
+    save_energy(network, network.config, tmp_path / "etm")
+    smiles, out = tmp_path / "some.smi", tmp_path / "made.sdf"
+    smiles.write_text("CCO\nCCN\nCC(O)CO\n")
+    command = ["conformers", str(smiles), "-n", "4", "--weights", str(tmp_path / "flow"), "--stereo", "ignore"]
+    command += ["--out", str(out), "--rank", "etm"]
+    assert run(command) == 2 and "needs weights of its energy" in capfd.readouterr().err
+    command += ["--etm", str(tmp_path / "etm")]
+    assert run(command) == 0
+    assert "molecule 2: 'CCN'" in capfd.readouterr().err
+    lines = out.read_text().splitlines()
+    energies = [float(lines[row + 1]) for row, line in enumerate(lines) if "<etm_energy>" in line]
+    assert len(energies) == 8 and energies[:4] == sorted(energies[:4]) and energies[4:] == sorted(energies[4:])
+    first = out.read_bytes()
+    assert run([*command, "--workers", "2"]) == 0 and out.read_bytes() == first

@@ -1,0 +1,115 @@
+"""Conformers of one molecule after the other or on a farm: flow, ETM, force field, ranking, SDF records."""
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import torch
+
+from molkit.cgcf.conformers import Conformers, Stereo, generate, ranked, relaxed, sdf_lines, with_stereo_checked
+from molkit.cgcf.datasets import graph_of
+from molkit.cgcf.embedding import Search
+from molkit.cgcf.energy import EnergyNetwork
+from molkit.cgcf.energy_training import load_energy
+from molkit.cgcf.graph import collate
+from molkit.cgcf.model import Cgcf, load_flow
+from molkit.cgcf.refinement import POLISH, Walk, refine
+from molkit.errors import InvalidInput, MolkitError
+
+Rank = Literal["none", "etm", "xtb"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConformerJob:
+    """What to make for one SMILES. Picklable."""
+
+    smiles: str
+    count: int
+    seed: int
+    weights: str
+    energy: str = ""  # weights of an ETM; empty: none
+    search: Search = "lbfgs"
+    stereo: Stereo = "redraw"
+    mmff: bool = False
+    rank: Rank = "none"
+
+
+@dataclass(frozen=True, eq=False)
+class JobResult:
+    """Conformers of a job and their SDF records, or the reason why there are none."""
+
+    smiles: str
+    made: Conformers | None = None
+    records: tuple[str, ...] = ()
+    error: str = ""
+
+
+@lru_cache(maxsize=4)
+def _flow(name: str) -> Cgcf:
+    return load_flow(name)
+
+
+@lru_cache(maxsize=4)
+def _energy(name: str) -> EnergyNetwork:
+    return load_energy(name)
+
+
+def run_jobs(jobs: Sequence[ConformerJob], *, executor: Executor | None = None) -> list[JobResult]:
+    """Every job in its order, on the executor or here; one that fails carries its reason.
+
+    Raises what loading the weights raises, and InvalidInput for a ranking by an energy that is not named.
+    """
+    for job in jobs[:1]:
+        if job.rank == "etm" and not job.energy:
+            raise InvalidInput("a ranking by the ETM needs weights of its energy (--etm etm_qm9)")
+        _flow(job.weights)
+        if job.energy:
+            _energy(job.energy)
+    return list((map if executor is None else executor.map)(run_job, jobs))
+
+
+def run_job(job: ConformerJob) -> JobResult:
+    """One job; a MolkitError becomes its reason."""
+    try:
+        made = conformers_of(job)
+        return JobResult(job.smiles, made, tuple(sdf_lines(made)))
+    except MolkitError as error:
+        return JobResult(job.smiles, error=str(error))
+
+
+def conformers_of(job: ConformerJob) -> Conformers:
+    """The conformers of one job. Raises what its steps raise."""
+    model, generator = _flow(job.weights), torch.Generator().manual_seed(job.seed)
+    made = generate(model, job.smiles, job.count, generator=generator, search=job.search, stereo=job.stereo)
+    energy = _energy(job.energy) if job.energy else None
+    if energy is not None and len(made):
+        made = tilted(made, model, energy, generator=generator)
+    made = relaxed(made) if job.mmff else made
+    if job.rank == "etm" and energy is not None:
+        made = ranked_by_tilt(made, energy)
+    return ranked(made) if job.rank == "xtb" else made
+
+
+def tilted(
+    conformers: Conformers,
+    model: Cgcf,
+    energy: EnergyNetwork,
+    *,
+    generator: torch.Generator,
+    settings: Walk = POLISH,
+) -> Conformers:
+    """The conformers after a walk on the tilted energy; whether their stereo is right is looked up again."""
+    start = torch.from_numpy(conformers.positions).float()
+    found = refine(model.flow, energy, collate([graph_of(conformers.mol)]), start, settings, generator=generator)
+    return with_stereo_checked(replace(conformers, positions=found.positions.double().numpy()))
+
+
+def ranked_by_tilt(conformers: Conformers, energy: EnergyNetwork) -> Conformers:
+    """Sorted by the ETM energy of each conformer as it is, `etm_energy` (no unit: a logarithm of densities)."""
+    graph = collate([graph_of(conformers.mol)])
+    with torch.no_grad():
+        values = energy(graph, torch.from_numpy(conformers.positions).float()).squeeze(-1).double().numpy()
+    return replace(conformers, energies={**conformers.energies, "etm_energy": values}).select(np.argsort(values))

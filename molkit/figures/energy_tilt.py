@@ -1,0 +1,134 @@
+"""Figures and tables of the chapters on the ETM and on QM9-size conformers."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from IPython.display import HTML
+from matplotlib.figure import Figure
+
+from molkit.figures import style
+from molkit.figures.conformers import interval_text
+from molkit.figures.tables import html_table
+from molkit.figures.view3d import show_grid
+from molkit.studies.conformer_overlays import Overlay
+from molkit.studies.conformers import ARMS, Bar, ConformerStudy, arms_of, coverage_at, what_data
+from molkit.studies.energy_tilt import Curves, Level, NoiseRow, Tilted, TiltRow, lengths
+
+ARM_STYLE = {
+    "rdkit": ("#555555", "--"),
+    "rdkit_ff": ("#555555", "-"),
+    "flow_published": (style.VERMILION, ":"),
+    "etm_published": (style.BLUE, ":"),
+    "flow": (style.VERMILION, "--"),
+    "etm": (style.BLUE, "--"),
+    "flow_ff": (style.VERMILION, "-"),
+    "etm_ff": (style.BLUE, "-"),
+}
+
+
+def level_table(levels: Sequence[Level], num_molecules: int) -> HTML:
+    """Bond lengths along the bridge."""
+    rows = [[f"{one.share:g}", interval_text(one.deviation, 4)] for one in levels]
+    caption = f"Root mean square deviation of bond lengths from the data; {num_molecules} held-back QM9 minima, 95 %."
+    return html_table(["share of noise", "deviation of bonds, Å"], rows, caption=caption)
+
+
+def curve_figure(found: Curves) -> Figure:
+    """How well neighbours on the bridge were told apart in training."""
+    caption = (
+        "Share of conformers on the right side, training batches, running mean over 10 logged steps. 50 % is chance: "
+        "what the network cannot resolve. Near 100 % a logit stops being the logarithm of a density ratio."
+    )
+    width = min(10, len(found.steps))
+    smooth = np.ones(width) / width
+    with style.panels(1, width=6.4, height=3.2, caption=caption) as (figure, (axis,)):
+        for k, (low, high) in enumerate(zip(found.shares[:-1], found.shares[1:], strict=True)):
+            values = 100.0 * np.convolve(found.told_apart[:, k], smooth, mode="valid")
+            axis.plot(found.steps[width - 1 :], values, color=f"C{k}", label=f"{low:g} from {high:g}")
+        axis.set(xlabel="training step", ylabel="told apart, %", ylim=(45, 101))
+        axis.legend(fontsize=8, title="share of noise")
+    return figure
+
+
+def length_figure(found: Sequence[Tilted]) -> Figure:
+    """Deviations of bond lengths from the minimum, before and after."""
+    bins = np.linspace(-0.3, 0.3, 81)
+    count = sum(len(one.before) for one in found)
+    caption = f"{count} conformers of {len(found)} held-back QM9 molecules, {found[0].search}; all bonds."
+    with style.panels(1, width=6.0, height=3.0, caption=caption) as (figure, (axis,)):
+        for stage, colour in (("before", style.VERMILION), ("after", style.BLUE)):
+            gaps = np.concatenate([_deviations(one, getattr(one, stage)) for one in found])
+            axis.hist(gaps, bins=bins, color=colour, alpha=0.6, label=stage)
+        axis.set(xlabel="bond length less that of the minimum, Å", ylabel="bonds")
+        axis.legend()
+    return figure
+
+
+def _deviations(one: Tilted, positions: np.ndarray) -> np.ndarray:
+    """Bond lengths of conformers less those of the minimum, all in one row, angstrom."""
+    target = lengths(one.graph, torch.from_numpy(one.minimum))
+    return (lengths(one.graph, torch.from_numpy(positions)) - target).flatten().numpy()
+
+
+def tilt_table(rows: Sequence[TiltRow]) -> HTML:
+    """What the tilt does to conformers of both searches."""
+    head = ["search", "ETM", "spread of bonds, Å", "error of bonds, Å", "clashes", "E", "GFN2-xTB, kcal/mol", "without"]
+    lines = [
+        [
+            row.search,
+            row.stage,
+            interval_text(row.spread, 3),
+            interval_text(row.error, 3),
+            interval_text(row.clashes, 2),
+            interval_text(row.tilt, 1),
+            interval_text(row.xtb_kcal, 0),
+            str(row.xtb_failed),
+        ]
+        for row in rows
+    ]
+    caption = (
+        f"{rows[0].num_conformers} conformers of {rows[0].num_molecules} held-back QM9 molecules (validation split), "
+        "means over molecules with 95 % bootstrap intervals. Energies: median over a molecule's conformers, above its "
+        "B3LYP minimum. Clashes: pairs more than three bonds apart nearer than 1.8 Å (H–H), 2.1 Å (H–X) or 2.6 Å."
+    )
+    return html_table(head, lines, caption=caption)
+
+
+def walk_table(rows: Sequence[NoiseRow], smiles: str) -> HTML:
+    """Walks with and without noise."""
+    head = ["walk", "target", "at the start", "at the end", "spread of bonds, Å", "components clipped"]
+    lines = [
+        [row.kind, row.target, f"{row.start:.1f}", f"{row.end:.1f}", f"{row.spread:.3f}", f"{100 * row.clipped:.0f} %"]
+        for row in rows
+    ]
+    return html_table(head, lines, caption=f"The same conformers of {smiles}, four walks; targets in nats.")
+
+
+def coverage_figure(study: ConformerStudy) -> Figure:
+    """Share of references covered against the threshold, every arm."""
+    grid = np.linspace(0.0, 2.0 * study.setting.threshold, 101)
+    caption = f"Mean over n = {len(study.molecules)} molecules ({what_data(study)}); dotted: the papers' threshold."
+    with style.panels(1, width=7.2, height=3.8, caption=caption) as (figure, (axis,)):
+        for arm in arms_of(study):
+            colour, line = ARM_STYLE[arm]
+            axis.plot(grid, 100.0 * coverage_at(study, arm, grid), color=colour, ls=line, label=ARMS[arm])
+        axis.axvline(study.setting.threshold, color="#999999", ls=":", lw=1.0)
+        axis.set(xlabel="threshold (Å, heavy-atom RMSD)", ylabel="references covered, %", ylim=(0, 102))
+        axis.legend(fontsize=7)
+    return figure
+
+
+def bar_table(bars: Sequence[Bar]) -> HTML:
+    """Aims fixed beforehand, and what was measured."""
+    rows = [[bar.what, bar.aim, bar.measured, bar.verdict] for bar in bars]
+    return html_table(["", "aim", "measured", ""], rows, caption="Aims that were fixed before anything was measured.")
+
+
+def overlay_grid(found: Sequence[Overlay]) -> HTML:
+    """References, and under each the nearest generated conformer laid on it."""
+    caption = "Above: references; below: the nearest conformer of the flow with ETM, laid on it. " + "; ".join(
+        f"{one.name}: {one.rmsd:.2f} Å" for one in found
+    )
+    shown = [one.reference for one in found] + [one.nearest for one in found]
+    return show_grid(shown, caption=caption + " (heavy atoms).", columns=len(found))
