@@ -43,7 +43,7 @@ def weights(tmp_path_factory):
 def energy(tmp_path_factory):
     network = EnergyNetwork(EnergyConfig(width=8, num_blocks=1, num_gaussians=6, cutoff=4.0, num_levels=2))
     with torch.no_grad():
-        network.last.weight.normal_(generator=torch.Generator().manual_seed(0))
+        network.last.weight.normal_(std=100.0, generator=torch.Generator().manual_seed(0))
     folder = tmp_path_factory.mktemp("energy") / "toy"
     save_energy(network, network.config, folder)
     return str(folder)
