@@ -11,6 +11,7 @@ from typing import Any
 from molkit.book.dependencies import reachable_files
 from molkit.book.layout import Book
 from molkit.book.notebooks import code_cells, read_notebook, write_whole
+from molkit.data.registry import CHECKSUM_FILE
 
 RECORD_VERSION = 1
 ABSENT = "absent"
@@ -61,25 +62,36 @@ def dependency_hashes(book: Book, chapter: str) -> dict[str, str]:
 
 
 def hash_paths(book: Book, paths: Iterable[Path]) -> dict[str, str]:
-    """SHA-256 by path; a folder is hashed by the names in it, and what does not exist is "absent"."""
-    return {_name(book, path): _hash(path) for path in sorted(set(paths))}
+    """SHA-256 by path; a folder is hashed by the names in it, and what does not exist is "absent".
+
+    Of the list of checksums only the lines of the data files among the paths count.
+    """
+    names = {_name(book, path): path for path in sorted(set(paths))}
+    return {name: _hash_input(path, names) for name, path in names.items()}
 
 
 def traced_paths(book: Book, trace: Path, replaced: Mapping[Path, Path] | None = None) -> list[Path]:
     """Files and folders that a chapter used, from the journal its kernel left; weights count as whole folders.
 
-    `replaced` maps copies that the run was given to the files they stand for; other files that the run itself made
-    (below `trace`'s folder) are no input.
+    `replaced` maps copies that the run was given to the files they stand for, and their folder to that of those, for
+    what was looked for in vain; other files that the run itself made (below `trace`'s folder) are no input.
     """
     replaced = replaced or {}
     own = trace.parent.resolve()
     found: set[Path] = set()
     for line in trace.read_text(encoding="utf-8").splitlines() if trace.is_file() else ():
         name = line.partition("\t")[2]
-        path = replaced.get(Path(name).resolve(), Path(name))
+        path = _stand_in(Path(name), replaced)
         if not path.resolve().is_relative_to(own):
             found |= set(_whole(book, path))
     return sorted(found)
+
+
+def _stand_in(path: Path, replaced: Mapping[Path, Path]) -> Path:
+    resolved = path.resolve()
+    if resolved.parent in replaced and not resolved.exists():
+        return replaced.get(resolved, replaced[resolved.parent] / resolved.name)
+    return replaced.get(resolved, path)
 
 
 def read_record(book: Book, chapter: str, profile: str) -> RunRecord | None:
@@ -118,7 +130,7 @@ def reasons_to_run(book: Book, chapter: str, profile: str, parameters: Mapping[s
     now = dependency_hashes(book, chapter)
     reasons += [path for path in sorted({*now, *record.files}) if now.get(path) != record.files.get(path)]
     for path, old in record.inputs.items():
-        if path not in record.files and _hash(book.root / path) != old:
+        if path not in record.files and _hash_input(book.root / path, record.inputs) != old:
             reasons.append(path)
     return reasons
 
@@ -130,6 +142,15 @@ def _whole(book: Book, path: Path) -> list[Path]:
         return [path]
     folder = weights / path.relative_to(weights).parts[0]
     return sorted(item for item in folder.iterdir() if item.is_file()) if folder.is_dir() else [path]
+
+
+def _hash_input(path: Path, names: Iterable[str]) -> str:
+    if path.name != CHECKSUM_FILE or not path.is_file():
+        return _hash(path)
+    used = {Path(name).name for name in names}
+    lines = path.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if Path(line.partition("  ")[2]).name in used]
+    return "lines " + hashlib.sha256("\n".join(kept).encode()).hexdigest()
 
 
 def _hash(path: Path) -> str:

@@ -149,14 +149,16 @@ class Measurement:
         _one_of(f"{self.claim_id}: profile", self.profile, PROFILES)
 
 
-def load_claims(folder: Path | None = None) -> dict[str, Claim]:
+def load_claims(folder: Path | None = None, *, study: str = "") -> dict[str, Claim]:
     """Every claim of the YAML files in `folder` (data/claims of the repository), by id, in the order of the files.
 
-    A file names its `paper` and lists `groups`; a group has `shared` fields and `claims` that may override them.
+    With a study only `study`.yaml is read, where there is such a file: what a chapter reads decides when it is run
+    again. A file names its `paper` and lists `groups`; a group has `shared` fields and `claims` that may override them.
     Raises InvalidInput naming the file and the unknown, missing or doubtful entry, DataNotFound if there is no file.
     """
     folder = Path(folder) if folder is not None else CLAIMS_FOLDER
-    paths = sorted(folder.glob("*.yaml"))
+    own = folder / f"{study}.yaml"
+    paths = [own] if study and own.is_file() else sorted(folder.glob("*.yaml"))
     if not paths:
         raise DataNotFound(f"no claims in {folder}: run from a clone of the repository, which holds data/claims/*.yaml")
     claims: dict[str, Claim] = {}
@@ -179,6 +181,27 @@ def select(claims: Mapping[str, Claim], selection: str | Sequence[str]) -> list[
             raise InvalidInput(f"no claim begins with {prefix!r}; the groups are {', '.join(groups)}")
         return found
     return [find(claims, name) for name in selection]
+
+
+def study_of(selection: str | Sequence[str]) -> str:
+    """The study that all selected claims belong to, the first word of their ids; "" for several or all."""
+    names = [selection] if isinstance(selection, str) else selection
+    studies = {name.partition(".")[0] for name in names}
+    return studies.pop() if len(studies) == 1 else ""
+
+
+def named_in_rules(claims: Mapping[str, Claim], chosen: Sequence[Claim]) -> list[str]:
+    """Ids of the chosen claims and of all that their rules compare with, whatever way round."""
+    found: dict[str, None] = {}
+    waiting = [claim.id for claim in chosen]
+    while waiting:
+        name = waiting.pop(0)
+        if name in found or name not in claims:
+            continue
+        found[name] = None
+        rule = claims[name].accept
+        waiting += [other for other in (*rule.than, rule.baseline, claims[name].measured_as) if other]
+    return list(found)
 
 
 def find(claims: Mapping[str, Claim], claim_id: str) -> Claim:

@@ -20,6 +20,7 @@ from molkit.claims.ledger import (
     find,
     load_claims,
     strictly,
+    study_of,
 )
 from molkit.errors import InvalidInput, RunError
 
@@ -65,7 +66,7 @@ def record(
     notebook run by hand returns its result and writes nothing. Raises InvalidInput for an unknown claim, a number that
     is not finite or lies outside its interval, or an n that counts something else; RunError if it cannot be written.
     """
-    claim = find(load_claims() if claims is None else claims, claim_id)
+    claim = find(load_claims(study=study_of(claim_id)) if claims is None else claims, claim_id)
     _check(claim, float(value), interval, int(n), counts)
     sources = provenance.hash_files(provenance.loaded_source_files() if source_files is None else source_files)
     head, dirty = provenance.commit()
@@ -100,14 +101,27 @@ def record(
     return measurement
 
 
-def load_results(folder: Path | None = None) -> dict[str, list[Measurement]]:
-    """Every recorded result by claim id, read strictly. Raises InvalidInput naming a file that is not a result."""
+def load_results(folder: Path | None = None, *, names: Sequence[str] | None = None) -> dict[str, list[Measurement]]:
+    """Every recorded result by claim id, or those of the claims in `names`, read strictly.
+
+    Raises InvalidInput naming a file that is not a result.
+    """
     folder = results_folder() if folder is None else Path(folder)
+    paths = sorted(folder.glob("*.json")) if names is None else _present(folder, names)
     results: dict[str, list[Measurement]] = {}
-    for path in sorted(folder.glob("*.json")):
+    for path in paths:
         measurement = _read(path, path.stat().st_mtime_ns)
         results.setdefault(measurement.claim_id, []).append(measurement)
     return results
+
+
+def _present(folder: Path, names: Sequence[str]) -> list[Path]:
+    """Files of these claims' results. Each is opened, so that the run cache sees which ones a chapter looked for."""
+    found = []
+    for path in (folder / f"{name}.{profile}.json" for name in names for profile in STORED_PROFILES):
+        with suppress(FileNotFoundError), path.open("rb"):
+            found.append(path)
+    return found
 
 
 def what_changed(measurement: Measurement, claim: Claim) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from molkit.claims.ledger import STORED_PROFILES, Claim, Measurement, load_claims, select
+from molkit.claims.ledger import STORED_PROFILES, Claim, Measurement, load_claims, named_in_rules, select, study_of
 from molkit.claims.store import best, load_results, what_changed
 from molkit.claims.verdicts import CONSISTENT, DIFFERS, DIRECTION, NOT_ATTEMPTED, REPRODUCED, VERDICTS, Verdict, judge
 from molkit.claims.wording import cost_text, count_text, ours_text, published_text, rule_text, run_text
@@ -83,12 +83,14 @@ def ledger_rows(
     results: Mapping[str, Sequence[Measurement]] | None = None,
 ) -> list[Row]:
     """Every selected claim (a dotted prefix, or ids) with its result and verdict; claims nobody tried included."""
-    claims = load_claims() if claims is None else claims
-    results = load_results() if results is None else results
+    claims = load_claims(study=study_of(selection)) if claims is None else claims
+    asked = select(claims, selection)
+    if results is None:
+        results = load_results() if selection == "" else load_results(names=named_in_rules(claims, asked))
     chosen = {name: best(found, claims[name]) for name, found in results.items() if name in claims}
     standing = {name: measurement for name, measurement in chosen.items() if measurement is not None}
     rows = []
-    for claim in select(claims, selection):
+    for claim in asked:
         measured = claim.measured_as or claim.id
         measurement = standing.get(measured)
         stale = what_changed(measurement, claims[measured]) if measurement else ()

@@ -70,7 +70,7 @@ def _arm_row(arm: Arm) -> tuple[str, ...]:
 
 
 def _published_row(label: str, prefix: str) -> tuple[str, ...]:
-    claims = load_claims()
+    claims = load_claims(study="edm")
     values = [
         f"{find(claims, f'{prefix}.{name}').value:.1f}" if f"{prefix}.{name}" in claims else "–"
         for name in ("atom_stable", "molecule_stable", "valid")

@@ -96,6 +96,21 @@ def test_a_module_or_file_reached_only_at_run_time_counts(toy):
     assert would_run(toy) == {"second": ["data"]}
 
 
+def test_of_the_list_of_checksums_only_the_lines_of_the_files_used_count(toy):
+    notebook = json.loads(toy.source("second").read_text())
+    notebook["cells"][2]["source"] = "\n".join(
+        ["from pathlib import Path", *(f"Path('../data/{name}').read_text()" for name in ("SHA256SUMS", "values.txt"))]
+    )
+    toy.source("second").write_text(json.dumps(notebook))
+    listing = toy.root / "data" / "SHA256SUMS"
+    listing.write_text("1  values.txt\n2  unused.txt\n")
+    run(toy)
+    listing.write_text("1  values.txt\n3  unused.txt\n4  new.txt\n")
+    assert would_run(toy) == {}
+    listing.write_text("5  values.txt\n")
+    assert would_run(toy) == {"second": ["data/SHA256SUMS"]}
+
+
 def test_the_record_tells_how_the_run_was_made(toy):
     record = run(toy, "fast")["first"].record
     assert record == read_record(toy, "first", "fast")

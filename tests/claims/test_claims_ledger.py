@@ -6,7 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from molkit.claims.ledger import REPOSITORY, Claim, Rule, find, load_claims, select
+from molkit.claims.ledger import (
+    CLAIMS_FOLDER,
+    REPOSITORY,
+    Claim,
+    Rule,
+    find,
+    load_claims,
+    named_in_rules,
+    select,
+    study_of,
+)
 from molkit.claims.wording import published_text
 from molkit.errors import DataNotFound, InvalidInput
 
@@ -67,6 +77,26 @@ def test_the_same_id_twice_is_refused(tmp_path):
 def test_a_folder_without_claims_says_where_they_should_be(tmp_path):
     with pytest.raises(DataNotFound, match="no claims in"):
         load_claims(tmp_path)
+
+
+def test_one_study_is_read_without_the_files_of_the_others(tmp_path):
+    (tmp_path / "a.yaml").write_text(GOOD)
+    (tmp_path / "b.yaml").write_text("broken: [")
+    assert list(load_claims(tmp_path, study="a")) == ["a.row.stable"]
+    for study in ("", "c"):
+        with pytest.raises(InvalidInput, match="b.yaml"):
+            load_claims(tmp_path, study=study)
+    assert study_of("edm.qm9") == study_of(["edm.a", "edm.b"]) == "edm"
+    assert study_of("") == study_of(["edm.a", "cgcf.b"]) == ""
+
+
+def test_a_file_named_after_a_study_holds_its_claims_only():
+    """Else a chapter that reads one file would miss some of its rows."""
+    claims = load_claims()
+    for path in CLAIMS_FOLDER.glob("*.yaml"):
+        own = load_claims(study=path.stem)
+        assert {name for name in claims if name.startswith(f"{path.stem}.")} <= set(own)
+        assert set(named_in_rules(claims, list(own.values()))) == set(own)
 
 
 def test_an_edited_file_is_read_again(tmp_path):

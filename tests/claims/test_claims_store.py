@@ -45,6 +45,13 @@ def test_a_recorded_result_comes_back_with_its_provenance(folder):
     assert [row.verdict.word for row in ledger_rows(CLAIM)] == ["reproduced"]
 
 
+def test_results_by_name_are_those_of_the_whole_folder(folder):
+    measurement = record(CLAIM, **GOOD, seeds=[3])
+    (folder / "other.claim.fast.json").write_text("{}")
+    assert load_results(names=["other", CLAIM]) == {CLAIM: [measurement]}
+    assert load_results(names=[]) == {}
+
+
 @pytest.mark.parametrize("profile", ["smoke", ""])
 def test_a_smoke_run_and_a_run_by_hand_return_their_result_and_write_nothing(folder, monkeypatch, profile):
     monkeypatch.setenv("MOLKIT_PROFILE", profile)
