@@ -62,6 +62,14 @@ def train(
                 "a compact functional is trained on the CPU from all its labels: no --limit, --from, cuda"
             )
         result = train_compact(read_compact_recipe(path), **run)
+    elif method == "ofdft_attention":
+        from molkit.ofdft.attention_training import read_attention_recipe, train_attention
+
+        if limit is not None or start_from is not None or device == "cuda":
+            raise InvalidInput(
+                "an attention functional is trained on the CPU from its labels: no --limit, --from, cuda"
+            )
+        result = train_attention(read_attention_recipe(path), **run)
     elif method == "etm":
         from molkit.cgcf.energy_training import train_energy
 

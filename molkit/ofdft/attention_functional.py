@@ -1,0 +1,168 @@
+"""A trained attention functional: its energy of one molecule's densities, and its files."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from molkit.config import from_dict, read_yaml, to_dict
+from molkit.errors import InvalidInput
+from molkit.molecule import Molecule
+from molkit.ofdft.attention import AttentionConfig, AttentionNetwork, surroundings
+from molkit.ofdft.basis import basis_fingerprint
+from molkit.ofdft.channels import CENTRES, ELEMENTS, LARGEST_SHELLS, ChannelReduction, Neighbourhood, neighbourhood
+from molkit.ofdft.integrals import DensityIntegrals, density_integrals
+from molkit.training.files import write_yaml
+from molkit.training.weights import read_weights, resolve, write_weights
+
+METHOD = "ofdft_attention"
+NUM_PAIRS = len(ELEMENTS) * (len(ELEMENTS) + 1) // 2
+
+
+class StoredReduction(nn.Module):
+    """The numbers of a `ChannelReduction` as buffers beside the weights; energies in float64 on disk as two parts."""
+
+    def __init__(self, config: AttentionConfig) -> None:
+        super().__init__()
+        features = 1 + len(ELEMENTS) * len(CENTRES)
+        for momentum, size in enumerate(LARGEST_SHELLS):
+            self.register_buffer(f"reference_{momentum}", torch.zeros(len(ELEMENTS), features, size))
+        for momentum, count in enumerate(config.counts):
+            size = LARGEST_SHELLS[momentum]
+            self.register_buffer(f"lift_{momentum}", torch.zeros(len(ELEMENTS), size, count))
+            self.register_buffer(f"drop_{momentum}", torch.zeros(len(ELEMENTS), count, size))
+        for name in ("energies", "energies_rest"):
+            self.register_buffer(name, torch.zeros(len(ELEMENTS) + NUM_PAIRS * len(CENTRES)))
+
+    def store(self, reduction: ChannelReduction) -> None:
+        """Keep the numbers of a reduction, rounded to float32 except for the energies."""
+        for kind, tables in (("reference", reduction.reference), ("lift", reduction.lift), ("drop", reduction.drop)):
+            for momentum, table in enumerate(tables):
+                getattr(self, f"{kind}_{momentum}").copy_(torch.from_numpy(table))
+        rounded = reduction.energies.astype(np.float32)
+        self.energies.copy_(torch.from_numpy(rounded))
+        self.energies_rest.copy_(torch.from_numpy(reduction.energies - rounded))
+
+    def reduction(self, config: AttentionConfig) -> ChannelReduction:
+        """The stored reduction in float64."""
+
+        def tables(kind: str, count: int) -> list[np.ndarray]:
+            return [getattr(self, f"{kind}_{momentum}").double().numpy() for momentum in range(count)]
+
+        momenta = len(config.counts)
+        energies = self.energies.double() + self.energies_rest.double()
+        return ChannelReduction(
+            config.layout,
+            tables("reference", len(LARGEST_SHELLS)),
+            tables("lift", momenta),
+            tables("drop", momenta),
+            energies.numpy(),
+        )
+
+
+class AttentionModel(nn.Module):
+    """Network and reduction, as they are trained and stored together."""
+
+    def __init__(self, config: AttentionConfig) -> None:
+        super().__init__()
+        self.network, self.stored = AttentionNetwork(config), StoredReduction(config)
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionFunctional:
+    """A functional of H, C, N, O, F in float64."""
+
+    config: AttentionConfig
+    reduction: ChannelReduction
+    network: AttentionNetwork
+    name: str = "untrained"
+
+    def energy_of(self, molecule: Molecule) -> "AttentionEnergy":
+        """The energy of densities of one molecule. Raises InvalidInput for one that is not supported."""
+        return AttentionEnergy(self, density_integrals(molecule))
+
+
+class AttentionEnergy:
+    """Energy (hartree, nuclei included) of one molecule's channels z [A K], and its derivative by z.
+
+    `constraint` is the derivative of the number of electrons by z.
+    """
+
+    def __init__(self, functional: AttentionFunctional, integrals: DensityIntegrals) -> None:
+        self.functional, self.integrals = functional, integrals
+        reduction, size = functional.reduction, len(integrals.external)
+        self.place: Neighbourhood = neighbourhood(integrals.molecule)
+        self.to_natural, self.from_natural = integrals.roots
+        self.reference = reduction.reference_density(self.place, size)
+        self.reference_energy = reduction.reference_energy(self.place)
+        self.lift, self.drop = reduction.matrices(self.place, size)
+        coulomb = self.from_natural @ integrals.coulomb @ self.from_natural
+        self.curvature = self.lift.T @ coulomb @ self.lift
+        natural_integrals = self.from_natural @ integrals.basis_integrals
+        self.constraint = self.lift.T @ natural_integrals
+        self.reference_electrons = float(natural_integrals @ self.reference)
+        self.around = surroundings([self.place], reduction.layout)
+
+    def __call__(self, z: np.ndarray) -> tuple[float, np.ndarray]:
+        """Energy and derivative at z [A K]."""
+        with torch.enable_grad():
+            variable = torch.from_numpy(np.array(z, dtype=np.float64)).requires_grad_(True)
+            learned = self.functional.network(variable.reshape(1, len(self.place.elements), -1), self.around)[0]
+            (slope,) = torch.autograd.grad(learned, variable)
+        pull = self.curvature @ z
+        return self.reference_energy + 0.5 * float(z @ pull) + float(learned.detach()), pull + slope.numpy()
+
+    def reduce(self, coefficients: np.ndarray) -> np.ndarray:
+        """z of density coefficients [M]."""
+        return self.drop @ (self.to_natural @ coefficients - self.reference)
+
+    def coefficients(self, z: np.ndarray) -> np.ndarray:
+        """Density coefficients [M] of z."""
+        return self.from_natural @ (self.reference + self.lift @ z)
+
+    def on_constraint(self, z: np.ndarray) -> np.ndarray:
+        """z moved to exactly N electrons."""
+        missing = self.integrals.num_electrons - self.reference_electrons - float(self.constraint @ z)
+        return z + self.constraint * missing / float(self.constraint @ self.constraint)
+
+
+def build(config: AttentionConfig, *, seed: int = 0) -> AttentionModel:
+    """A model with fresh weights drawn from `seed`; PyTorch's global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.random.manual_seed(seed)
+        return AttentionModel(config)
+
+
+def assemble(config: AttentionConfig, model: AttentionModel, *, name: str = "untrained") -> AttentionFunctional:
+    """The functional of a model, everything in float64."""
+    double = AttentionNetwork(config).double()
+    double.load_state_dict({key: value.double() for key, value in model.network.state_dict().items()})
+    reduction = model.stored.reduction(config)
+    return AttentionFunctional(config, reduction, double.eval().requires_grad_(False), name)
+
+
+def save(folder: Path, config: AttentionConfig, model: AttentionModel) -> None:
+    """Write config.yaml and weights.safetensors. Raises what `write_weights` raises."""
+    write_weights(folder / "weights.safetensors", model.state_dict())
+    write_yaml(folder / "config.yaml", {"method": METHOD, **to_dict(config)})
+
+
+def load(path_or_name: str | Path) -> AttentionFunctional:
+    """The functional in a run folder, in a snapshot, or published under that name.
+
+    Raises DataNotFound, or InvalidInput for weights of another method, model or density basis.
+    """
+    folder = resolve(path_or_name)
+    values = read_yaml(folder / "config.yaml")
+    if values.pop("method", None) != METHOD:
+        raise InvalidInput(f"{folder.name} is not an attention functional")
+    config = from_dict(AttentionConfig, values, source=str(folder / "config.yaml"))
+    if config.basis != basis_fingerprint():
+        raise InvalidInput(
+            f"{folder.name}: made for density basis {config.basis}, this version has {basis_fingerprint()}"
+        )
+    model = AttentionModel(config)
+    model.load_state_dict(read_weights(folder / "weights.safetensors", model.state_dict()))
+    return replace(assemble(config, model), name=folder.name)

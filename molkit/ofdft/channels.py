@@ -1,0 +1,259 @@
+"""Multipole channels of atoms: a density of any molecule in few coordinates that turn with it.
+
+A density is x = x_ref + lift z in natural coordinates x = W^(1/2) p. The reference is a sum over neighbours: its
+multipoles on an atom are radial functions of the distances, times the spherical harmonics of the directions. The
+channels of an atom are radial combinations of its functions of one angular momentum, the same for every m, so that z
+turns as the functions do. Of the directions in which training densities vary, the stiffest are kept, each scaled until
+the energy's second derivative is about one. Everything is per element; nothing knows a composition.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from molkit.errors import InvalidInput
+from molkit.molecule import Molecule
+from molkit.ofdft.basis import density_mole
+from molkit.ofdft.integrals import DensityIntegrals, density_integrals
+from molkit.ofdft.label_files import LabelledMolecule
+from molkit.ofdft.local_frames import Layout, axis_frames, shell_rotations, signed_orders
+from molkit.ofdft.reduction import excess_energies
+from molkit.units import ANGSTROM_TO_BOHR
+
+ELEMENTS = (1, 6, 7, 8, 9)
+LARGEST_SHELLS = (11, 8, 7, 4, 2)  # radial functions of l = 0..4, at most
+PAIR_CUTOFF = 8.0  # bohr
+CENTRES = np.linspace(1.2, 6.0, 7)  # bohr, of the radial functions of distances
+RADIAL_WIDTH = 0.8
+RIDGE = 1e-5
+SMALLEST_VARIANCE = 1e-8
+
+
+def element_rows(molecule: Molecule) -> np.ndarray:
+    """Number of every atom's element in ELEMENTS, [A]. Raises InvalidInput for another element."""
+    for number in molecule.atomic_numbers.tolist():
+        if number not in ELEMENTS:
+            raise InvalidInput(f"{molecule.formula}: this functional knows H, C, N, O and F only")
+    return np.searchsorted(ELEMENTS, molecule.atomic_numbers)
+
+
+def radial_values(distances: np.ndarray) -> np.ndarray:
+    """Gaussians of distances [...] in bohr that vanish smoothly at PAIR_CUTOFF, [..., G]."""
+    inside = np.clip(1.0 - (distances / PAIR_CUTOFF) ** 2, 0.0, None) ** 3
+    return np.exp(-0.5 * ((distances[..., None] - CENTRES) / RADIAL_WIDTH) ** 2) * inside[..., None]
+
+
+def function_rows(molecule: Molecule) -> list[dict[int, np.ndarray]]:
+    """For every atom and l, the rows of its functions among the coefficients: [radial functions, 2 l + 1]."""
+    density = density_mole(molecule)
+    found: list[dict[int, list]] = [{} for _ in range(molecule.num_atoms)]
+    start = 0
+    for shell in range(density.nbas):
+        momentum = int(density.bas_angular(shell))
+        stop = start + 2 * momentum + 1
+        found[density.bas_atom(shell)].setdefault(momentum, []).append(np.arange(start, stop))
+        start = stop
+    return [{momentum: np.stack(rows) for momentum, rows in atom.items()} for atom in found]
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbourhood:
+    """Geometry of one molecule as channels need it; A atoms, pairs in dense order, bohr."""
+
+    elements: np.ndarray  # [A]
+    positions: np.ndarray  # [A, 3], bohr
+    distances: np.ndarray  # [A, A]
+    axes: np.ndarray  # [A, A, 3, 3], frame of the axis from a to b; identity on the diagonal
+    rows: list[dict[int, np.ndarray]]
+
+    def reference_features(self, momentum: int) -> np.ndarray:
+        """[A, 2 l + 1, features]: radial functions of neighbours of every element times harmonics; 1 for l = 0."""
+        count, width = len(self.elements), 2 * momentum + 1
+        turned = shell_rotations(momentum, self.axes.reshape(-1, 3, 3)).reshape(count, count, width, width)
+        harmonics = turned[:, :, int(np.flatnonzero(signed_orders(momentum) == 0)[0])]  # [A, A, 2 l + 1]
+        radial = radial_values(self.distances) * (1.0 - np.eye(count))[..., None]
+        kind = np.eye(len(ELEMENTS))[self.elements]
+        found = np.einsum("abg,abm,be->ameg", radial, harmonics, kind).reshape(count, width, -1)
+        constant = np.full((count, width, 1), float(momentum == 0))
+        return np.concatenate([found, constant], axis=-1)
+
+    def pair_features(self) -> np.ndarray:
+        """Counts of elements, and radial functions summed over pairs of every two elements; [5 + 15 G]."""
+        kind = np.eye(len(ELEMENTS))[self.elements]
+        upper = np.triu(np.ones((len(self.elements),) * 2), 1)
+        sums = np.einsum("abg,ae,bf,ab->efg", radial_values(self.distances), kind, kind, upper)
+        sums = sums + sums.transpose(1, 0, 2)
+        return np.concatenate([kind.sum(0), sums[np.triu_indices(len(ELEMENTS))].reshape(-1)])
+
+
+def neighbourhood(molecule: Molecule) -> Neighbourhood:
+    """Neighbours and axes of a molecule. Raises InvalidInput for other elements."""
+    positions = molecule.positions * ANGSTROM_TO_BOHR
+    displacement = positions[None] - positions[:, None]
+    count = molecule.num_atoms
+    directions = np.where(np.eye(count, dtype=bool)[..., None], np.array([0.0, 0.0, 1.0]), displacement)
+    axes = axis_frames(directions.reshape(-1, 3)).reshape(count, count, 3, 3)
+    distances = np.linalg.norm(displacement, axis=-1)
+    return Neighbourhood(element_rows(molecule), positions, distances, axes, function_rows(molecule))
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelReduction:
+    """What a training set fixes. Per l: reference [5, features, n_l], lift [5, n_l, k_l] and its left inverse."""
+
+    layout: Layout
+    reference: list[np.ndarray]
+    lift: list[np.ndarray]
+    drop: list[np.ndarray]
+    energies: np.ndarray  # [5 + 15 G], of `pair_features`, hartree
+
+    def reference_density(self, place: Neighbourhood, size: int) -> np.ndarray:
+        """x_ref in natural coordinates, [M]."""
+        found = np.zeros(size)
+        for momentum, table in enumerate(self.reference):
+            features = place.reference_features(momentum)
+            for atom, rows in enumerate(place.rows):
+                if momentum in rows:
+                    values = features[atom] @ table[place.elements[atom]]  # [2 l + 1, n_l]
+                    found[rows[momentum]] = values.T[: len(rows[momentum])]
+        return found
+
+    def reference_energy(self, place: Neighbourhood) -> float:
+        """Energy of the reference from elements and pairs, nuclei included, hartree."""
+        return float(place.pair_features() @ self.energies)
+
+    def matrices(self, place: Neighbourhood, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """lift [M, A K] and drop [A K, M] of one molecule."""
+        width = self.layout.size
+        lift, drop = np.zeros((size, len(place.elements) * width)), np.zeros((len(place.elements) * width, size))
+        for atom, rows in enumerate(place.rows):
+            element = place.elements[atom]
+            counters = dict.fromkeys(range(len(self.layout.counts)), 0)
+            for momentum, start in self.layout.blocks:
+                channel, counters[momentum] = counters[momentum], counters[momentum] + 1
+                if momentum not in rows:
+                    continue
+                count = len(rows[momentum])
+                for order in range(2 * momentum + 1):
+                    column = atom * width + start + order
+                    lift[rows[momentum][:, order], column] = self.lift[momentum][element, :count, channel]
+                    drop[column, rows[momentum][:, order]] = self.drop[momentum][element, channel, :count]
+        return lift, drop
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A labelled molecule in natural coordinates of the molecule as it lies."""
+
+    entry: LabelledMolecule
+    integrals: DensityIntegrals
+    place: Neighbourhood
+    densities: np.ndarray  # [S, M], natural coordinates
+    slopes: np.ndarray  # [S, M], of the whole energy by them
+    coulomb: np.ndarray  # [M, M], natural coordinates
+    excess: np.ndarray  # [S], hartree
+    sources: np.ndarray  # [S], as in `Labels`
+
+    @property
+    def from_natural(self) -> np.ndarray:
+        """W^(-1/2)."""
+        return self.integrals.roots[1]
+
+
+def prepare_molecule(entry: LabelledMolecule, *, ceiling: float) -> Prepared:
+    """Samples up to `ceiling` above the ground state, with slopes of the total energy."""
+    integrals = density_integrals(entry.molecule)
+    root, inverse = integrals.roots
+    excess = excess_energies(entry)
+    kept = np.flatnonzero(excess <= ceiling)
+    labels = entry.labels.select(kept)
+    slopes = labels.target_gradient("total", integrals) @ inverse
+    coulomb = inverse @ integrals.coulomb @ inverse
+    place = neighbourhood(entry.molecule)
+    return Prepared(entry, integrals, place, labels.coefficients @ root, slopes, coulomb, excess[kept], labels.source)
+
+
+def fit_channels(molecules: Sequence[Prepared], layout: Layout, *, floor: float) -> ChannelReduction:
+    """Reference, channels and pair energies of a training set."""
+    reference = [_fit_reference(molecules, momentum) for momentum in range(len(LARGEST_SHELLS))]
+    empty = [np.zeros((len(ELEMENTS), size, 0)) for size in LARGEST_SHELLS]
+    partial = ChannelReduction(layout, reference, empty, empty, np.zeros(0))
+    moved = [m.densities - partial.reference_density(m.place, m.densities.shape[1]) for m in molecules]
+    lifts, drops = [], []
+    for momentum, count in enumerate(layout.counts):
+        lift, drop = _fit_channel(molecules, moved, momentum, count, floor)
+        lifts.append(lift)
+        drops.append(drop)
+    features = np.stack([m.place.pair_features() for m in molecules])
+    energies = _ridge(features, np.array([m.entry.energy for m in molecules]))
+    return ChannelReduction(layout, reference, lifts, drops, energies)
+
+
+def _ridge(features: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    penalty = RIDGE * np.eye(features.shape[1])
+    return np.linalg.solve(features.T @ features + penalty, features.T @ wanted)
+
+
+def _fit_reference(molecules: Sequence[Prepared], momentum: int) -> np.ndarray:
+    """Least squares of ground-state densities by neighbours, [5, features, n_l]."""
+    width = 1 + len(ELEMENTS) * len(CENTRES)
+    found = np.zeros((len(ELEMENTS), width, LARGEST_SHELLS[momentum]))
+    inputs: dict[int, list] = {}
+    outputs: dict[int, list] = {}
+    for molecule in molecules:
+        features = molecule.place.reference_features(momentum)
+        ground = molecule.integrals.roots[0] @ molecule.entry.labels.coefficients[molecule.entry.ground_state]
+        for atom, rows in enumerate(molecule.place.rows):
+            if momentum in rows:
+                element = int(molecule.place.elements[atom])
+                inputs.setdefault(element, []).append(features[atom])
+                outputs.setdefault(element, []).append(ground[rows[momentum]].T)
+    for element, blocks in inputs.items():
+        fitted = _ridge(np.concatenate(blocks), np.concatenate(outputs[element]))
+        found[element, :, : fitted.shape[1]] = fitted
+    return found
+
+
+def _fit_channel(
+    molecules: Sequence[Prepared], moved: Sequence[np.ndarray], momentum: int, count: int, floor: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lift [5, n_l, k] and drop [5, k, n_l] of one angular momentum: the stiffest directions of the training set."""
+    size = LARGEST_SHELLS[momentum]
+    lift, drop = np.zeros((len(ELEMENTS), size, count)), np.zeros((len(ELEMENTS), count, size))
+    for element in range(len(ELEMENTS)):
+        seconds, crossed, total = _moments(molecules, moved, momentum, element, floor)
+        if seconds is None:
+            continue
+        values, vectors = np.linalg.eigh(seconds / total)
+        kept = values > SMALLEST_VARIANCE
+        wide = vectors[:, kept] * np.sqrt(values[kept])
+        narrow = (vectors[:, kept] / np.sqrt(values[kept])).T
+        curvature = wide.T @ np.linalg.lstsq(seconds, crossed, rcond=1e-10)[0] @ wide
+        stiff, turn = np.linalg.eigh(0.5 * (curvature + curvature.T))
+        stiff, turn = stiff[::-1][:count], turn[:, ::-1][:, :count]
+        stiff, turn = stiff[stiff > 0.0], turn[:, : int((stiff > 0.0).sum())]
+        lift[element, : len(seconds), : len(stiff)] = wide @ (turn / np.sqrt(stiff))
+        drop[element, : len(stiff), : len(seconds)] = (turn * np.sqrt(stiff)).T @ narrow
+    return lift, drop
+
+
+def _moments(
+    molecules: Sequence[Prepared], moved: Sequence[np.ndarray], momentum: int, element: int, floor: float
+) -> tuple[np.ndarray | None, np.ndarray | None, float]:
+    """Weighted sums of delta delta^T and delta slope^T over samples, atoms of an element and m."""
+    seconds = crossed = None
+    total = 0.0
+    for molecule, delta in zip(molecules, moved, strict=True):
+        weights = 1.0 / (floor + np.maximum(molecule.excess, 0.0))
+        for atom, rows in enumerate(molecule.place.rows):
+            if molecule.place.elements[atom] != element or momentum not in rows:
+                continue
+            for order in range(2 * momentum + 1):
+                index = rows[momentum][:, order]
+                d, s = delta[:, index], molecule.slopes[:, index]
+                new, cross = (d * weights[:, None]).T @ d, (d * weights[:, None]).T @ s
+                seconds = new if seconds is None else seconds + new
+                crossed = cross if crossed is None else crossed + cross
+                total += float(weights.sum())
+    return seconds, crossed, total
