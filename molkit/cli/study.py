@@ -217,6 +217,28 @@ def ofdft_water(arms: str, seeds: int, labels: Path, num_test: int | None, runs:
     click.echo(f"{out}: {len(found.runs)} runs, {found.num_test} test geometries")
 
 
+@study.command("ofdft-small")
+@click.option("--arms", default="full:0", show_default=True, help="Pairs ARM:SEED with commas.")
+@click.option("--labels", type=click.Path(path_type=Path), required=True, help="Folder with valid, test and larger.")
+@click.option("--runs", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the runs.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
+def ofdft_small(arms: str, labels: Path, runs: Path, out: Path) -> None:
+    """Train the functional of several compositions and its ablations, and minimise on unseen molecules."""
+    import torch
+
+    from molkit.ofdft.label_files import load_folder
+    from molkit.studies import ofdft_small as small
+
+    torch.set_num_threads(1)
+    wanted = small.read_pairs(arms)
+    sets = {"test": load_folder(labels / "test", "small", "test")}
+    sets["larger"] = load_folder(labels / "larger", "larger", "test")
+    valid = load_folder(labels / "valid", "small", "valid")
+    found = small.run_study(wanted, runs=runs, valid=valid, sets=sets, report=click.echo)
+    small.write_study(found, out)
+    click.echo(f"{out}: {len(found.runs)} runs, {len(sets['test'])} and {len(sets['larger'])} molecules")
+
+
 @study.command("ofdft-classical")
 @click.option("--steps", default=300, show_default=True, type=click.IntRange(min=1), help="L-BFGS steps at most.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")

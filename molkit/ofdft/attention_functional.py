@@ -12,13 +12,20 @@ from molkit.errors import InvalidInput
 from molkit.molecule import Molecule
 from molkit.ofdft.attention import AttentionConfig, AttentionNetwork, surroundings
 from molkit.ofdft.basis import basis_fingerprint
-from molkit.ofdft.channels import CENTRES, ELEMENTS, LARGEST_SHELLS, ChannelReduction, Neighbourhood, neighbourhood
+from molkit.ofdft.channels import (
+    CENTRES,
+    ELEMENTS,
+    ENERGY_FEATURES,
+    LARGEST_SHELLS,
+    ChannelReduction,
+    Neighbourhood,
+    neighbourhood,
+)
 from molkit.ofdft.integrals import DensityIntegrals, density_integrals
 from molkit.training.files import write_yaml
 from molkit.training.weights import read_weights, resolve, write_weights
 
 METHOD = "ofdft_attention"
-NUM_PAIRS = len(ELEMENTS) * (len(ELEMENTS) + 1) // 2
 
 
 class StoredReduction(nn.Module):
@@ -34,7 +41,7 @@ class StoredReduction(nn.Module):
             self.register_buffer(f"lift_{momentum}", torch.zeros(len(ELEMENTS), size, count))
             self.register_buffer(f"drop_{momentum}", torch.zeros(len(ELEMENTS), count, size))
         for name in ("energies", "energies_rest"):
-            self.register_buffer(name, torch.zeros(len(ELEMENTS) + NUM_PAIRS * len(CENTRES)))
+            self.register_buffer(name, torch.zeros(ENERGY_FEATURES))
 
     def store(self, reduction: ChannelReduction) -> None:
         """Keep the numbers of a reduction, rounded to float32 except for the energies."""

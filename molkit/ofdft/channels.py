@@ -9,6 +9,7 @@ the energy's second derivative is about one. Everything is per element; nothing 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 
 import numpy as np
 
@@ -26,8 +27,13 @@ LARGEST_SHELLS = (11, 8, 7, 4, 2)  # radial functions of l = 0..4, at most
 PAIR_CUTOFF = 8.0  # bohr
 CENTRES = np.linspace(1.2, 6.0, 7)  # bohr, of the radial functions of distances
 RADIAL_WIDTH = 0.8
+TRIPLE_CUTOFF, TRIPLE_WIDTHS, TRIPLE_POWERS = 6.0, (1.5, 3.0), 4  # bohr, decays of distances, powers of the cosine
 RIDGE = 1e-5
+ENERGY_RIDGE, FREE = 1e-6, 1e-12  # chosen by the energies of validation geometries
+SMALLEST_SPREAD = 1e-12
 SMALLEST_VARIANCE = 1e-8
+NUM_PAIRS = len(ELEMENTS) * (len(ELEMENTS) + 1) // 2
+ENERGY_FEATURES = len(ELEMENTS) + NUM_PAIRS * (len(CENTRES) + 3 * TRIPLE_POWERS * len(ELEMENTS))
 
 
 def element_rows(molecule: Molecule) -> np.ndarray:
@@ -78,13 +84,33 @@ class Neighbourhood:
         constant = np.full((count, width, 1), float(momentum == 0))
         return np.concatenate([found, constant], axis=-1)
 
-    def pair_features(self) -> np.ndarray:
-        """Counts of elements, and radial functions summed over pairs of every two elements; [5 + 15 G]."""
+    def energy_features(self) -> np.ndarray:
+        """What the reference energy is linear in, [ENERGY_FEATURES]: counts of elements, pairs, triples.
+
+        Pairs: radial functions summed over pairs of every two elements. Triples: powers of the cosine at every atom
+        between two neighbours, weighted by both distances, for every central element and two others.
+        """
         kind = np.eye(len(ELEMENTS))[self.elements]
         upper = np.triu(np.ones((len(self.elements),) * 2), 1)
-        sums = np.einsum("abg,ae,bf,ab->efg", radial_values(self.distances), kind, kind, upper)
-        sums = sums + sums.transpose(1, 0, 2)
-        return np.concatenate([kind.sum(0), sums[np.triu_indices(len(ELEMENTS))].reshape(-1)])
+        pairs = np.einsum("abg,ae,bf,ab->efg", radial_values(self.distances), kind, kind, upper)
+        pairs = (pairs + pairs.transpose(1, 0, 2))[np.triu_indices(len(ELEMENTS))]
+        return np.concatenate([kind.sum(0), pairs.reshape(-1), self._triples(kind).reshape(-1)])
+
+    def _triples(self, kind: np.ndarray) -> np.ndarray:
+        """[pairs of decays, powers, 5, 15]."""
+        off = 1.0 - np.eye(len(kind))
+        displacement = self.positions[None] - self.positions[:, None]
+        directions = displacement / (self.distances + np.eye(len(kind)))[..., None]
+        cosines = np.einsum("abx,acx->abc", directions, directions)
+        inside = np.clip(1.0 - (self.distances / TRIPLE_CUTOFF) ** 2, 0.0, None) ** 3 * off
+        decays = [np.exp(-self.distances / width) * inside for width in TRIPLE_WIDTHS]
+        upper, found = np.triu_indices(len(ELEMENTS)), []
+        for first, second in combinations_with_replacement(decays, 2):
+            for power in range(TRIPLE_POWERS):
+                terms = np.einsum("ab,ac,abc,bc->abc", first, second, cosines**power, off)
+                sums = np.einsum("abc,ae,bf,cg->efg", terms, kind, kind, kind)
+                found.append((sums + sums.transpose(0, 2, 1))[:, upper[0], upper[1]])
+        return np.stack(found)
 
 
 def neighbourhood(molecule: Molecule) -> Neighbourhood:
@@ -106,7 +132,7 @@ class ChannelReduction:
     reference: list[np.ndarray]
     lift: list[np.ndarray]
     drop: list[np.ndarray]
-    energies: np.ndarray  # [5 + 15 G], of `pair_features`, hartree
+    energies: np.ndarray  # [ENERGY_FEATURES], hartree
 
     def reference_density(self, place: Neighbourhood, size: int) -> np.ndarray:
         """x_ref in natural coordinates, [M]."""
@@ -120,8 +146,8 @@ class ChannelReduction:
         return found
 
     def reference_energy(self, place: Neighbourhood) -> float:
-        """Energy of the reference from elements and pairs, nuclei included, hartree."""
-        return float(place.pair_features() @ self.energies)
+        """Energy of the reference from elements, pairs and triples, nuclei included, hartree."""
+        return float(place.energy_features() @ self.energies)
 
     def matrices(self, place: Neighbourhood, size: int) -> tuple[np.ndarray, np.ndarray]:
         """lift [M, A K] and drop [A K, M] of one molecule."""
@@ -185,9 +211,20 @@ def fit_channels(molecules: Sequence[Prepared], layout: Layout, *, floor: float)
         lift, drop = _fit_channel(molecules, moved, momentum, count, floor)
         lifts.append(lift)
         drops.append(drop)
-    features = np.stack([m.place.pair_features() for m in molecules])
-    energies = _ridge(features, np.array([m.entry.energy for m in molecules]))
+    energies = _fit_energies(molecules)
     return ChannelReduction(layout, reference, lifts, drops, energies)
+
+
+def _fit_energies(molecules: Sequence[Prepared]) -> np.ndarray:
+    """Least squares of ground-state energies by geometry; constants of elements free, the rest scaled and damped."""
+    features = np.stack([m.place.energy_features() for m in molecules])
+    scale = features.std(0)
+    scale[scale < SMALLEST_SPREAD] = 1.0
+    scale[: len(ELEMENTS)] = 1.0
+    scaled, penalty = features / scale, np.full(features.shape[1], ENERGY_RIDGE)
+    penalty[: len(ELEMENTS)] = FREE
+    wanted = scaled.T @ np.array([m.entry.energy for m in molecules])
+    return np.linalg.solve(scaled.T @ scaled + np.diag(penalty), wanted) / scale
 
 
 def _ridge(features: np.ndarray, wanted: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from molkit.errors import InvalidInput
 from molkit.molecule import Molecule
 from molkit.ofdft.attention import AttentionConfig, AttentionNetwork, surroundings
 from molkit.ofdft.basis import density_mole
-from molkit.ofdft.channels import function_rows, neighbourhood
+from molkit.ofdft.channels import ENERGY_FEATURES, function_rows, neighbourhood
 from molkit.ofdft.frames import coefficient_rotation, shell_rotation
 from molkit.ofdft.geometries import compositions
 from molkit.ofdft.local_frames import candidate_frames, layout_rotations, shell_rotations
@@ -145,3 +145,11 @@ def test_wrong_sizes_and_elements_are_refused():
         AttentionConfig(width=10, num_heads=4)
     with pytest.raises(InvalidInput, match="H, C, N, O and F"):
         neighbourhood(Molecule(np.array([2, 1, 1]), np.array([[0.0, 0, 0], [0, 0, 1], [0, 1, 0]]), name="x"))
+
+
+def test_features_of_the_reference_energy_do_not_see_rotation_or_names():
+    order = np.random.default_rng(5).permutation(CH2O.num_atoms)
+    moved = Molecule(CH2O.atomic_numbers[order], CH2O.positions[order] @ rotation(6, -1.0).T, name="x")
+    first, second = neighbourhood(CH2O).energy_features(), neighbourhood(moved).energy_features()
+    assert len(first) == ENERGY_FEATURES
+    np.testing.assert_allclose(first, second, atol=1e-12)

@@ -1,0 +1,240 @@
+"""One functional for several compositions, minimised on unseen geometries and on molecules larger than it has met."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from time import process_time
+from typing import Any
+
+import numpy as np
+
+from molkit.claims.ledger import REPOSITORY
+from molkit.claims.provenance import commit, machine
+from molkit.errors import DataNotFound, InvalidInput, RunError
+from molkit.metrics.statistics import Interval, bootstrap_interval, interval_over_runs
+from molkit.ofdft.attention_functional import AttentionEnergy, AttentionFunctional, load
+from molkit.ofdft.attention_training import AttentionRecipe, read_attention_recipe, train_attention
+from molkit.ofdft.label_files import LabelledMolecule
+from molkit.ofdft.optimise import OptimiseOptions, optimise
+from molkit.studies.ofdft_water import MILLI, StartResult
+from molkit.training.files import write_text
+from molkit.training.run_folder import load_state
+
+STORED = REPOSITORY / "data" / "studies" / "ofdft_small.json"
+RECIPE = REPOSITORY / "data" / "recipes" / "ofdft_small.yaml"
+STARTS = ("Kohn-Sham", "reference", "MINAO")
+ARMS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "no gradient labels": {"gradient_weight": 0.0},
+    "no perturbed samples": {"samples": "steps"},
+    "geometry": {"samples": "geometry", "gradient_weight": 0.0},
+}
+SETS = ("test", "larger")
+OPTIONS = OptimiseOptions(tolerance=1e-5, max_steps=500)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Averaged weights after some steps, and their mean absolute error after minimisation of validation geometries."""
+
+    step: int
+    error: float  # millihartree, from MINAO
+    converged: float  # share
+
+
+@dataclass(frozen=True)
+class SmallRun:
+    """One training of one arm: snapshots, and minimisations with the one whose validation error is least.
+
+    `results` holds for each of SETS the starts; `energies` of the arm `geometry` are those of the network alone.
+    """
+
+    arm: str
+    seed: int
+    snapshots: tuple[Snapshot, ...]
+    chosen: int  # step
+    results: dict[str, dict[str, StartResult]]
+    seconds: float  # CPU, of the evaluation
+
+
+@dataclass(frozen=True)
+class SmallStudy:
+    """All runs, and the molecules of each of SETS: formulas, atoms, heavy atoms."""
+
+    runs: tuple[SmallRun, ...]
+    formulas: dict[str, list[str]]
+    num_atoms: dict[str, list[int]]
+    num_train: int
+    num_parameters: int
+    stamp: dict[str, Any]
+
+    @property
+    def arms(self) -> list[str]:
+        """Arms that have runs, in the order of ARMS."""
+        return [arm for arm in ARMS if self.of_arm(arm)]
+
+    def of_arm(self, arm: str) -> list[SmallRun]:
+        """The runs of an arm, by seed."""
+        return sorted((run for run in self.runs if run.arm == arm), key=lambda run: run.seed)
+
+    def errors(self, arm: str, where: str, start: str, column: str = "after") -> np.ndarray:
+        """Signed errors [runs, molecules] in millihartree."""
+        return np.array([getattr(run.results[where][start], column) for run in self.of_arm(arm)])
+
+    def error(self, arm: str, where: str, start: str, column: str = "after") -> Interval:
+        """Mean absolute error over molecules; over seeds where there are several, else bootstrapped."""
+        found = [bootstrap_interval(np.abs(row)) for row in self.errors(arm, where, start, column)]
+        return interval_over_runs(found) if len(found) > 1 else found[0]
+
+
+def arm_recipe(arm: str, *, seed: int, path: Path = RECIPE) -> AttentionRecipe:
+    """The published recipe with the changes of an arm. Raises InvalidInput for an unknown arm."""
+    if arm not in ARMS:
+        raise InvalidInput(f"arms are {', '.join(ARMS)}; got {arm!r}")
+    recipe = read_attention_recipe(path)
+    return replace(recipe, data=replace(recipe.data, **ARMS[arm]), training=replace(recipe.training, seed=seed))
+
+
+def read_pairs(text: str) -> list[tuple[str, int]]:
+    """`full:0,geometry:1` as pairs. Raises InvalidInput for another form or an unknown arm."""
+    found = []
+    for part in text.split(","):
+        arm, _, seed = part.strip().partition(":")
+        if not seed.isdigit():
+            raise InvalidInput(f"--arms takes pairs like full:0 with commas, got {part.strip()!r}")
+        arm_recipe(arm, seed=int(seed))
+        found.append((arm, int(seed)))
+    return found
+
+
+def start_of(energy: AttentionEnergy, entry: LabelledMolecule, start: str) -> np.ndarray:
+    """z of one of STARTS, at exactly N electrons."""
+    if start == "reference":
+        return energy.on_constraint(np.zeros(len(energy.constraint)))
+    coefficients = entry.guess if start == "MINAO" else entry.labels.coefficients[entry.ground_state]
+    return energy.on_constraint(energy.reduce(coefficients))
+
+
+def minimise_all(
+    functional: AttentionFunctional, molecules: Sequence[LabelledMolecule], start: str, *, options: OptimiseOptions
+) -> StartResult:
+    """Minimise every molecule from one kind of start."""
+    columns: dict[str, list] = {name: [] for name in StartResult.__annotations__}
+    for entry in molecules:
+        energy = functional.energy_of(entry.molecule)
+        first = start_of(energy, entry, start)
+        result = optimise(energy, first, constraint=energy.constraint, options=options)
+        coefficients = energy.coefficients(result.variables)
+        moved = energy.to_natural @ (coefficients - entry.labels.coefficients[entry.ground_state])
+        columns["before"].append(MILLI * (energy(first)[0] - entry.energy))
+        columns["after"].append(MILLI * (result.energy - entry.energy))
+        columns["selected"].append(MILLI * (result.selected_energy - entry.energy))
+        columns["density"].append(float(np.linalg.norm(moved)))
+        electrons = float(energy.integrals.basis_integrals @ coefficients)
+        columns["electrons"].append(electrons - energy.integrals.num_electrons)
+        columns["steps"].append(result.num_steps)
+        columns["converged"].append(result.converged)
+    return StartResult(**columns)
+
+
+def geometry_errors(functional: AttentionFunctional, molecules: Sequence[LabelledMolecule]) -> StartResult:
+    """Energies of the network at z = 0, where no density enters: the direct network of the same size."""
+    errors = []
+    for entry in molecules:
+        energy = functional.energy_of(entry.molecule)
+        errors.append(MILLI * (energy(np.zeros(len(energy.constraint)))[0] - entry.energy))
+    count = len(errors)
+    nothing = [0.0] * count
+    return StartResult(errors, errors, errors, nothing, nothing, [0] * count, [True] * count)
+
+
+def evaluate(
+    functional: AttentionFunctional, molecules: Sequence[LabelledMolecule], arm: str, starts: Sequence[str]
+) -> dict[str, StartResult]:
+    """Errors from every start; the arm `geometry` has one, called by its name."""
+    if arm == "geometry":
+        return {"geometry": geometry_errors(functional, molecules)}
+    return {start: minimise_all(functional, molecules, start, options=OPTIONS) for start in starts}
+
+
+def snapshots_of(run: Path) -> dict[int, Path]:
+    """Folders of the snapshots of a finished run, and of its last weights, by step."""
+    found = {int(path.name.split("_")[1]): path for path in sorted((run / "snapshots").glob("step_*"))}
+    _, numbers = load_state(run)
+    return {**found, int(numbers["step"]): run}
+
+
+def run_arm(
+    arm: str, seed: int, *, runs: Path, valid: Sequence[LabelledMolecule], sets: dict[str, Sequence[LabelledMolecule]]
+) -> SmallRun:
+    """Train one arm (or take its finished run), choose a snapshot by validation, and minimise on every set.
+
+    Raises RunError where the training was stopped before its end.
+    """
+    recipe, out = arm_recipe(arm, seed=seed), run_folder(runs, arm, seed)
+    if not train_attention(recipe, out=out, resume=True, progress_bar=False).finished:
+        raise RunError(f"{out}: the training was stopped; the same command continues it")
+    started, snapshots, functionals = process_time(), [], {}
+    for step, folder in snapshots_of(out).items():
+        functionals[step] = load(folder)
+        (found,) = evaluate(functionals[step], valid, arm, ("MINAO",)).values()
+        snapshots.append(Snapshot(step, float(np.abs(found.after).mean()), float(np.mean(found.converged))))
+    chosen = min(snapshots, key=lambda entry: entry.error).step
+    results = {name: evaluate(functionals[chosen], molecules, arm, STARTS) for name, molecules in sets.items()}
+    return SmallRun(arm, seed, tuple(snapshots), chosen, results, round(process_time() - started, 2))
+
+
+def run_folder(runs: Path, arm: str, seed: int) -> Path:
+    """Where the run of an arm lies."""
+    return runs / f"{arm.replace(' ', '_')}_{seed}"
+
+
+def run_study(
+    wanted: Sequence[tuple[str, int]],
+    *,
+    runs: Path,
+    valid: Sequence[LabelledMolecule],
+    sets: dict[str, Sequence[LabelledMolecule]],
+    report: Callable[[str], None] = lambda text: None,
+) -> SmallStudy:
+    """Every pair of arm and seed; a finished one is kept in `runs` and not made again."""
+    found = []
+    for arm, seed in wanted:
+        kept = run_folder(runs, arm, seed) / ("evaluated_" + "_".join(str(len(m)) for m in sets.values()) + ".json")
+        if not kept.is_file():
+            write_text(kept, json.dumps(asdict(run_arm(arm, seed, runs=runs, valid=valid, sets=sets))) + "\n")
+        found.append(_run(json.loads(kept.read_text(encoding="utf-8"))))
+        start = next(iter(found[-1].results["test"].values()))
+        report(f"{arm}, seed {seed}: {np.abs(start.after).mean():.3f} mHa")
+    head, dirty = commit()
+    stamp = {"commit": head, "dirty": dirty, "machine": machine()}
+    size = sum(p.numel() for p in load(run_folder(runs, *wanted[0])).network.parameters())
+    formulas = {name: [entry.molecule.formula for entry in molecules] for name, molecules in sets.items()}
+    atoms = {name: [entry.molecule.num_atoms for entry in molecules] for name, molecules in sets.items()}
+    return SmallStudy(tuple(found), formulas, atoms, arm_recipe("full", seed=0).data.count, size, stamp)
+
+
+def write_study(study: SmallStudy, path: Path) -> None:
+    """Keep a study as JSON. Raises RunError when the disk refuses."""
+    write_text(path, json.dumps(asdict(study)) + "\n")
+
+
+def stored_study(path: Path = STORED) -> SmallStudy:
+    """What `molkit study ofdft-small` wrote. Raises DataNotFound or InvalidInput."""
+    if not path.is_file():
+        raise DataNotFound(f"{path}: no stored study; make it with `molkit study ofdft-small --out {path}`")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return SmallStudy(**{**values, "runs": tuple(_run(run) for run in values["runs"])})
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise InvalidInput(f"{path}: not a study of several compositions ({error})") from error
+
+
+def _run(values: dict[str, Any]) -> SmallRun:
+    results = {
+        name: {start: StartResult(**columns) for start, columns in starts.items()}
+        for name, starts in values["results"].items()
+    }
+    snapshots = tuple(Snapshot(**entry) for entry in values["snapshots"])
+    return SmallRun(**{**values, "results": results, "snapshots": snapshots})
