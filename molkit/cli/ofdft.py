@@ -53,8 +53,8 @@ def labels(
 
 @click.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--weights", default="ofdft_water", show_default=True, help="A functional: name or folder.")
-@click.option("--start", default="minao", show_default=True, help="minao, reference or mean.")
+@click.option("--weights", default="ofdft_water", show_default=True, help="ofdft_water, ofdft_small, or a run.")
+@click.option("--start", default="minao", show_default=True, help="minao, reference, or mean (water).")
 @click.option("--method", default="lbfgs", show_default=True, help="lbfgs or descent.")
 @click.option("--steps", default=500, show_default=True, type=click.IntRange(min=1), help="At most.")
 @click.option("--cube", type=click.Path(dir_okay=False, path_type=Path), help="Write the (first) density there.")
@@ -62,11 +62,10 @@ def density(file: Path, weights: str, start: str, method: str, steps: int, cube:
     """Minimise the electron density of the molecules in FILE (.xyz or .sdf) with a learned functional, no orbitals."""
     from molkit.chem.files import read_molecules
     from molkit.errors import InvalidInput
-    from molkit.ofdft.compact import load
-    from molkit.ofdft.density import density_of, write_cube
+    from molkit.ofdft.density import density_of, load_functional, write_cube
     from molkit.ofdft.optimise import OptimiseOptions
 
-    functional, options = load(weights), OptimiseOptions(method=method, max_steps=steps, step=0.3)
+    functional, options = load_functional(weights), OptimiseOptions(method=method, max_steps=steps, step=0.3)
     reading = read_molecules(file)
     problems = [f"molecule {problem.index + 1}: {problem.reason}" for problem in reading.problems]
     first = None

@@ -132,6 +132,11 @@ def publish(
 
         click.echo(f"{publish_compact(run, name, remarks=remarks)}: written")
         return
+    if stored.get("method") == "ofdft_attention":
+        from molkit.ofdft.attention_functional import publish as publish_attention
+
+        click.echo(f"{publish_attention(run, name, remarks=remarks)}: written")
+        return
     if stored.get("method") == "property" or stored.get("context_names"):
         click.echo(str(_publish_conditional(run, name, stored)))
         return

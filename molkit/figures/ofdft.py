@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from molkit.figures.style import BLACK, BLUE, GREEN, ORANGE, SKY, VERMILION, panels
 from molkit.figures.tables import html_table
 from molkit.metrics.statistics import Interval
-from molkit.studies.ofdft_classical import Minimised, OneOrbital, OnKohnSham
+from molkit.studies.ofdft_classical import BasisOffset, Minimised, OneOrbital, OnKohnSham
 from molkit.studies.ofdft_labels import LabelStudy, Throughput
 from molkit.studies.ofdft_minimise import LiveGeometry, LiveStudy
 from molkit.studies.ofdft_samples import LiveSamples
@@ -56,6 +56,21 @@ def one_orbital_table(rows: Sequence[OneOrbital]) -> "HTML":
     ]
     head = ["molecule, start", "method", "energy above Kohn-Sham (mHa)", "steps", "converged"]
     return html_table(head, lines, caption="vW is exact for one orbital; PBE for exchange and correlation.")
+
+
+def offsets_figure(rows: Sequence[BasisOffset]) -> Figure:
+    """How far the exact functional's minimum lies below Kohn-Sham, by the size of the orbital basis."""
+    caption = "Minimum of vW, which is exact here, in the density basis, minus the Kohn-Sham energy in orbital basis "
+    caption += f"sets: {', '.join(dict.fromkeys(row.basis for row in rows))}. One minimum for each molecule."
+    with panels(1, width=5.2, height=3.2, caption=caption) as (figure, (axes,)):
+        for molecule, colour in (("H2", BLUE), ("He", VERMILION)):
+            chosen = [row for row in rows if row.molecule == molecule]
+            axes.plot([r.num_functions for r in chosen], [r.offset for r in chosen], "o-", color=colour, label=molecule)
+        axes.axhline(0.0, color=BLACK, linewidth=0.8)
+        axes.set(xscale="log", xlabel="orbital functions", ylabel="minimum \u2212 Kohn-Sham (mHa)")
+        axes.set_yscale("symlog", linthresh=0.1)
+        axes.legend(fontsize=8)
+    return figure
 
 
 def minimised_table(rows: Sequence[Minimised]) -> "HTML":

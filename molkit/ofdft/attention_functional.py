@@ -1,5 +1,7 @@
 """A trained attention functional: its energy of one molecule's densities, and its files."""
 
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,8 +24,9 @@ from molkit.ofdft.channels import (
     neighbourhood,
 )
 from molkit.ofdft.integrals import DensityIntegrals, density_integrals
-from molkit.training.files import write_yaml
-from molkit.training.weights import read_weights, resolve, write_weights
+from molkit.training.files import write_text, write_yaml
+from molkit.training.run_folder import load_state
+from molkit.training.weights import WEIGHTS_ROOT, read_weights, resolve, write_weights
 
 METHOD = "ofdft_attention"
 
@@ -173,3 +176,41 @@ def load(path_or_name: str | Path) -> AttentionFunctional:
     model = AttentionModel(config)
     model.load_state_dict(read_weights(folder / "weights.safetensors", model.state_dict()))
     return replace(assemble(config, model), name=folder.name)
+
+
+def publish(run: Path, name: str, *, remarks: tuple[str, ...] = (), root: Path = WEIGHTS_ROOT) -> Path:
+    """Write the averaged weights of a run, or of one of its snapshots, to root/name with a card; returns the folder.
+
+    Raises InvalidInput for a name with a separator, or what `load` raises.
+    """
+    if not name or Path(name).name != name:
+        raise InvalidInput(f"the name of published weights must be a plain word, got {name!r}")
+    functional = load(run)
+    origin = run.parents[1] if run.parent.name == "snapshots" else run
+    _, numbers = load_state(origin)
+    folder = root / name
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in ("config.yaml", "weights.safetensors"):
+        shutil.copyfile(run / part, folder / part)
+    write_text(folder / "card.md", card(functional, numbers, remarks))
+    for small in ("training.yaml", "provenance.jsonl"):
+        write_text(folder / small, (origin / small).read_text(encoding="utf-8"))
+    return folder
+
+
+def card(functional: AttentionFunctional, numbers: Mapping[str, float], remarks: tuple[str, ...]) -> str:
+    """What a user must know of a functional, in Markdown."""
+    config = functional.config
+    count = sum(parameter.numel() for parameter in functional.network.parameters())
+    channels = ", ".join(f"{number} of l = {momentum}" for momentum, number in enumerate(config.counts))
+    lines = [
+        "# Density functional of several compositions",
+        f"T_s + E_xc of PBE / 6-31G(2df,p) densities of H, C, N, O, F; channels of an atom: {channels}; {count:,} "
+        "parameters.",
+        f"Training: {numbers['step']} steps, {numbers['passes']:,} sample passes, {numbers['seconds']:.0f} s wall time "
+        "on one CPU thread. Labels: `molkit labels small`; recipe: `training.yaml` and `data/recipes`.",
+        "Limits: neutral closed-shell molecules of at most two heavy atoms near equilibrium; the ten compositions it "
+        "was trained on. Energies of molecules with three heavy atoms are measured in the book and are not accurate.",
+        *remarks,
+    ]
+    return "\n\n".join(lines) + "\n"

@@ -6,16 +6,22 @@ from pathlib import Path
 import numpy as np
 
 from molkit.chem.text_files import write_atomically
+from molkit.config import read_yaml
 from molkit.errors import InvalidInput
 from molkit.molecule import Molecule
+from molkit.ofdft import attention_functional, compact
+from molkit.ofdft.attention_functional import AttentionEnergy, AttentionFunctional
 from molkit.ofdft.basis import require_supported
 from molkit.ofdft.compact import CompactEnergy, CompactFunctional
 from molkit.ofdft.guess import minao_coefficients
+from molkit.ofdft.integrals import DensityIntegrals
 from molkit.ofdft.observables import atomic_charges, density_at, dipole
 from molkit.ofdft.optimise import Optimised, OptimiseOptions, optimise
+from molkit.training.weights import resolve
 from molkit.units import ANGSTROM_TO_BOHR
 
 WEIGHTS = "ofdft_water"
+MOST_HEAVY = 3  # atoms other than hydrogen, beyond which the functional of several compositions was never judged
 FARTHEST = 4.0  # standard deviations of a training distance, beyond which a geometry is out of the domain
 STARTS = ("minao", "reference", "mean")
 
@@ -62,9 +68,16 @@ def require_in_domain(energy: CompactEnergy) -> None:
         )
 
 
+def load_functional(path_or_name: str | Path) -> CompactFunctional | AttentionFunctional:
+    """A functional of either kind. Raises DataNotFound or InvalidInput as their loaders do."""
+    values = read_yaml(resolve(path_or_name) / "config.yaml")
+    kind = attention_functional if values.get("method") == attention_functional.METHOD else compact
+    return kind.load(path_or_name)
+
+
 def density_of(
     molecule: Molecule,
-    functional: CompactFunctional,
+    functional: CompactFunctional | AttentionFunctional,
     *,
     start: str = "minao",
     p0: np.ndarray | None = None,
@@ -74,27 +87,49 @@ def density_of(
 
     p0 is in the functional's order of atoms. Raises InvalidInput for a molecule the functional does not serve.
     """
-    ordered, rows = in_order(functional, molecule)
-    energy = functional.energy_of(ordered)
-    require_in_domain(energy)
+    ordered, rows, energy = _energy_for(functional, molecule)
     first = energy.on_constraint(energy.reduce(p0) if p0 is not None else _start(energy, start))
     result = optimise(energy, first, constraint=energy.constraint, options=options)
     coefficients = energy.coefficients(result.variables)
     charges = np.empty(molecule.num_atoms)
     charges[rows] = atomic_charges(ordered, coefficients)
     moment = float(np.linalg.norm(dipole(ordered, coefficients)))
-    count = float(energy.frame.integrals.basis_integrals @ coefficients)
+    count = float(_integrals(energy).basis_integrals @ coefficients)
     return MoleculeDensity(ordered, coefficients, result, charges, moment, count)
 
 
-def _start(energy: CompactEnergy, start: str) -> np.ndarray:
+def _energy_for(
+    functional: CompactFunctional | AttentionFunctional, molecule: Molecule
+) -> tuple[Molecule, np.ndarray, CompactEnergy | AttentionEnergy]:
+    """The molecule in the functional's order of atoms, their rows before, and its energy."""
+    if isinstance(functional, CompactFunctional):
+        ordered, rows = in_order(functional, molecule)
+        energy = functional.energy_of(ordered)
+        require_in_domain(energy)
+        return ordered, rows, energy
+    require_supported(molecule)
+    heavy = int((molecule.atomic_numbers > 1).sum())
+    if not 1 <= heavy <= MOST_HEAVY:
+        raise InvalidInput(
+            f"{molecule.formula}: this functional is for molecules with 1 to {MOST_HEAVY} atoms other than hydrogen, "
+            f"got {heavy}"
+        )
+    return molecule, np.arange(molecule.num_atoms), functional.energy_of(molecule)
+
+
+def _integrals(energy: CompactEnergy | AttentionEnergy) -> DensityIntegrals:
+    return energy.frame.integrals if isinstance(energy, CompactEnergy) else energy.integrals
+
+
+def _start(energy: CompactEnergy | AttentionEnergy, start: str) -> np.ndarray:
     if start == "minao":
-        return energy.reduce(minao_coefficients(energy.frame.integrals))
+        return energy.reduce(minao_coefficients(_integrals(energy)))
     if start == "reference":
-        return np.zeros(energy.functional.config.num_components)
-    if start == "mean":
+        return np.zeros(len(energy.constraint))
+    if start == "mean" and isinstance(energy, CompactEnergy):
         return energy.from_natural_density(energy.functional.reduction.mean_density)
-    raise InvalidInput(f"start must be one of {', '.join(STARTS)}, got {start!r}")
+    known = STARTS if isinstance(energy, CompactEnergy) else STARTS[:2]
+    raise InvalidInput(f"start must be one of {', '.join(known)}, got {start!r}")
 
 
 def write_cube(path: Path, found: MoleculeDensity, *, spacing: float = 0.2, margin: float = 5.0) -> None:

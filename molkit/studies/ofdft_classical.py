@@ -18,9 +18,11 @@ from molkit.ofdft.geometries import geometry
 from molkit.ofdft.kohn_sham import KohnShamRun, System, build_system, require_converged, solve
 from molkit.ofdft.labels import kinetic_functional
 from molkit.ofdft.optimise import OptimiseOptions, optimise
+from molkit.ofdft.reference_energies import pbe_energy
 from molkit.training.files import write_text
 
 STORED = REPOSITORY / "data" / "studies" / "ofdft_classical.json"
+ORBITAL_BASES = ("6-31g", "6-31g(2df,p)", "cc-pvtz", "cc-pvqz", "cc-pv5z")
 MINIMISED = ("TF", "TF+vW/9", "TF+vW", "APBE")
 MILLI = 1e3
 SMALL = {
@@ -109,6 +111,30 @@ def one_orbital(*, grid_level: int = 2, descent_steps: int = 3000) -> list[OneOr
                 result = optimise(energy, first, constraint=energy.constraint, options=options)
                 offset = MILLI * (result.energy - run.energy)
                 found.append(OneOrbital(molecule.name, start, method, offset, result.num_steps, result.converged))
+    return found
+
+
+@dataclass(frozen=True)
+class BasisOffset:
+    """The vW minimum minus Kohn-Sham in one orbital basis, millihartree."""
+
+    molecule: str
+    basis: str
+    num_functions: int
+    offset: float
+
+
+def offsets_by_basis(bases: Sequence[str] = ORBITAL_BASES, *, grid_level: int = 2) -> list[BasisOffset]:
+    """H2 and He: the minimum of vW in the density basis against Kohn-Sham in larger and larger orbital basis sets."""
+    found = []
+    for molecule in (SMALL["H2"], HELIUM):
+        system, run = solved(molecule, grid_level=grid_level)
+        energy = ClassicalEnergy("vW", system.integrals, system.grid)
+        first = energy.start(system.fit(run.steps[-1].matrix[None])[0])
+        lowest = optimise(energy, first, constraint=energy.constraint, options=OptimiseOptions(tolerance=1e-5)).energy
+        for basis in bases:
+            reference, size = pbe_energy(molecule, basis, grid_level=grid_level)
+            found.append(BasisOffset(molecule.name, basis, size, MILLI * (lowest - reference)))
     return found
 
 

@@ -1,0 +1,160 @@
+"""The attention functional from labels to weights, files and minimisation, on two diatomic molecules."""
+
+import numpy as np
+import pytest
+import torch
+
+from molkit.errors import DataNotFound, InvalidInput
+from molkit.molecule import Molecule
+from molkit.ofdft import compact
+from molkit.ofdft.attention import AttentionConfig
+from molkit.ofdft.attention_functional import load, publish
+from molkit.ofdft.attention_training import (
+    AttentionData,
+    AttentionRecipe,
+    channel_samples,
+    prepare,
+    read_attention_recipe,
+    train_attention,
+)
+from molkit.ofdft.channels import fit_channels, prepare_molecule
+from molkit.ofdft.density import density_of, load_functional
+from molkit.ofdft.label_files import LabelSettings, generate, load_folder
+from molkit.ofdft.labels import FrozenSampling
+from molkit.studies import ofdft_small as study
+from molkit.training.config import TrainConfig
+
+CONFIG = AttentionConfig(counts=(4, 3, 2), width=8, num_layers=1, num_heads=2, num_gaussians=4)
+SETTINGS = LabelSettings(FrozenSampling(count=4, scale=(0.003, 0.1)), grid_level=0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Labels of the first methane, ammonia and water of the class."""
+    found = tmp_path_factory.mktemp("labels")
+    generate("small", "train", 3, found, settings=SETTINGS)
+    return found
+
+
+@pytest.fixture(scope="module")
+def labelled(folder):
+    return load_folder(folder, "small", "train")
+
+
+@pytest.fixture(scope="module")
+def run(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "run"
+    training = TrainConfig(
+        total_steps=6, batch_pairs=60, warmup_steps=1, precision="float32", ema_decay=0.5, snapshot_from=3
+    )
+    train_attention(AttentionRecipe(data=AttentionData(folder=str(folder)), model=CONFIG, training=training), out=out)
+    return out
+
+
+def test_labels_in_channels_are_values_and_slopes_of_one_function(labelled):
+    """The trapezoid rule between the last Kohn-Sham steps gives the change of the value."""
+    data = AttentionData()
+    molecules = [prepare_molecule(entry, ceiling=data.ceiling) for entry in labelled]
+    wide = AttentionConfig(counts=(11, 8, 7, 4, 2))
+    samples = channel_samples(fit_channels(molecules, wide.layout, floor=data.floor), molecules)
+    rows = np.flatnonzero((samples.molecule == 2) & (np.concatenate([m.sources for m in molecules]) == 0))
+    near = rows[np.argsort(samples.excess[rows])][1:4]
+    for a, b in zip(near, near[1:], strict=False):
+        change = samples.energy[b] - samples.energy[a]
+        slope = 0.5 * ((samples.gradient[a] + samples.gradient[b]) * (samples.z[b] - samples.z[a])).sum()
+        assert abs(slope - change) < 0.05 * abs(change) + 1e-6
+
+
+def test_the_quadratic_form_begins_with_that_of_the_labels(labelled):
+    errors = []
+    for gradient_weight in (1.0, 0.0):
+        task, model = prepare(CONFIG, AttentionData(gradient_weight=gradient_weight), labelled, seed=0)
+        _, terms = task.loss(model, torch.arange(len(task.z)), generator=torch.Generator())
+        errors.append(float(terms["gradient_error"]))
+    assert errors[0] < errors[1]
+
+
+def test_ablations_leave_samples_out(labelled):
+    counts = {}
+    for samples in ("all", "steps", "geometry"):
+        task, _ = prepare(CONFIG, AttentionData(samples=samples, gradient_weight=0.0), labelled, seed=0)
+        counts[samples] = len(task.z)
+        if samples == "geometry":
+            assert float(task.z.abs().max()) == 0.0
+    assert counts["all"] > counts["steps"] > counts["geometry"] == 3
+
+
+def test_a_run_is_loaded_published_and_minimised(run, labelled, tmp_path):
+    functional = load(run)
+    entry = labelled[2]
+    found = study.minimise_all(functional, [entry], "MINAO", options=study.OPTIONS)
+    assert abs(found.electrons[0]) < 1e-6 and np.isfinite(found.after[0])
+    again = load(publish(run / "snapshots" / "step_00000003", "tiny", root=tmp_path))
+    energy = again.energy_of(entry.molecule)
+    start = energy.on_constraint(np.zeros(len(energy.constraint)))
+    assert np.isfinite(energy(start)[0]) and "three heavy atoms" in (tmp_path / "tiny" / "card.md").read_text()
+    assert sorted(study.snapshots_of(run)) == [3, 6]
+
+
+def test_gradients_of_the_whole_energy_agree_with_finite_differences(run, labelled):
+    energy = load(run).energy_of(labelled[1].molecule)
+    random = np.random.default_rng(0)
+    z, direction = 0.1 * random.standard_normal((2, len(energy.constraint)))
+    slope = energy(z)[1] @ direction
+    ends = [energy(z + sign * 1e-4 * direction)[0] for sign in (1, -1)]
+    assert abs((ends[0] - ends[1]) / 2e-4 / slope - 1.0) < 1e-5
+
+
+def test_the_energy_of_a_turned_molecule_is_the_same(run, labelled):
+    functional, entry = load(run), labelled[0]
+    turn, _ = np.linalg.qr(np.random.default_rng(1).standard_normal((3, 3)))
+    moved = Molecule(entry.molecule.atomic_numbers, entry.molecule.positions @ turn.T, name="turned")
+    values = []
+    for molecule in (entry.molecule, moved):
+        energy = functional.energy_of(molecule)
+        values.append(energy(energy.on_constraint(np.zeros(len(energy.constraint))))[0])
+    assert abs(values[0] - values[1]) < 1e-6
+
+
+def test_a_users_molecule_is_served_or_refused(run, labelled):
+    functional = load_functional(run)
+    found = density_of(labelled[2].molecule, functional, start="reference")
+    assert abs(found.num_electrons - 10.0) < 1e-6 and abs(found.charges.sum()) < 1e-5
+    far = Molecule(np.array([6, 6, 6, 6, 1, 1]), 3.0 * np.arange(18.0).reshape(6, 3), name="C4H2")
+    with pytest.raises(InvalidInput, match="1 to 3 atoms"):
+        density_of(far, functional)
+    with pytest.raises(InvalidInput, match="minao, reference"):
+        density_of(labelled[2].molecule, functional, start="mean")
+    with pytest.raises(InvalidInput, match="not a compact"):
+        compact.load(run)
+
+
+def test_a_study_is_written_and_read(run, labelled, tmp_path, folder):
+    found = study.evaluate(load(run), labelled, "full", ("MINAO", "reference"))
+    results = {name: found for name in study.SETS}
+    one = study.SmallRun("full", 0, (study.Snapshot(3, 1.0, 1.0),), 3, results, 0.1)
+    names = {name: [entry.molecule.formula for entry in labelled] for name in study.SETS}
+    atoms = {name: [entry.molecule.num_atoms for entry in labelled] for name in study.SETS}
+    study.write_study(study.SmallStudy((one,), names, atoms, 3, 10, {}), tmp_path / "a.json")
+    again = study.stored_study(tmp_path / "a.json")
+    assert again.arms == ["full"] and again.errors("full", "larger", "MINAO").shape == (1, 3)
+    assert again.error("full", "test", "MINAO").value == pytest.approx(np.abs(found["MINAO"].after).mean())
+    with pytest.raises(DataNotFound, match="ofdft-small"):
+        study.stored_study(tmp_path / "none.json")
+    (tmp_path / "b.json").write_text("{}")
+    with pytest.raises(InvalidInput, match="several compositions"):
+        study.stored_study(tmp_path / "b.json")
+
+
+def test_recipes_and_arms_are_read_strictly(tmp_path):
+    assert study.arm_recipe("geometry", seed=1).data.samples == "geometry"
+    assert study.read_pairs("full:0, geometry:2") == [("full", 0), ("geometry", 2)]
+    with pytest.raises(InvalidInput, match="arms are"):
+        study.read_pairs("nothing:0")
+    with pytest.raises(InvalidInput, match="pairs like"):
+        study.read_pairs("full")
+    (tmp_path / "a.yaml").write_text("method: ofdft_attention\nextra: {}\n")
+    with pytest.raises(InvalidInput, match="unknown section"):
+        read_attention_recipe(tmp_path / "a.yaml")
+    with pytest.raises(InvalidInput, match="positive"):
+        AttentionData(floor=0.0)
