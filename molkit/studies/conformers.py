@@ -113,9 +113,7 @@ def study_tasks(setting: Setting) -> dict[str, ArmsTask]:
     """One task for each seed and test molecule."""
     ensembles = load_ensembles(setting.data, split="test", limit=setting.limit)
     shared = (setting.weights, setting.energy, setting.threshold, setting.max_references, setting.num_energies)
-    return {
-        f"{seed}_{row:05d}": ArmsTask(one, *shared, seed) for seed in setting.seeds for row, one in enumerate(ensembles)
-    }
+    return {f"{seed}_{one.name}": ArmsTask(one, *shared, seed) for seed in setting.seeds for one in ensembles}
 
 
 def rows_of(task: ArmsTask, result: Result) -> list[Row]:
