@@ -17,6 +17,15 @@ from molkit.training.run_folder import load_state
 from molkit.training.weights import WEIGHTS_ROOT, copy_thinned
 
 COPIED = ("training.yaml", "provenance.jsonl", "recipe.yaml")
+CONTRASTIVE = "noise-contrastive"
+ENERGY_LIMITS = (
+    "- Learned over a bridge of levels between data and flow samples, one part of the energy for each step; the",
+    "  learning curve beside the weights tells which steps it resolves.",
+    "- The paper's sizes and settings are not known, and its sets do not come with this repository. What the tilt",
+    "  repairs is measured in the chapters on conformers.",
+    "- Known limits: a mirror image has the same energy; it saw minima only, so that what it says of strained",
+    "  structures is extrapolated; it belongs to the flow it names, and to the elements of its training set.",
+)
 PAPER_PASSES = 42_000 * 128  # conformations seen by the published flow for QM9-size molecules
 
 
@@ -80,13 +89,21 @@ def card(name: str, facts: dict) -> str:
             f"- Training by {part['objective']}: {part['step']:,} steps{ended}, {part['passes']:,} conformer passes, "
             f"{part['seconds'] / 60:.0f} minutes on a shared core of {part['device']}{loss}. Data: `{data}`."
         )
-    seen = sum(part["passes"] for part in facts["parts"])
+    of_energy = facts["parts"][-1]["objective"] == CONTRASTIVE
     lines += [
+        *(ENERGY_LIMITS if of_energy else flow_limits(facts["parts"])),
+        *[f"- {text}" for text in facts["remarks"]],
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def flow_limits(parts: Sequence[dict]) -> list[str]:
+    """What a user of a flow must know."""
+    seen = sum(part["passes"] for part in parts)
+    return [
         f"- Conformer passes in all: {seen:,}; the published flow for QM9-size molecules saw about {PAPER_PASSES:,}.",
         "- Not GEOM and not ISO17: the paper's sets do not come with this repository. What the weights reach is",
         "  measured in the chapters on conformers, beside RDKit.",
         "- Known limits: no handedness (reflected and drawn again afterwards), nothing between atoms more than three",
         "  bonds apart, formal charges and unpaired electrons not seen, elements of the training set only.",
-        *[f"- {remark}" for remark in facts["remarks"]],
     ]
-    return "\n".join(lines) + "\n"
