@@ -281,6 +281,8 @@ def conformer_baselines(name: str, count: int, symmetry: str, seed: int, out: Pa
 @click.option("--threshold", default=1.25, show_default=True, type=click.FloatRange(min=0.01), help="COV, angstrom.")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(min=1), help="Test molecules.")
 @click.option("--max-references", default=25, show_default=True, type=click.IntRange(min=1), help="Of a molecule.")
+@click.option("--stereo", default="mirror", show_default=True, help="Wrong handedness: ignore, mirror or redraw.")
+@click.option("--arms", default="", help="Names with commas; default: all.")
 @click.option("--energies", default=0, show_default=True, type=click.IntRange(min=0), help="By GFN2-xTB, an arm.")
 @click.option("--seeds", default="0", show_default=True, help="Numbers with commas.")
 @click.option("--minutes", type=click.FloatRange(min=0.0, min_open=True), help="Begin no molecule after this time.")
@@ -294,6 +296,8 @@ def conformers(
     threshold: float,
     limit: int,
     max_references: int,
+    stereo: str,
+    arms: str,
     energies: int,
     seeds: str,
     minutes: float | None,
@@ -316,6 +320,8 @@ def conformers(
         max_references=max_references,
         num_energies=energies,
         seeds=tuple(whole_numbers(seeds)),
+        stereo=stereo,
+        only=tuple(name.strip() for name in arms.split(",") if name.strip()),
     )
     with engine.open() as executor:
         result = run_study(setting, keep, executor=executor, minutes=minutes, progress=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from molkit.cgcf.conformers import draw_distances, generate, require_known
+from molkit.cgcf.conformers import Stereo, draw_distances, generate, require_known
 from molkit.cgcf.datasets import graph_of
 from molkit.cgcf.embedding import embed, radius_of_gyration
 from molkit.cgcf.energy import EnergyNetwork
@@ -61,6 +61,8 @@ class ArmsTask:
     max_references: int
     num_energies: int
     seed: int
+    stereo: Stereo = "mirror"  # of the flow's conformers with the converged search
+    only: tuple[str, ...] = ()  # arms; empty: all
 
 
 @lru_cache(maxsize=4)
@@ -85,7 +87,7 @@ def measure(task: ArmsTask) -> dict[str, np.ndarray]:
     require_known(model, mol, one.smiles)
     references = thinned(one.positions, task.max_references)
     count = PER_REFERENCE * len(references)
-    drawn = arms(one, mol, model, _energy(task.energy) if task.energy else None, count, task.seed)
+    drawn = arms(task, mol, model, _energy(task.energy) if task.energy else None, count)
     energy = _AboveLowest(one, mol, task.num_energies)
     numbers, nearest = [], []
     for positions, seconds in drawn.values():
@@ -123,22 +125,27 @@ class _AboveLowest:
         return float(np.mean(found)) if found else float("nan"), failed
 
 
-def arms(one: Ensemble, mol: Any, model: Cgcf, energy: EnergyNetwork | None, count: int, seed: int) -> Drawn:
-    """Every arm of one molecule. The ETM starts from the very conformers of the flow; RDKit may find none."""
-    drawn: Drawn = {
-        "rdkit": timed(lambda: _rdkit(mol, count, seed)),
-        "flow": timed(lambda: from_flow(model, one, mol, count, seed)),
-        "flow_published": timed(lambda: published(model, one, mol, count, seed)),
+def arms(task: ArmsTask, mol: Any, model: Cgcf, energy: EnergyNetwork | None, count: int) -> Drawn:
+    """The arms of one molecule. The ETM starts from the very conformers of the flow; RDKit may find none."""
+    one, seed = task.ensemble, task.seed
+    wanted = [arm for arm in task.only or ARMS if energy is not None or not arm.startswith("etm")]
+    needed = {arm.removesuffix("_ff") for arm in wanted}
+    needed |= {arm.replace("etm", "flow") for arm in needed}
+    makers = {
+        "rdkit": lambda: _rdkit(mol, count, seed),
+        "flow": lambda: from_flow(model, one, mol, count, seed, task.stereo),
+        "flow_published": lambda: published(model, one, mol, count, seed),
     }
-    if energy is not None:
-        for arm, start in (("etm", "flow"), ("etm_published", "flow_published")):
-            positions, before = drawn[start]
-            drawn[arm] = timed(lambda at=positions: refined(model, energy, mol, at, seed), before)
-    for arm in ("rdkit", "flow", "etm"):
-        if arm in drawn:
-            positions, before = drawn[arm]
-            drawn[f"{arm}_ff"] = timed(lambda at=positions: relax_conformers(mol, at)[0] if len(at) else at, before)
-    return {arm: drawn[arm] for arm in ARMS if arm in drawn}
+    drawn: Drawn = {arm: timed(make) for arm, make in makers.items() if arm in needed}
+    for arm in ("etm", "etm_published"):
+        if arm in needed:
+            positions, before = drawn[arm.replace("etm", "flow")]
+            drawn[arm] = timed(lambda at=positions: refined(model, energy, mol, at, seed) if len(at) else at, before)
+    for arm in wanted:
+        if arm.endswith("_ff"):
+            positions, before = drawn[arm.removesuffix("_ff")]
+            drawn[arm] = timed(lambda at=positions: relax_conformers(mol, at)[0] if len(at) else at, before)
+    return {arm: drawn[arm] for arm in ARMS if arm in wanted}
 
 
 def _rdkit(mol: Any, count: int, seed: int) -> np.ndarray:
@@ -148,10 +155,10 @@ def _rdkit(mol: Any, count: int, seed: int) -> np.ndarray:
         return np.zeros((0, mol.GetNumAtoms(), 3))
 
 
-def from_flow(model: Cgcf, one: Ensemble, mol: Any, count: int, seed: int) -> np.ndarray:
-    """Conformers with the default search, all-inverted ones reflected."""
+def from_flow(model: Cgcf, one: Ensemble, mol: Any, count: int, seed: int, stereo: Stereo) -> np.ndarray:
+    """Conformers with the default search; what happens to wrong handedness is `stereo`, as in `generate`."""
     generator = generator_from("conformers", one.name, seed)
-    return generate(model, one.smiles, count, generator=generator, mol=mol, stereo="mirror").positions
+    return generate(model, one.smiles, count, generator=generator, mol=mol, stereo=stereo).positions
 
 
 def published(model: Cgcf, one: Ensemble, mol: Any, count: int, seed: int) -> np.ndarray:

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
+from molkit.cgcf.conformers import Stereo
 from molkit.cgcf.energy_training import load_energy
 from molkit.cgcf.model import load_flow
 from molkit.claims.ledger import REPOSITORY
@@ -62,6 +63,8 @@ class Setting:
     max_references: int = 25  # of a molecule; more are thinned evenly
     seeds: tuple[int, ...] = (0,)
     num_energies: int = 0  # conformers of each arm whose GFN2-xTB energy is taken
+    stereo: str = "mirror"  # what the flow does about wrong handedness, as in `molkit conformers`
+    only: tuple[str, ...] = ()  # arms; empty: all
 
 
 @dataclass
@@ -112,8 +115,15 @@ def run_study(
 def study_tasks(setting: Setting) -> dict[str, ArmsTask]:
     """One task for each seed and test molecule."""
     ensembles = load_ensembles(setting.data, split="test", limit=setting.limit)
+    unknown = sorted(set(setting.only) - set(ARMS))
+    if unknown or setting.stereo not in get_args(Stereo):
+        raise InvalidInput(f"unknown arm or stereo {unknown or setting.stereo}: arms are {', '.join(ARMS)}")
     shared = (setting.weights, setting.energy, setting.threshold, setting.max_references, setting.num_energies)
-    return {f"{seed}_{one.name}": ArmsTask(one, *shared, seed) for seed in setting.seeds for one in ensembles}
+    return {
+        f"{seed}_{one.name}": ArmsTask(one, *shared, seed, setting.stereo, setting.only)
+        for seed in setting.seeds
+        for one in ensembles
+    }
 
 
 def rows_of(task: ArmsTask, result: Result) -> list[Row]:
@@ -158,13 +168,18 @@ def read_study(path: Path) -> ConformerStudy:
         raise DataNotFound(f"{path}: no such study; `molkit study conformers` makes it")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        values["setting"] = Setting(**values["setting"] | {"seeds": tuple(values["setting"]["seeds"])})
+        values["setting"] = _setting(values["setting"])
         columns = values["rows"]
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         values["rows"] = [Row(**row | {"nearest": tuple(row["nearest"])}) for row in rows]
         return ConformerStudy(**values)
     except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise InvalidInput(f"{path}: not a study of conformers ({error})") from error
+
+
+def _setting(values: dict[str, Any]) -> Setting:
+    """A setting whose lists are tuples again."""
+    return Setting(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
 def stored_study(name: str) -> ConformerStudy:

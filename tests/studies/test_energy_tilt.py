@@ -1,0 +1,94 @@
+"""What the chapters on the tilt and on QM9-size conformers compute and show, at the smallest size."""
+
+import numpy as np
+import pytest
+
+from molkit.cgcf.graph import collate
+from molkit.errors import InvalidInput
+from molkit.figures import energy_tilt as draw
+from molkit.studies import energy_tilt as study
+from molkit.studies.conformer_overlays import overlays
+from molkit.studies.conformers import ConformerStudy, Row, Setting, bars, coverage_at
+
+FLOW, ENERGY = "cgcf_qm9", "etm_qm9"
+
+
+@pytest.fixture(scope="module")
+def tilted():
+    return study.tilt_molecules(FLOW, ENERGY, num_molecules=2, count=3, search="converged search", seed=0)
+
+
+def test_the_bridge_widens_from_the_data_to_the_flow():
+    levels = study.bridge_levels(FLOW, ENERGY, num_molecules=2, seed=0)
+    deviations = [one.deviation.value for one in levels]
+    assert deviations == sorted(deviations) and deviations[0] < 0.01 < 0.05 < deviations[-1]
+    assert "0.7" in draw.level_table(levels, 2).data
+
+
+def test_the_walk_lowers_the_energy_and_narrows_the_bonds(tilted):
+    before, after = study.tilt_rows(tilted, num_energies=1)
+    assert after.tilt.value < before.tilt.value and after.spread.value < before.spread.value
+    assert (before.num_molecules, before.num_conformers) == (2, 6)
+    assert "kcal/mol" in draw.tilt_table([before, after]).data
+    assert "6 conformers of 2" in draw.length_figure(tilted).texts[-1].get_text().replace("\n", " ")
+
+
+def test_the_minimum_has_no_energy_above_itself(tilted):
+    one = tilted[0]
+    assert study.xtb_above(one, one.minimum[None]) == pytest.approx([0.0], abs=1e-6)
+    assert study.clashes(one.graph, one.minimum[None]) == 0.0
+    assert study.clashes(one.graph, 0.2 * one.minimum[None]) > 0.0
+
+
+def test_clashes_count_only_pairs_beyond_three_bonds():
+    from molkit.cgcf.datasets import graph_of
+    from molkit.chem.bond_graph import graph_mol
+
+    graph = collate([graph_of(graph_mol("CC"))])
+    assert study.clashes(graph, np.zeros((1, 8, 3))) == 0.0
+
+
+def test_the_learning_curve_has_a_line_for_each_step_of_the_bridge():
+    found = study.curves(ENERGY)
+    assert found.told_apart.shape == (len(found.steps), len(found.shares) - 1)
+    assert found.shares[0] == 0.0 and found.shares[-1] == 1.0
+    draw.curve_figure(found)
+    with pytest.raises(InvalidInput, match="unknown search"):
+        study.tilt_molecules(FLOW, ENERGY, num_molecules=1, count=1, search="none", seed=0)
+
+
+def test_four_walks_are_named_for_what_they_are():
+    rows = study.walks(FLOW, ENERGY, "CO", count=2, num_steps=3, seed=0)
+    assert [row.kind for row in rows] == [*2 * ["refinement without noise"], "noise times 0.1", "Langevin dynamics"]
+    assert [row.target for row in rows] == ["E alone", *3 * ["E − log p"]]
+    assert "clipped" in draw.walk_table(rows, "CO").data
+
+
+def test_overlays_lie_on_their_references():
+    (one,) = overlays(FLOW, ENERGY, data="ensembles_qm9", num_molecules=1, count=3, seed=0)
+    gap = one.nearest.positions - one.reference.positions
+    assert np.linalg.norm(gap.mean(axis=0)) < 1e-6 and one.rmsd < 3.0
+    assert "heavy atoms" in draw.overlay_grid([one]).data
+
+
+def rows_with(arm: str, cov: list[float], mat: list[float]) -> list[Row]:
+    return [
+        Row(f"m{k}", arm, 0, c, m, c, m, 2, 4, 0, 0.03, 2.0, 0.1, nearest=(m, m))
+        for k, (c, m) in enumerate(zip(cov, mat, strict=True))
+    ]
+
+
+def test_aims_are_judged_by_their_intervals():
+    """CGCF + MMFF94 five points behind misses its aim; ETM equal to the flow has no order."""
+    study = ConformerStudy(Setting(weights="w", energy="e", data="ensembles_qm9", threshold=0.5))
+    cov, mat = [0.8, 0.9, 1.0], [0.3, 0.2, 0.1]
+    for arm in ("rdkit", "rdkit_ff", "flow", "flow_published", "etm", "etm_published", "etm_ff"):
+        study.rows += rows_with(arm, cov, mat)
+    study.rows += rows_with("flow_ff", [c - 0.05 for c in cov], mat)
+    verdicts = [bar.verdict for bar in bars(study)]
+    assert verdicts == ["no order found", "no order found", "not met", "met", "", "not met"]
+    assert coverage_at(study, "flow", np.array([0.0, 0.25, 0.3])) == pytest.approx([0.0, 2.0 / 3.0, 1.0])
+    assert "Aims" in draw.bar_table(bars(study)).data
+    draw.coverage_figure(study)
+    with pytest.raises(InvalidInput, match="no arms with an energy"):
+        bars(ConformerStudy(study.setting, rows=rows_with("flow", cov, mat)))
