@@ -119,11 +119,8 @@ def study_tasks(setting: Setting) -> dict[str, ArmsTask]:
     if unknown or setting.stereo not in get_args(Stereo):
         raise InvalidInput(f"unknown arm or stereo {unknown or setting.stereo}: arms are {', '.join(ARMS)}")
     shared = (setting.weights, setting.energy, setting.threshold, setting.max_references, setting.num_energies)
-    return {
-        f"{seed}_{one.name}": ArmsTask(one, *shared, seed, setting.stereo, setting.only)
-        for seed in setting.seeds
-        for one in ensembles
-    }
+    asked = (setting.stereo, setting.only)
+    return {f"{seed}_{one.name}": ArmsTask(one, *shared, seed, *asked) for seed in setting.seeds for one in ensembles}
 
 
 def rows_of(task: ArmsTask, result: Result) -> list[Row]:

@@ -99,6 +99,15 @@ def test_one_molecule_by_every_arm(weights, energy, tmp_path):
     assert mean_of(study, "flow", "mat_recall") is None  # one molecule has no interval
 
 
+def test_only_the_arms_that_are_asked_for_are_made(weights, energy, tmp_path):
+    task = ArmsTask(ethanol(), weights, energy, 0.5, 5, 0, 0, "redraw", ("flow_ff", "etm"))
+    assert measure(task)["arms"].tolist() == ["etm", "flow_ff"]
+    with pytest.raises(InvalidInput, match="unknown arm"):
+        run_study(Setting(weights=weights, only=("none",)), tmp_path)
+    with pytest.raises(InvalidInput, match="stereo"):
+        run_study(Setting(weights=weights, stereo="keep"), tmp_path)
+
+
 def test_a_molecule_without_conformers_by_rdkit_counts_as_not_covered(weights, energy, monkeypatch):
     def none_found(*_: object, **__: object) -> np.ndarray:
         raise CalculationFailed("no 3D geometry")
