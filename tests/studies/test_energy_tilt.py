@@ -37,7 +37,7 @@ def test_the_minimum_has_no_energy_above_itself(tilted):
     one = tilted[0]
     assert study.xtb_above(one, one.minimum[None]) == pytest.approx([0.0], abs=1e-6)
     assert study.clashes(one.graph, one.minimum[None]) == 0.0
-    assert study.clashes(one.graph, 0.2 * one.minimum[None]) > 0.0
+    assert study.clashes(tilted[1].graph, 0.2 * tilted[1].minimum[None]) > 0.0
 
 
 def test_clashes_count_only_pairs_beyond_three_bonds():
