@@ -82,7 +82,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise DataNotFound(f"{path}: no such file")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:  # the last: nested too deeply
         first = str(error).splitlines()[0]
         raise InvalidInput(f"{path}: not readable as YAML ({first})") from error
     if not isinstance(values, dict):

@@ -15,6 +15,9 @@ SYMBOLS = (
 ATOMIC_NUMBER = {symbol: number for number, symbol in enumerate(SYMBOLS) if number}
 
 
+FARTHEST = 1e100  # angstrom; beyond about 1e154 squares of distances overflow
+
+
 @dataclass(frozen=True, eq=False)
 class Molecule:
     """Elements and coordinates (angstrom) of one molecule; a change returns a new one.
@@ -39,6 +42,8 @@ class Molecule:
             raise InvalidInput(f"{label}: needs at least one atom, got none")
         if not np.isfinite(positions).all():
             raise InvalidInput(f"{label}: coordinates must be finite numbers, got NaN or infinity")
+        if np.abs(positions).max() > FARTHEST:
+            raise InvalidInput(f"{label}: a coordinate of {np.abs(positions).max():.3g} angstrom cannot be squared")
         if numbers.min() < 1 or numbers.max() >= len(SYMBOLS):
             bad = numbers[(numbers < 1) | (numbers >= len(SYMBOLS))][0]
             raise InvalidInput(f"{label}: atomic numbers must lie in 1..{len(SYMBOLS) - 1}, got {bad}")

@@ -58,7 +58,7 @@ class Book:
             raise InvalidInput(f"no book in {self.root}: _toc.yml is missing; name the folder of the book with --root")
         try:
             contents = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, RecursionError) as error:
             raise InvalidInput(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from None
         return list(_entries(contents))
 

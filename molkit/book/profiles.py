@@ -98,7 +98,7 @@ def _read(path: Path) -> dict[str, Any]:
         entries = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InvalidInput(f"profile file {path} does not exist") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from None
     if entries is None:
         return {}

@@ -110,7 +110,7 @@ def load_energy(path_or_name: str | Path) -> EnergyNetwork:
 def read_energy_recipe(path: Path) -> EnergyRecipe:
     """The recipe in a YAML file. Raises DataNotFound, or InvalidInput for an unknown section or key."""
     values = read_yaml(path)
-    unknown = sorted(set(values) - {"method", "flow", "pool", "bridge", "data", "model", "training"})
+    unknown = sorted(set(values) - {"method", "flow", "pool", "bridge", "data", "model", "training"}, key=str)
     if unknown or not isinstance(values.get("flow"), str):
         what = f"unknown section {unknown[0]!r}" if unknown else "`flow` must name a flow"
         raise InvalidInput(f"{path}: {what}; known are method, flow, pool, bridge, data, model, training")

@@ -30,7 +30,7 @@ class FlowRecipe:
 def read_flow_recipe(path: Path) -> FlowRecipe:
     """The recipe in a YAML file. Raises DataNotFound, or InvalidInput for an unknown section, key or objective."""
     values = read_yaml(path)
-    unknown = sorted(set(values) - {"method", "data", "model", "training", "objective"})
+    unknown = sorted(set(values) - {"method", "data", "model", "training", "objective"}, key=str)
     if unknown:
         raise InvalidInput(
             f"{path}: unknown section {unknown[0]!r}; known are method, objective, data, model, training"

@@ -237,7 +237,7 @@ def strictly(kind: type, entry: Any, where: str) -> Any:
 def _read_file(path: Path, _modified: int) -> tuple[Claim, ...]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     _only_keys(content, {"paper", "groups"}, str(path))
     claims = []

@@ -55,7 +55,7 @@ def read_recipe(path: Path) -> Recipe:
     """
     path = recipe_path(path)
     values = read_yaml(path)
-    unknown = sorted(set(values) - {"method", "data", "model", "training"})
+    unknown = sorted(set(values) - {"method", "data", "model", "training"}, key=str)
     if unknown:
         raise InvalidInput(f"{path}: unknown section {unknown[0]!r}; known are method, data, model, training")
     if values.get("method") != "edm":

@@ -22,7 +22,7 @@ from molkit.data.packed import read_packed, write_packed
 from molkit.edm.config import EdmConfig
 from molkit.edm.model import build, read_weights
 from molkit.edm.recipes import read_recipe
-from molkit.errors import MolkitError
+from molkit.errors import InvalidInput, MolkitError
 from molkit.molecule import Molecule, PackedMolecules
 
 SECONDS = 2.0
@@ -139,6 +139,18 @@ def test_a_reader_survives_mutated_files(kind, tmp_path):
     before = peak_mib()
     assert attack(kind, 300, tmp_path, seed=0) < SECONDS
     assert peak_mib() - before < GROWTH_MIB
+
+
+def test_a_coordinate_too_large_to_square_is_one_line(tmp_path):
+    (tmp_path / "far.xyz").write_text("2\n\nH 0 0 0\nH 0 0 1e200\n")
+    reading = read_molecules(tmp_path / "far.xyz")
+    assert not reading.molecules and "1e+200 angstrom" in reading.problems[0].reason
+
+
+def test_yaml_nested_too_deeply_is_one_line(tmp_path):
+    (tmp_path / "deep.yaml").write_text("[" * 20_000)
+    with pytest.raises(InvalidInput, match="not readable as YAML"):
+        READERS["yaml"](tmp_path / "deep.yaml")
 
 
 def test_smiles_survive_mutation():
