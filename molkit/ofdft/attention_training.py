@@ -198,7 +198,7 @@ class AttentionRecipe:
 def read_attention_recipe(path: Path) -> AttentionRecipe:
     """The recipe in a YAML file. Raises DataNotFound, or InvalidInput for an unknown section or key."""
     values = read_yaml(path)
-    unknown = sorted(set(values) - {"method", "data", "model", "training"})
+    unknown = sorted(set(values) - {"method", "data", "model", "training"}, key=str)
     if unknown:
         raise InvalidInput(f"{path}: unknown section {unknown[0]!r}; known are method, data, model, training")
     kinds = {"data": AttentionData, "model": AttentionConfig, "training": TrainConfig}

@@ -115,7 +115,7 @@ class CompactRecipe:
 def read_compact_recipe(path: Path) -> CompactRecipe:
     """The recipe in a YAML file. Raises DataNotFound, or InvalidInput for an unknown section or key."""
     values = read_yaml(path)
-    unknown = sorted(set(values) - {"method", "data", "model", "training"})
+    unknown = sorted(set(values) - {"method", "data", "model", "training"}, key=str)
     if unknown:
         raise InvalidInput(f"{path}: unknown section {unknown[0]!r}; known are method, data, model, training")
     kinds = {"data": CompactData, "model": CompactConfig, "training": TrainConfig}
