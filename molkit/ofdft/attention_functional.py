@@ -187,6 +187,8 @@ def publish(run: Path, name: str, *, remarks: tuple[str, ...] = (), root: Path =
         raise InvalidInput(f"the name of published weights must be a plain word, got {name!r}")
     functional = load(run)
     origin = run.parents[1] if run.parent.name == "snapshots" else run
+    if origin != run:
+        remarks = (f"The weights are those of snapshot {run.name} of that run.", *remarks)
     _, numbers = load_state(origin)
     folder = root / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -210,7 +212,7 @@ def card(functional: AttentionFunctional, numbers: Mapping[str, float], remarks:
         f"Training: {numbers['step']} steps, {numbers['passes']:,} sample passes, {numbers['seconds']:.0f} s wall time "
         "on one CPU thread. Labels: `molkit labels small`; recipe: `training.yaml` and `data/recipes`.",
         "Limits: neutral closed-shell molecules of at most two heavy atoms near equilibrium; the ten compositions it "
-        "was trained on. Energies of molecules with three heavy atoms are measured in the book and are not accurate.",
+        "was trained on. Energies of molecules with three heavy atoms, measured in the book, are wrong by hartrees.",
         *remarks,
     ]
     return "\n\n".join(lines) + "\n"
