@@ -37,14 +37,14 @@ def rdkit_conformers(mol: Chem.Mol, count: int, *, method: Method = "etkdgv3", s
         raise InvalidInput(f"the number of conformers must be at least 1, got {count}")
     mol = Chem.Mol(mol)
     parameters = embed_parameters(method, seed)
-    with rdBase.BlockLogs():
-        found = list(AllChem.EmbedMultipleConfs(mol, count, parameters))
-        if not found:
+    with rdBase.BlockLogs():  # ids of a search that ran out of time name conformers that are not there
+        AllChem.EmbedMultipleConfs(mol, count, parameters)
+        if not mol.GetNumConformers():
             parameters.useRandomCoords = True
-            found = list(AllChem.EmbedMultipleConfs(mol, max(count, HARD_ATTEMPTS), parameters))[:count]
-    if not found:
+            AllChem.EmbedMultipleConfs(mol, max(count, HARD_ATTEMPTS), parameters)
+    if not mol.GetNumConformers():
         raise CalculationFailed(f"{method} found no 3D geometry of {Chem.MolToSmiles(Chem.RemoveHs(mol))}")
-    return np.stack([mol.GetConformer(row).GetPositions() for row in found])
+    return np.stack([conformer.GetPositions() for conformer in mol.GetConformers()][:count])
 
 
 def with_stereo_of(mol: Chem.Mol, positions: np.ndarray) -> Chem.Mol:

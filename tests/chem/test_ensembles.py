@@ -13,9 +13,9 @@ from molkit.chem.ensembles import (
     rotational_constants,
     start_positions,
 )
-from molkit.chem.rdkit_conformers import rdkit_conformers, relax_conformers
+from molkit.chem.rdkit_conformers import embed_parameters, rdkit_conformers, relax_conformers
 from molkit.chem.xtb import XtbEnergy
-from molkit.errors import InvalidInput, MolkitError
+from molkit.errors import CalculationFailed, InvalidInput, MolkitError
 from molkit.molecule import Molecule
 from molkit.units import EV_TO_KCAL
 
@@ -120,3 +120,17 @@ def test_baselines_keep_order_stereo_and_seed(method):
 def test_wrong_baselines_are_refused(wrong):
     with pytest.raises(InvalidInput):
         rdkit_conformers(Chem.AddHs(Chem.MolFromSmiles("CC")), **({"count": 1} | wrong))
+
+
+def test_a_search_out_of_time_is_an_error_of_ours(monkeypatch):
+    """RDKit then returns ids of conformers that are not there."""
+
+    def hurried(method, seed):
+        parameters = embed_parameters(method, seed)
+        parameters.timeout = 1
+        return parameters
+
+    monkeypatch.setattr("molkit.chem.rdkit_conformers.embed_parameters", hurried)
+    mol = Chem.AddHs(Chem.MolFromSmiles("CC(C)C[C@H](N)C(=O)N[C@@H](Cc1ccccc1)C(=O)NCCCCCCCCCCCC"))
+    with pytest.raises(CalculationFailed, match="no 3D geometry"):
+        rdkit_conformers(mol, 5000)
