@@ -10,10 +10,11 @@ from molkit.book.layout import REPOSITORY
 
 LAYERS = [  # from the ground up; rooms of one layer do not import each other unless SIDEWAYS says so
     {"units", "errors", "rng"},
-    {"processes", "molecule", "config", "geometry", "graphs", "nn", "claims"},
+    {"molecule", "config", "geometry", "graphs", "nn", "claims"},
     {"chem"},
-    {"data", "metrics", "training"},
+    {"data", "training"},
     {"farm"},
+    {"metrics"},
     {"edm", "cgcf", "ofdft"},
     {"relaxation"},
     {"studies"},

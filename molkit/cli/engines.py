@@ -24,11 +24,14 @@ class Engine:
         """Whether everything runs in this process."""
         return self.workers == 1 and self.dask is None and self.slurm is None
 
-    def open(self) -> AbstractContextManager[Executor | None]:
-        """The executor, for a with block; None for this process. Raises what `molkit.farm.engines.engine` raises."""
+    def open(self, *, apart: bool = False) -> AbstractContextManager[Executor | None]:
+        """The executor, for a with block; None for this process, unless tasks are to run `apart` from it.
+
+        Raises what `molkit.farm.engines.engine` raises.
+        """
         from molkit.farm.engines import engine
 
-        return engine(self.workers, dask=self.dask, slurm=self.slurm)
+        return engine(self.workers, dask=self.dask, slurm=self.slurm, apart=apart)
 
 
 def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:

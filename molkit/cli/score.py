@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from molkit.cli.engines import Engine, engine_options
 from molkit.errors import DataNotFound, InvalidInput
 
 if TYPE_CHECKING:
@@ -36,9 +37,12 @@ COLUMNS = (
 )
 @click.option("--strain", "with_strain", is_flag=True, help="Relax each with GFN2-xTB: energy drop and RMSD.")
 @click.option("--posebusters", is_flag=True, help="PoseBusters' checks of the geometry, bonds perceived.")
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Processes of --strain.")
+@engine_options
+@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Folder of --strain; continued.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def score(file: Path, rule: str, with_strain: bool, posebusters: bool, workers: int, as_json: bool) -> None:
+def score(
+    file: Path, rule: str, with_strain: bool, posebusters: bool, engine: Engine, keep: Path | None, as_json: bool
+) -> None:
     """Stability, validity and uniqueness of the molecules in FILE (.xyz, .sdf, .mol or .npz).
 
     Intervals are for 95 %; the row of QM9's test molecules shows what real molecules reach by the same rule. Molecules
@@ -57,7 +61,7 @@ def score(file: Path, rule: str, with_strain: bool, posebusters: bool, workers: 
     molecules = PackedMolecules.from_molecules([reading.molecules[row] for row in good])
     data, reference, note = _data_row(rule)
     ours = score_molecules(molecules, rule=rule, reference=reference)
-    extras = _extras([reading.molecules[row] for row in good], with_strain, posebusters, workers)
+    extras = _extras([reading.molecules[row] for row in good], with_strain, posebusters, engine, keep)
     if as_json:
         report = {"file": str(file), "rule": rule, "score": ours.as_dict(), "qm9_test": data and data.as_dict()}
         report["skipped"] = [{"index": index, "reason": reason} for index, reason in sorted(skipped.items())]
@@ -98,13 +102,16 @@ def _read(file: Path) -> Reading:
     return Reading(tuple(kept.values()), tuple(kept), listed)
 
 
-def _extras(molecules: list[Molecule], with_strain: bool, posebusters: bool, workers: int) -> dict[str, dict]:
+def _extras(
+    molecules: list[Molecule], with_strain: bool, posebusters: bool, engine: Engine, keep: Path | None
+) -> dict[str, dict]:
     """What the options ask for besides, as plain values."""
     found: dict[str, dict] = {}
     if with_strain:
         from molkit.metrics.strain import strain
 
-        found["strain"] = asdict(strain(molecules, workers=workers, progress=True))
+        with engine.open(apart=True) as executor:
+            found["strain"] = asdict(strain(molecules, executor=executor, folder=keep, progress=True))
     if posebusters:
         from molkit.studies.edm_conventions import poses
 

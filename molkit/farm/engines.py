@@ -2,6 +2,7 @@
 
 import logging
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
@@ -10,7 +11,6 @@ from typing import Any
 
 from molkit.config import read_yaml
 from molkit.errors import InvalidInput, NetworkUnavailable, ToolNotFound
-from molkit.processes import single_threaded
 
 CONNECT_SECONDS = 20.0
 SLURM_KEYS = {"jobs", "queue", "account", "cores", "processes", "memory", "walltime", "local_directory", "prologue"}
@@ -40,25 +40,42 @@ class ProcessExecutor(Executor):
 
 
 @contextmanager
-def engine(workers: int = 1, *, dask: str | None = None, slurm: Path | None = None) -> Iterator[Executor | None]:
+def engine(
+    workers: int = 1, *, dask: str | None = None, slurm: Path | None = None, apart: bool = False
+) -> Iterator[Executor | None]:
     """The executor that is asked for; None means this process. At most one of the three may be given.
 
-    `dask` is the address of a running scheduler, `slurm` a YAML file for `slurm_cluster`. Raises InvalidInput,
-    ToolNotFound without the extra `scale`, NetworkUnavailable when no scheduler answers.
+    With `apart`, one worker is a process too, for tasks that may crash or need a limit of time. `dask` is the address
+    of a running scheduler, `slurm` a YAML file for `slurm_cluster`. Raises InvalidInput, ToolNotFound without the extra
+    `scale`, NetworkUnavailable when no scheduler answers.
     """
     if (workers > 1) + (dask is not None) + (slurm is not None) > 1:
         raise InvalidInput("give one of --workers, --dask and --slurm")
     if dask is not None or slurm is not None:
         with _dask_executor(dask, slurm) as executor:
             yield executor
-    elif workers > 1:
+    elif workers > 1 or apart:
         yield from _processes(workers)
     else:
         yield None
 
 
+@contextmanager
+def _single_threaded() -> Iterator[None]:
+    """Processes started meanwhile use one thread each; their libraries read that when they start."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
+
+
 def _processes(workers: int) -> Iterator[Executor]:
-    with single_threaded():
+    with _single_threaded():
         executor = ProcessExecutor(workers)
         try:
             yield executor

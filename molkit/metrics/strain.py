@@ -1,16 +1,21 @@
 """Strain: how far a structure is from the minimum next to it, in energy and in shape, by GFN2-xTB."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import Executor
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from molkit.chem.bond_orders import packed_bonds
 from molkit.chem.xtb import num_electrons, relax, relaxed_molecule
 from molkit.errors import InvalidInput
+from molkit.farm.engines import engine
+from molkit.farm.run import run_farm
 from molkit.metrics.statistics import Interval, bootstrap_interval, proportion_interval
 from molkit.molecule import Molecule, PackedMolecules
-from molkit.processes import Failure, guarded_map
 from molkit.units import EV_TO_KCAL
 
 FMAX = 0.05  # eV/angstrom
@@ -72,17 +77,65 @@ def bonded_pairs(molecule: Molecule) -> set[tuple[int, int]]:
     return {tuple(sorted(pair)) for pair in zip(bonds.first.tolist(), bonds.second.tolist(), strict=True)}
 
 
-def strain(molecules: Sequence[Molecule], *, workers: int = 1, progress: bool = False) -> StrainResult:
-    """Relax every molecule, with its charge, within a limit of time. Raises InvalidInput for an empty set."""
+@dataclass(frozen=True)
+class Failure:
+    """Why a molecule was not relaxed."""
+
+    reason: str
+
+
+def strain(
+    molecules: Sequence[Molecule],
+    *,
+    executor: Executor | None = None,
+    folder: Path | None = None,
+    progress: bool = False,
+) -> StrainResult:
+    """Relax every molecule, with its charge, within a limit of time.
+
+    Where and how is said at `relax_all`. Raises InvalidInput for an empty set.
+    """
     if len(molecules) == 0:
         raise InvalidInput("strain needs at least one molecule, got none")
     tasks = list(molecules)
-    return summary(tasks, relax_all(tasks, workers=workers, progress=progress))
+    return summary(tasks, relax_all(tasks, executor=executor, folder=folder, progress=progress))
 
 
-def relax_all(molecules: Sequence[Molecule], *, workers: int = 1, progress: bool = False) -> list[Strain | Failure]:
-    """The outcome of each molecule, in order, from processes that may crash or hang."""
-    return guarded_map(strain_of, list(molecules), workers=workers, timeout=TIMEOUT, progress=progress)
+def relax_all(
+    molecules: Sequence[Molecule],
+    *,
+    executor: Executor | None = None,
+    folder: Path | None = None,
+    progress: bool = False,
+) -> list[Strain | Failure]:
+    """The outcome of each molecule, in order, from processes that may crash or hang.
+
+    Without an executor, one process here. With a folder, a second call goes on where the first was interrupted.
+    """
+    tasks = {f"molecule_{row:06d}": molecule for row, molecule in enumerate(molecules)}
+    where = nullcontext(executor) if executor is not None else engine(1, apart=True)
+    place = nullcontext(folder) if folder is not None else TemporaryDirectory()
+    with where as workers, place as root:
+        found = run_farm(
+            _strain_arrays,
+            tasks,
+            Path(root),
+            executor=workers,
+            timeout=TIMEOUT,
+            settings={"fmax": FMAX, "max_steps": MAX_STEPS},
+            progress=progress,
+            unit="molecule",
+        )
+        arrays = found.results()
+    return [_strain_from(arrays[key]) if key in arrays else Failure(found.failed[key]) for key in tasks]
+
+
+def _strain_arrays(molecule: Molecule) -> dict[str, float | int | bool]:
+    return asdict(strain_of(molecule))
+
+
+def _strain_from(arrays: dict[str, np.ndarray]) -> Strain:
+    return Strain(**{field.name: arrays[field.name].item() for field in fields(Strain)})
 
 
 def summary(molecules: Sequence[Molecule], outcomes: Sequence[Strain | Failure]) -> StrainResult:

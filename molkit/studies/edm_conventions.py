@@ -14,6 +14,7 @@ from molkit.data.qm9 import load_qm9
 from molkit.edm.model import build, load
 from molkit.edm.published import num_failed_chains, stored_samples
 from molkit.edm.sampling import sample
+from molkit.farm.engines import engine
 from molkit.metrics.distributions import Owned, owned_bond_angles, owned_bond_lengths, wasserstein_over_molecules
 from molkit.metrics.formal_charge import score_molecule
 from molkit.metrics.stability import stability
@@ -167,15 +168,16 @@ def strains(chosen: dict[str, PackedMolecules], *, count: int, workers: int) -> 
     A last row holds those of ours that EDM's rule calls stable: what is left of the strain when the bonds are right.
     """
     found = {}
-    for label, molecules in chosen.items():
-        if label == "EDM, untrained":
-            continue
-        few = spread(molecules, count)
-        outcomes = relax_all(list(few), workers=workers)
-        found[label] = summary(few, outcomes)
-        stable = np.flatnonzero(stability(few).molecule_stable)
-        if label == OURS and len(stable):
-            found[f"{OURS}, stable ones"] = summary(few.select(stable), [outcomes[row] for row in stable])
+    with engine(workers, apart=True) as executor:
+        for label, molecules in chosen.items():
+            if label == "EDM, untrained":
+                continue
+            few = spread(molecules, count)
+            outcomes = relax_all(list(few), executor=executor)
+            found[label] = summary(few, outcomes)
+            stable = np.flatnonzero(stability(few).molecule_stable)
+            if label == OURS and len(stable):
+                found[f"{OURS}, stable ones"] = summary(few.select(stable), [outcomes[row] for row in stable])
     return found
 
 

@@ -1,30 +1,12 @@
-import time
-
 import numpy as np
 import pytest
 
-from molkit.errors import CalculationFailed, InvalidInput
-from molkit.metrics.strain import Strain, bonded_pairs, strain, summary
+from molkit.errors import InvalidInput
+from molkit.metrics.strain import Failure, Strain, bonded_pairs, strain, summary
 from molkit.molecule import Molecule, PackedMolecules
-from molkit.processes import Failure, guarded_map
 
 WATER = Molecule([8, 1, 1], [[0.0, 0.0, 0.1173], [0.0, 0.7572, -0.4692], [0.0, -0.7572, -0.4692]])
 HYDROXYL = Molecule([8, 1], [[0.0, 0.0, 0.0], [0.0, 0.0, 0.97]])
-
-
-def work(task):
-    if task == "hang":
-        time.sleep(60)
-    if task == "fail":
-        raise CalculationFailed("no energy")
-    return task
-
-
-def test_a_task_that_hangs_or_fails_does_not_take_the_others_with_it():
-    found = guarded_map(work, ["one", "hang", "fail", "two"], timeout=8.0)
-    assert found[0] == "one" and found[3] == "two"
-    assert isinstance(found[1], Failure) and "longer than 8 s" in found[1].reason
-    assert found[2] == Failure("no energy")
 
 
 def test_figures_are_over_what_converged_and_the_rest_is_counted():
@@ -52,3 +34,14 @@ def test_water_and_atoms_on_top_of_each_other():
     assert 0.0 <= result.energy_drop.value < 1.0
     with pytest.raises(InvalidInput):
         strain(PackedMolecules(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 3))))
+
+
+def test_an_interrupted_strain_goes_on_in_its_folder_and_gives_the_same(tmp_path):
+    bent = WATER.with_positions(WATER.positions * 1.05)
+    first = strain([WATER], folder=tmp_path)
+    kept = (tmp_path / "results" / "molecule_000000.npz").stat().st_mtime_ns
+    both = strain([WATER, bent], folder=tmp_path)
+    assert (tmp_path / "results" / "molecule_000000.npz").stat().st_mtime_ns == kept
+    assert both == strain([WATER, bent]) and first.num_counted == 1 and both.num_counted == 2
+    with pytest.raises(InvalidInput, match="was another one"):
+        strain([bent], folder=tmp_path)
