@@ -97,7 +97,7 @@ class AttentionFunctional:
 class AttentionEnergy:
     """Energy (hartree, nuclei included) of one molecule's channels z [A K], and its derivative by z.
 
-    `constraint` is the derivative of the number of electrons by z.
+    `constraint` is the derivative of the number of electrons by z. Channels that an element lacks say nothing.
     """
 
     def __init__(self, functional: AttentionFunctional, integrals: DensityIntegrals) -> None:
@@ -108,6 +108,7 @@ class AttentionEnergy:
         self.reference = reduction.reference_density(self.place, size)
         self.reference_energy = reduction.reference_energy(self.place)
         self.lift, self.drop = reduction.matrices(self.place, size)
+        self.present = torch.from_numpy((np.abs(self.lift).sum(0) > 0.0).astype(float))
         coulomb = self.from_natural @ integrals.coulomb @ self.from_natural
         self.curvature = self.lift.T @ coulomb @ self.lift
         natural_integrals = self.from_natural @ integrals.basis_integrals
@@ -119,7 +120,8 @@ class AttentionEnergy:
         """Energy and derivative at z [A K]."""
         with torch.enable_grad():
             variable = torch.from_numpy(np.array(z, dtype=np.float64)).requires_grad_(True)
-            learned = self.functional.network(variable.reshape(1, len(self.place.elements), -1), self.around)[0]
+            present = (variable * self.present).reshape(1, len(self.place.elements), -1)
+            learned = self.functional.network(present, self.around)[0]
             (slope,) = torch.autograd.grad(learned, variable)
         pull = self.curvature @ z
         return self.reference_energy + 0.5 * float(z @ pull) + float(learned.detach()), pull + slope.numpy()

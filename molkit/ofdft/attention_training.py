@@ -110,7 +110,8 @@ class AttentionTask:
         """Relative errors: |R - label| / (floor + excess), and |gradient - label| / sqrt(floor + excess)."""
         z = self.z[rows].requires_grad_(True)
         energy = network.network(z, self.around.rows(self.molecule[rows]))
-        (gradient,) = torch.autograd.grad(energy.sum(), z, create_graph=True)
+        counts = self.data.gradient_weight > 0.0
+        (gradient,) = torch.autograd.grad(energy.sum(), z, create_graph=counts, retain_graph=True)
         weights = self.weights[rows]
         of_value = (weights * (energy - self.energy[rows]).abs()).mean()
         missed = ((gradient - self.gradient[rows]) * self.mask[rows]).flatten(1).norm(dim=1)

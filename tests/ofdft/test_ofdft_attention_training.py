@@ -105,6 +105,24 @@ def test_gradients_of_the_whole_energy_agree_with_finite_differences(run, labell
     assert abs((ends[0] - ends[1]) / 2e-4 / slope - 1.0) < 1e-5
 
 
+def test_channels_that_an_element_lacks_say_nothing(run, labelled):
+    energy = load(run).energy_of(labelled[2].molecule)
+    lacking = np.flatnonzero(np.abs(energy.lift).sum(0) == 0.0)
+    z = np.zeros(len(energy.constraint))
+    z[lacking] = 0.3
+    value, slope = energy(z)
+    assert len(lacking) and value == energy(np.zeros_like(z))[0] and not slope[lacking].any()
+
+
+def test_without_gradient_labels_the_loss_is_that_of_values(labelled):
+    task, model = prepare(CONFIG, AttentionData(gradient_weight=0.0), labelled, seed=0)
+    loss, terms = task.loss(model, torch.arange(len(task.z)), generator=torch.Generator())
+    loss.backward()
+    assert (
+        float(loss.detach()) == pytest.approx(float(terms["value_error"])) and not terms["gradient_error"].requires_grad
+    )
+
+
 def test_the_energy_of_a_turned_molecule_is_the_same(run, labelled):
     functional, entry = load(run), labelled[0]
     turn, _ = np.linalg.qr(np.random.default_rng(1).standard_normal((3, 3)))
