@@ -331,7 +331,7 @@ def _write_header(
     write_yaml(trainer.out / "training.yaml", asdict(config))
     record = run_folder.provenance(
         resumed=resumed,
-        started_from=None if started_from is None else Path(started_from).name,  # a folder's path means nothing elsewhere
+        started_from=None if started_from is None else Path(started_from).name,
         passes=trainer.progress.passes,
         step=trainer.progress.step,
         total_steps=trainer.progress.total_steps,
