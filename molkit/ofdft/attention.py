@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from molkit.errors import InvalidInput
 from molkit.ofdft.channels import CENTRES, ELEMENTS, Neighbourhood, radial_values
+from molkit.ofdft.integrals import Roots
 from molkit.ofdft.local_frames import Layout, candidate_frames, neighbour_weights, shell_rotations
 
 NUM_RADIAL = len(ELEMENTS) ** 2 * len(CENTRES)  # Gaussians of the distance, for each pair of elements apart
@@ -25,6 +27,7 @@ class AttentionConfig:
     num_layers: int = 2
     num_heads: int = 4
     num_gaussians: int = 16
+    roots: Roots = "molecule"  # of the overlap: of the whole molecule, or of every atom's block (no cubic step)
     basis: str = ""
 
     def __post_init__(self) -> None:
@@ -34,6 +37,8 @@ class AttentionConfig:
             raise InvalidInput(f"width {self.width} must be a multiple of num_heads {self.num_heads}")
         if self.num_gaussians < 1:
             raise InvalidInput("need at least one Gaussian of distances")
+        if self.roots not in get_args(Roots):
+            raise InvalidInput(f"roots are {' or '.join(get_args(Roots))}, got {self.roots!r}")
 
     @property
     def layout(self) -> Layout:

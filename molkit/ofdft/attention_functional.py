@@ -69,6 +69,7 @@ class StoredReduction(nn.Module):
             tables("lift", momenta),
             tables("drop", momenta),
             energies.numpy(),
+            config.roots,
         )
 
 
@@ -104,10 +105,10 @@ class AttentionEnergy:
         self.functional, self.integrals = functional, integrals
         reduction, size = functional.reduction, len(integrals.external)
         self.place: Neighbourhood = neighbourhood(integrals.molecule)
-        self.to_natural, self.from_natural = integrals.roots
+        self.to_natural, self.from_natural = integrals.natural(reduction.roots)
         self.reference = reduction.reference_density(self.place, size)
+        self.lift, self.drop = reduction.matrices(self.place)
         self.reference_energy = reduction.reference_energy(self.place)
-        self.lift, self.drop = reduction.matrices(self.place, size)
         self.present = torch.from_numpy((np.abs(self.lift).sum(0) > 0.0).astype(float))
         coulomb = self.from_natural @ integrals.coulomb @ self.from_natural
         self.curvature = self.lift.T @ coulomb @ self.lift

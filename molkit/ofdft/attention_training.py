@@ -63,7 +63,7 @@ def _samples_of(
     reduction: ChannelReduction, molecule: Prepared, most: int, width: int, number: int
 ) -> tuple[np.ndarray, ...]:
     size = molecule.densities.shape[1]
-    lift, drop = reduction.matrices(molecule.place, size)
+    lift, drop = reduction.matrices(molecule.place)
     z = (molecule.densities - reduction.reference_density(molecule.place, size)) @ drop.T
     delta = z @ lift.T
     hartree = delta @ molecule.coulomb
@@ -128,7 +128,7 @@ def prepare(
     config: AttentionConfig, data: AttentionData, labelled: Sequence[LabelledMolecule], *, seed: int
 ) -> tuple[AttentionTask, AttentionModel]:
     """Reduction, samples, and a model whose quadratic form begins with that of the gradient labels."""
-    molecules = [prepare_molecule(entry, ceiling=data.ceiling) for entry in labelled]
+    molecules = [prepare_molecule(entry, ceiling=data.ceiling, roots=config.roots) for entry in labelled]
     reduction = fit_channels(molecules, config.layout, floor=data.floor)
     config = replace(config, basis=basis_fingerprint())
     model = build(config, seed=seed)

@@ -9,16 +9,18 @@ the energy's second derivative is about one. Everything is per element; nothing 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations_with_replacement
+from functools import cached_property
 
 import numpy as np
+import scipy.linalg
 
 from molkit.errors import InvalidInput
 from molkit.molecule import Molecule
 from molkit.ofdft.basis import density_mole
-from molkit.ofdft.integrals import DensityIntegrals, density_integrals
+from molkit.ofdft.edges import Edges, edges_within
+from molkit.ofdft.integrals import DensityIntegrals, Roots, density_integrals
 from molkit.ofdft.label_files import LabelledMolecule
-from molkit.ofdft.local_frames import Layout, axis_frames, shell_rotations, signed_orders
+from molkit.ofdft.local_frames import Layout, axis_frames, axis_harmonics
 from molkit.ofdft.reduction import excess_energies
 from molkit.units import ANGSTROM_TO_BOHR
 
@@ -28,6 +30,7 @@ PAIR_CUTOFF = 8.0  # bohr
 CENTRES = np.linspace(1.2, 6.0, 7)  # bohr, of the radial functions of distances
 RADIAL_WIDTH = 0.8
 TRIPLE_CUTOFF, TRIPLE_WIDTHS, TRIPLE_POWERS = 6.0, (1.5, 3.0), 4  # bohr, decays of distances, powers of the cosine
+TRIPLE_DECAYS = ([0, 0, 1], [0, 1, 1])  # of both distances of a triple
 RIDGE = 1e-5
 ENERGY_RIDGE, FREE = 1e-6, 1e-12  # chosen by the energies of validation geometries
 SMALLEST_SPREAD = 1e-12
@@ -69,18 +72,30 @@ class Neighbourhood:
 
     elements: np.ndarray  # [A]
     positions: np.ndarray  # [A, 3], bohr
-    distances: np.ndarray  # [A, A]
-    axes: np.ndarray  # [A, A, 3, 3], frame of the axis from a to b; identity on the diagonal
+    edges: Edges  # within PAIR_CUTOFF
     rows: list[dict[int, np.ndarray]]
+
+    @cached_property
+    def distances(self) -> np.ndarray:
+        """Of all pairs, [A, A]."""
+        return np.linalg.norm(self.positions[None] - self.positions[:, None], axis=-1)
+
+    @cached_property
+    def axes(self) -> np.ndarray:
+        """Frames of the axes from a to b of all pairs, [A, A, 3, 3]; the identity on the diagonal."""
+        displacement = self.positions[None] - self.positions[:, None]
+        count = len(self.elements)
+        directions = np.where(np.eye(count, dtype=bool)[..., None], np.array([0.0, 0.0, 1.0]), displacement)
+        return axis_frames(directions.reshape(-1, 3)).reshape(count, count, 3, 3)
 
     def reference_features(self, momentum: int) -> np.ndarray:
         """[A, 2 l + 1, features]: radial functions of neighbours of every element times harmonics; 1 for l = 0."""
         count, width = len(self.elements), 2 * momentum + 1
-        turned = shell_rotations(momentum, self.axes.reshape(-1, 3, 3)).reshape(count, count, width, width)
-        harmonics = turned[:, :, int(np.flatnonzero(signed_orders(momentum) == 0)[0])]  # [A, A, 2 l + 1]
-        radial = radial_values(self.distances) * (1.0 - np.eye(count))[..., None]
-        kind = np.eye(len(ELEMENTS))[self.elements]
-        found = np.einsum("abg,abm,be->ameg", radial, harmonics, kind).reshape(count, width, -1)
+        harmonics = axis_harmonics(momentum, self.edges.directions)
+        terms = radial_values(self.edges.distances)[:, None] * harmonics[..., None]  # [E, 2 l + 1, G]
+        found = np.zeros((count, len(ELEMENTS), width, len(CENTRES)))
+        np.add.at(found, (self.edges.first, self.elements[self.edges.second]), terms)
+        found = found.transpose(0, 2, 1, 3).reshape(count, width, -1)
         constant = np.full((count, width, 1), float(momentum == 0))
         return np.concatenate([found, constant], axis=-1)
 
@@ -90,38 +105,36 @@ class Neighbourhood:
         Pairs: radial functions summed over pairs of every two elements. Triples: powers of the cosine at every atom
         between two neighbours, weighted by both distances, for every central element and two others.
         """
-        kind = np.eye(len(ELEMENTS))[self.elements]
-        upper = np.triu(np.ones((len(self.elements),) * 2), 1)
-        pairs = np.einsum("abg,ae,bf,ab->efg", radial_values(self.distances), kind, kind, upper)
-        pairs = (pairs + pairs.transpose(1, 0, 2))[np.triu_indices(len(ELEMENTS))]
-        return np.concatenate([kind.sum(0), pairs.reshape(-1), self._triples(kind).reshape(-1)])
+        first, second = (self.elements[end] for end in (self.edges.first, self.edges.second))
+        pairs = np.zeros((len(ELEMENTS), len(ELEMENTS), len(CENTRES)))
+        np.add.at(pairs, (first, second), radial_values(self.edges.distances))
+        counts = np.bincount(self.elements, minlength=len(ELEMENTS)).astype(float)
+        upper = np.triu_indices(len(ELEMENTS))
+        return np.concatenate([counts, pairs[upper].reshape(-1), self._triples().reshape(-1)])
 
-    def _triples(self, kind: np.ndarray) -> np.ndarray:
+    def _triples(self) -> np.ndarray:
         """[pairs of decays, powers, 5, 15]."""
-        off = 1.0 - np.eye(len(kind))
-        displacement = self.positions[None] - self.positions[:, None]
-        directions = displacement / (self.distances + np.eye(len(kind)))[..., None]
-        cosines = np.einsum("abx,acx->abc", directions, directions)
-        inside = np.clip(1.0 - (self.distances / TRIPLE_CUTOFF) ** 2, 0.0, None) ** 3 * off
-        decays = [np.exp(-self.distances / width) * inside for width in TRIPLE_WIDTHS]
-        upper, found = np.triu_indices(len(ELEMENTS)), []
-        for first, second in combinations_with_replacement(decays, 2):
-            for power in range(TRIPLE_POWERS):
-                terms = np.einsum("ab,ac,abc,bc->abc", first, second, cosines**power, off)
-                sums = np.einsum("abc,ae,bf,cg->efg", terms, kind, kind, kind)
-                found.append((sums + sums.transpose(0, 2, 1))[:, upper[0], upper[1]])
-        return np.stack(found)
+        edges = self.edges.within(TRIPLE_CUTOFF)
+        inside = (1.0 - (edges.distances / TRIPLE_CUTOFF) ** 2) ** 3
+        decays = np.stack([np.exp(-edges.distances / width) * inside for width in TRIPLE_WIDTHS])
+        kind, bounds = np.eye(len(ELEMENTS))[self.elements], edges.bounds(len(self.elements))
+        upper, (first, second) = np.triu_indices(len(ELEMENTS)), TRIPLE_DECAYS
+        found = np.zeros((len(first), TRIPLE_POWERS, len(ELEMENTS), NUM_PAIRS))
+        for atom, (start, stop) in enumerate(zip(bounds, bounds[1:], strict=False)):
+            near, directions = kind[edges.second[start:stop]], edges.directions[start:stop]
+            powers = (directions @ directions.T)[None] ** np.arange(TRIPLE_POWERS)[:, None, None]
+            powers = powers * (1.0 - np.eye(stop - start))
+            left, right = (decays[chosen, start:stop, None] * near for chosen in (first, second))
+            sums = np.einsum("qbf,pbc,qcg->qpfg", left, powers, right, optimize=True)
+            found[:, :, self.elements[atom]] += (sums + sums.swapaxes(2, 3))[..., upper[0], upper[1]]
+        return found
 
 
 def neighbourhood(molecule: Molecule) -> Neighbourhood:
-    """Neighbours and axes of a molecule. Raises InvalidInput for other elements."""
+    """Neighbours of the atoms of a molecule. Raises InvalidInput for other elements."""
     positions = molecule.positions * ANGSTROM_TO_BOHR
-    displacement = positions[None] - positions[:, None]
-    count = molecule.num_atoms
-    directions = np.where(np.eye(count, dtype=bool)[..., None], np.array([0.0, 0.0, 1.0]), displacement)
-    axes = axis_frames(directions.reshape(-1, 3)).reshape(count, count, 3, 3)
-    distances = np.linalg.norm(displacement, axis=-1)
-    return Neighbourhood(element_rows(molecule), positions, distances, axes, function_rows(molecule))
+    edges = edges_within(positions, PAIR_CUTOFF)
+    return Neighbourhood(element_rows(molecule), positions, edges, function_rows(molecule))
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +146,7 @@ class ChannelReduction:
     lift: list[np.ndarray]
     drop: list[np.ndarray]
     energies: np.ndarray  # [ENERGY_FEATURES], hartree
+    roots: Roots = "molecule"
 
     def reference_density(self, place: Neighbourhood, size: int) -> np.ndarray:
         """x_ref in natural coordinates, [M]."""
@@ -146,26 +160,31 @@ class ChannelReduction:
         return found
 
     def reference_energy(self, place: Neighbourhood) -> float:
-        """Energy of the reference from elements, pairs and triples, nuclei included, hartree."""
+        """Energy from elements, pairs and triples, nuclei included, hartree."""
         return float(place.energy_features() @ self.energies)
 
-    def matrices(self, place: Neighbourhood, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """lift [M, A K] and drop [A K, M] of one molecule."""
-        width = self.layout.size
-        lift, drop = np.zeros((size, len(place.elements) * width)), np.zeros((len(place.elements) * width, size))
-        for atom, rows in enumerate(place.rows):
-            element = place.elements[atom]
-            counters = dict.fromkeys(range(len(self.layout.counts)), 0)
-            for momentum, start in self.layout.blocks:
-                channel, counters[momentum] = counters[momentum], counters[momentum] + 1
-                if momentum not in rows:
-                    continue
-                count = len(rows[momentum])
-                for order in range(2 * momentum + 1):
-                    column = atom * width + start + order
-                    lift[rows[momentum][:, order], column] = self.lift[momentum][element, :count, channel]
-                    drop[column, rows[momentum][:, order]] = self.drop[momentum][element, channel, :count]
+    def atom_matrices(self, element: int, rows: dict[int, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """lift [n, K] and drop [K, n] of one atom; rows number its n functions from 0 or any other start."""
+        first = min(int(part.min()) for part in rows.values())
+        size, width = sum(part.size for part in rows.values()), self.layout.size
+        lift, drop = np.zeros((size, width)), np.zeros((width, size))
+        counters = dict.fromkeys(range(len(self.layout.counts)), 0)
+        for momentum, start in self.layout.blocks:
+            channel, counters[momentum] = counters[momentum], counters[momentum] + 1
+            if momentum not in rows:
+                continue
+            count = len(rows[momentum])
+            for order in range(2 * momentum + 1):
+                functions = rows[momentum][:, order] - first
+                lift[functions, start + order] = self.lift[momentum][element, :count, channel]
+                drop[start + order, functions] = self.drop[momentum][element, channel, :count]
         return lift, drop
+
+    def matrices(self, place: Neighbourhood) -> tuple[np.ndarray, np.ndarray]:
+        """lift [M, A K] and drop [A K, M] of one molecule."""
+        blocks = [self.atom_matrices(element, rows) for element, rows in zip(place.elements, place.rows, strict=True)]
+        lift, drop = zip(*blocks, strict=True)
+        return scipy.linalg.block_diag(*lift), scipy.linalg.block_diag(*drop)
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,39 +199,42 @@ class Prepared:
     coulomb: np.ndarray  # [M, M], natural coordinates
     excess: np.ndarray  # [S], hartree
     sources: np.ndarray  # [S], as in `Labels`
+    roots: Roots
 
     @property
-    def from_natural(self) -> np.ndarray:
-        """W^(-1/2)."""
-        return self.integrals.roots[1]
+    def ground_state(self) -> np.ndarray:
+        """Natural coordinates of the converged density, [M]."""
+        entry = self.entry
+        return self.integrals.natural(self.roots)[0] @ entry.labels.coefficients[entry.ground_state]
 
 
-def prepare_molecule(entry: LabelledMolecule, *, ceiling: float) -> Prepared:
+def prepare_molecule(entry: LabelledMolecule, *, ceiling: float, roots: Roots = "molecule") -> Prepared:
     """Samples up to `ceiling` above the ground state, with slopes of the total energy."""
     integrals = density_integrals(entry.molecule)
-    root, inverse = integrals.roots
+    root, inverse = integrals.natural(roots)
     excess = excess_energies(entry)
     kept = np.flatnonzero(excess <= ceiling)
     labels = entry.labels.select(kept)
     slopes = labels.target_gradient("total", integrals) @ inverse
     coulomb = inverse @ integrals.coulomb @ inverse
     place = neighbourhood(entry.molecule)
-    return Prepared(entry, integrals, place, labels.coefficients @ root, slopes, coulomb, excess[kept], labels.source)
+    densities = labels.coefficients @ root
+    return Prepared(entry, integrals, place, densities, slopes, coulomb, excess[kept], labels.source, roots)
 
 
 def fit_channels(molecules: Sequence[Prepared], layout: Layout, *, floor: float) -> ChannelReduction:
-    """Reference, channels and pair energies of a training set."""
+    """Reference, channels and the linear model of energies of a training set."""
     reference = [_fit_reference(molecules, momentum) for momentum in range(len(LARGEST_SHELLS))]
     empty = [np.zeros((len(ELEMENTS), size, 0)) for size in LARGEST_SHELLS]
-    partial = ChannelReduction(layout, reference, empty, empty, np.zeros(0))
+    nothing, roots = np.zeros(ENERGY_FEATURES), molecules[0].roots
+    partial = ChannelReduction(layout, reference, empty, empty, nothing, roots)
     moved = [m.densities - partial.reference_density(m.place, m.densities.shape[1]) for m in molecules]
     lifts, drops = [], []
     for momentum, count in enumerate(layout.counts):
         lift, drop = _fit_channel(molecules, moved, momentum, count, floor)
         lifts.append(lift)
         drops.append(drop)
-    energies = _fit_energies(molecules)
-    return ChannelReduction(layout, reference, lifts, drops, energies)
+    return ChannelReduction(layout, reference, lifts, drops, _fit_energies(molecules), roots)
 
 
 def _fit_energies(molecules: Sequence[Prepared]) -> np.ndarray:
@@ -240,7 +262,7 @@ def _fit_reference(molecules: Sequence[Prepared], momentum: int) -> np.ndarray:
     outputs: dict[int, list] = {}
     for molecule in molecules:
         features = molecule.place.reference_features(momentum)
-        ground = molecule.integrals.roots[0] @ molecule.entry.labels.coefficients[molecule.entry.ground_state]
+        ground = molecule.ground_state
         for atom, rows in enumerate(molecule.place.rows):
             if momentum in rows:
                 element = int(molecule.place.elements[atom])

@@ -2,14 +2,17 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
+import scipy.linalg
 from pyscf import df, gto
 
 from molkit.errors import InvalidInput
 from molkit.molecule import Molecule
-from molkit.ofdft.basis import density_mole, orbital_mole
+from molkit.ofdft.basis import NUM_FUNCTIONS, density_mole, orbital_mole
 
+Roots = Literal["molecule", "atoms"]
 SMALLEST_OVERLAP = 1e-7  # eigenvalue of the overlap below which the basis counts as linearly dependent
 
 
@@ -35,11 +38,22 @@ class DensityIntegrals:
     @cached_property
     def roots(self) -> tuple[np.ndarray, np.ndarray]:
         """Symmetric W^(1/2) and W^(-1/2). Raises InvalidInput for a linearly dependent basis."""
-        values, vectors = np.linalg.eigh(self.overlap)
-        if values[0] < SMALLEST_OVERLAP:
-            raise InvalidInput(f"{self.molecule.formula}: the density basis is linearly dependent ({values[0]:.1e})")
-        root = np.sqrt(values)
-        return (vectors * root) @ vectors.T, (vectors / root) @ vectors.T
+        return symmetric_roots(self.overlap, self.molecule.formula)
+
+    @cached_property
+    def atom_roots(self) -> tuple[np.ndarray, np.ndarray]:
+        """Symmetric roots of every atom's own block of W alone, as matrices that are zero between atoms."""
+        blocks, start = [], 0
+        for symbol in self.molecule.symbols:
+            stop = start + NUM_FUNCTIONS[symbol]
+            blocks.append(symmetric_roots(self.overlap[start:stop, start:stop], symbol))
+            start = stop
+        root, inverse = zip(*blocks, strict=True)
+        return scipy.linalg.block_diag(*root), scipy.linalg.block_diag(*inverse)
+
+    def natural(self, roots: Roots) -> tuple[np.ndarray, np.ndarray]:
+        """The map into natural coordinates and back: by the root of the whole overlap, or of its atomic blocks."""
+        return self.atom_roots if roots == "atoms" else self.roots
 
     def classical_energy(self, coefficients: np.ndarray) -> np.ndarray:
         """Hartree and external energy of coefficients [..., M]."""
@@ -50,6 +64,15 @@ class DensityIntegrals:
     def classical_gradient(self, coefficients: np.ndarray) -> np.ndarray:
         """Its derivative J p + v_ext, [..., M]."""
         return coefficients @ self.coulomb + self.external
+
+
+def symmetric_roots(overlap: np.ndarray, label: str) -> tuple[np.ndarray, np.ndarray]:
+    """Symmetric W^(1/2) and W^(-1/2) of an overlap [M, M]. Raises InvalidInput for a linearly dependent basis."""
+    values, vectors = np.linalg.eigh(overlap)
+    if values[0] < SMALLEST_OVERLAP:
+        raise InvalidInput(f"{label}: the density basis is linearly dependent ({values[0]:.1e})")
+    root = np.sqrt(values)
+    return (vectors * root) @ vectors.T, (vectors / root) @ vectors.T
 
 
 def density_integrals(molecule: Molecule) -> DensityIntegrals:

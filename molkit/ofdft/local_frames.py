@@ -12,10 +12,12 @@ from functools import lru_cache
 import numpy as np
 from pyscf.symm import sph
 
+from molkit.ofdft.edges import edges_within, following_pairs
 from molkit.ofdft.frames import NUM_POINTS
 
 FRAME_CUTOFF = 4.0  # bohr, beyond which a neighbour offers no axis and no frame
 FRAME_WIDTH = 2.5  # bohr
+STRAIGHT = 1e-6  # sine of an angle below which two neighbours fix no frame
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,12 @@ def shell_rotations(momentum: int, rotations: np.ndarray) -> np.ndarray:
     return (inverse @ after).transpose(0, 2, 1)
 
 
+def axis_harmonics(momentum: int, directions: np.ndarray) -> np.ndarray:
+    """Real harmonics of unit vectors [n, 3], scaled to 1 for m = 0 on the z axis; [n, 2 l + 1], PySCF's order."""
+    on_axis = _harmonics(momentum, np.array([[0.0, 0.0, 1.0]]))[0]
+    return _harmonics(momentum, directions) / on_axis[signed_orders(momentum) == 0]
+
+
 def layout_rotations(layout: Layout, rotations: np.ndarray) -> np.ndarray:
     """Orthogonal matrices that turn all channels of an atom into frames [n, 3, 3]; [n, K, K]."""
     found = np.zeros((len(rotations), layout.size, layout.size))
@@ -112,26 +120,15 @@ def candidate_frames(positions: np.ndarray) -> CandidateFrames:
 
     The weight is that of both neighbours times the squared sine of their angle: it fades before the frame is lost.
     """
-    displacement = positions[None] - positions[:, None]  # [a, b] from a to b
-    distances = np.linalg.norm(displacement, axis=-1)
-    count = len(positions)
-    triples = [
-        (a, b, c)
-        for a in range(count)
-        for b in range(count)
-        for c in range(count)
-        if len({a, b, c}) == 3 and max(distances[a, b], distances[a, c]) < FRAME_CUTOFF
-    ]
-    atom, axes, weight = [], [], []
-    for a, b, c in triples:
-        z, other = displacement[a, b] / distances[a, b], displacement[a, c] / distances[a, c]
-        sine = float(np.linalg.norm(np.cross(z, other)))
-        if sine < 1e-6:
-            continue
-        x = other - z * float(z @ other)
-        x = x / np.linalg.norm(x)
-        atom.append(a)
-        axes.append(np.stack([x, np.cross(z, x), z]))
-        weight.append(float(neighbour_weights(distances[a, b]) * neighbour_weights(distances[a, c])) * sine**2)
-    shape = np.array(axes).reshape(-1, 3, 3)
-    return CandidateFrames(np.array(atom, dtype=np.int64), shape, np.array(weight))
+    edges = edges_within(positions, FRAME_CUTOFF)
+    to_b, to_c = following_pairs(edges.bounds(len(positions)))
+    z, other = edges.directions[to_b], edges.directions[to_c]
+    sine = np.linalg.norm(np.cross(z, other), axis=1)
+    bent = sine >= STRAIGHT
+    to_b, to_c, z, other, sine = to_b[bent], to_c[bent], z[bent], other[bent], sine[bent]
+    x = other - z * (z * other).sum(1, keepdims=True)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    weights = neighbour_weights(edges.distances)
+    return CandidateFrames(
+        edges.first[to_b], np.stack([x, np.cross(z, x), z], axis=1), weights[to_b] * weights[to_c] * sine**2
+    )

@@ -13,6 +13,7 @@ from molkit.claims.ledger import REPOSITORY
 from molkit.claims.provenance import commit, machine
 from molkit.errors import DataNotFound, InvalidInput, RunError
 from molkit.metrics.statistics import Interval, bootstrap_interval, interval_over_runs
+from molkit.ofdft.attention import AttentionConfig
 from molkit.ofdft.attention_functional import AttentionEnergy, AttentionFunctional, load
 from molkit.ofdft.attention_training import AttentionRecipe, read_attention_recipe, train_attention
 from molkit.ofdft.label_files import LabelledMolecule
@@ -29,6 +30,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "no gradient labels": {"gradient_weight": 0.0},
     "no perturbed samples": {"samples": "steps"},
     "geometry": {"samples": "geometry", "gradient_weight": 0.0},
+    "atom roots": {"roots": "atoms"},
 }
 SETS = ("test", "larger")
 OPTIONS = OptimiseOptions(tolerance=1e-5, max_steps=500)
@@ -93,7 +95,14 @@ def arm_recipe(arm: str, *, seed: int, path: Path = RECIPE) -> AttentionRecipe:
     if arm not in ARMS:
         raise InvalidInput(f"arms are {', '.join(ARMS)}; got {arm!r}")
     recipe = read_attention_recipe(path)
-    return replace(recipe, data=replace(recipe.data, **ARMS[arm]), training=replace(recipe.training, seed=seed))
+    of_model = {name: value for name, value in ARMS[arm].items() if name in AttentionConfig.__dataclass_fields__}
+    of_data = {name: value for name, value in ARMS[arm].items() if name not in of_model}
+    return replace(
+        recipe,
+        data=replace(recipe.data, **of_data),
+        model=replace(recipe.model, **of_model),
+        training=replace(recipe.training, seed=seed),
+    )
 
 
 def read_pairs(text: str) -> list[tuple[str, int]]:
