@@ -239,6 +239,40 @@ def ofdft_small(arms: str, labels: Path, runs: Path, out: Path) -> None:
     click.echo(f"{out}: {len(found.runs)} runs, {len(sets['test'])} and {len(sets['larger'])} molecules")
 
 
+@study.command("ofdft-scaling")
+@click.option("--methods", default="orbital-free,Kohn-Sham", show_default=True, help="Names with commas.")
+@click.option("--families", default="alkane,peptide", show_default=True, help="Names with commas.")
+@click.option("--largest", default=3000, show_default=True, type=click.IntRange(min=26), help="Electrons.")
+@click.option("--steps", default=1000, show_default=True, type=click.IntRange(min=1), help="Of the descent.")
+@click.option("--grid-level", default=1, show_default=True, type=click.IntRange(0, 9), help="Of Kohn-Sham.")
+@click.option("--weights", default="ofdft_small", show_default=True, help="An attention functional, for its size.")
+@click.option("--memory", default=8.0, show_default=True, type=click.FloatRange(min=0.0), help="GiB of Coulomb terms.")
+@click.option("--minutes", type=click.FloatRange(min=0.0, min_open=True), help="Begin no molecule after this time.")
+@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder; continued.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
+def ofdft_scaling(
+    methods: str,
+    families: str,
+    largest: int,
+    steps: int,
+    grid_level: int,
+    weights: str,
+    memory: float,
+    minutes: float | None,
+    keep: Path,
+    out: Path,
+) -> None:
+    """Time and memory of a density without orbitals and of Kohn-Sham, from tens to thousands of electrons."""
+    from molkit.studies import ofdft_scaling as scaling
+
+    names = [[name.strip() for name in text.split(",") if name.strip()] for text in (methods, families)]
+    settings = {"steps": steps, "grid_level": grid_level, "weights": weights, "memory_gib": memory}
+    tasks = scaling.tasks_of(*names, largest, **settings)
+    found = scaling.run_study(tasks, keep, minutes=minutes, report=click.echo)
+    scaling.write_study(found, out)
+    click.echo(f"{out}: {len(found.costs)} molecules")
+
+
 @study.command("ofdft-classical")
 @click.option("--steps", default=300, show_default=True, type=click.IntRange(min=1), help="L-BFGS steps at most.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")

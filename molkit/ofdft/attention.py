@@ -216,8 +216,11 @@ class PairBias(nn.Module):
 
     def forward(self, around: Surroundings) -> Tensor:
         """[S, A, A, count]."""
-        first, second = around.elements[:, :, None], around.elements[:, None, :]
-        moved = self.multiply[first, second] * around.distances + self.add[first, second]
+        return self.gaussians(around.elements[:, :, None], around.elements[:, None, :], around.distances)
+
+    def gaussians(self, first: Tensor, second: Tensor, distances: Tensor) -> Tensor:
+        """Of pairs of elements at distances [...]; [..., count]."""
+        moved = self.multiply[first, second] * distances + self.add[first, second]
         return torch.exp(-0.5 * ((moved[..., None] - self.centres) / self.widths) ** 2)
 
 
@@ -286,7 +289,7 @@ class AttentionNetwork(nn.Module):
     def _of_axes(self, own: Tensor, other: Tensor, gaussians: Tensor, around: Surroundings) -> Tensor:
         """Atoms from their element and their axes, [S, A, width]."""
         element = self.element(around.elements)
-        inputs = torch.cat([self._along_axis(own), self._along_axis(other), gaussians], dim=-1)
+        inputs = torch.cat([self.along_axis(own), self.along_axis(other), gaussians], dim=-1)
         hidden = self.axis_in(inputs) + element[:, :, None]
         hidden = nn.functional.gelu(hidden + element[:, None, :])
         weights = around.weights / (EMPTY + around.weights.sum(2, keepdim=True))
@@ -307,7 +310,7 @@ class AttentionNetwork(nn.Module):
         rows = atom.expand(-1, -1, element.shape[-1])
         return self.frame_out(torch.zeros_like(element).scatter_add(1, rows, weight[..., None] * both))
 
-    def _along_axis(self, turned: Tensor) -> Tensor:
+    def along_axis(self, turned: Tensor) -> Tensor:
         """What rotations about the axis leave alone: components with m = 0, squared norms of the others."""
         squares = turned[..., self.off_axis].square() @ self.groups
         return self.axis_gate(torch.cat([turned[..., self.orders == 0], squares], dim=-1))
