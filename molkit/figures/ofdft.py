@@ -10,6 +10,7 @@ from molkit.figures.style import BLACK, BLUE, GREEN, ORANGE, SKY, VERMILION, pan
 from molkit.figures.tables import html_table
 from molkit.metrics.statistics import Interval
 from molkit.studies.ofdft_classical import BasisOffset, Minimised, OneOrbital, OnKohnSham
+from molkit.studies.ofdft_forces import ForceEntry
 from molkit.studies.ofdft_labels import LabelStudy, Throughput
 from molkit.studies.ofdft_minimise import LiveGeometry, LiveStudy
 from molkit.studies.ofdft_samples import LiveSamples
@@ -271,3 +272,25 @@ def trace_figure(entry: LiveGeometry) -> Figure:
 
 def _yes(value: bool) -> str:
     return "yes" if value else "no"
+
+
+def forces_table(entries: Sequence[ForceEntry]) -> "HTML":
+    """Forces of minimised densities against Kohn-Sham."""
+    lines = [
+        [
+            f"{entry.formula} {row}",
+            number(entry.kohn_sham, 1),
+            number(entry.against_kohn_sham, 3),
+            small(entry.against_differences),
+            number(entry.electrostatic, 2),
+            number(entry.electrostatic_kohn_sham, 1),
+        ]
+        for row, entry in enumerate(entries, start=1)
+    ]
+    head = ["geometry", "mean force", "error, all moving", "against differences", "error, electrostatic"]
+    head.append("electrostatic alone misses")
+    caption = "kcal/mol per angstrom, mean absolute values of components. All moving: against Kohn-Sham's analytic "
+    caption += "forces. Against differences: of minimised energies, the largest component. Electrostatic: the force of "
+    caption += "Hellmann and Feynman against the same of the Kohn-Sham density; the last column is what the latter "
+    caption += "misses of Kohn-Sham's force."
+    return html_table(head, lines, caption=caption)

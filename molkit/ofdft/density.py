@@ -13,7 +13,7 @@ from molkit.ofdft import attention_functional, compact
 from molkit.ofdft.attention_functional import AttentionEnergy, AttentionFunctional
 from molkit.ofdft.basis import require_supported
 from molkit.ofdft.compact import CompactEnergy, CompactFunctional
-from molkit.ofdft.guess import minao_coefficients
+from molkit.ofdft.guess import ORBITAL_GUESSES, guess_coefficients
 from molkit.ofdft.integrals import DensityIntegrals
 from molkit.ofdft.observables import atomic_charges, density_at, dipole
 from molkit.ofdft.optimise import Optimised, OptimiseOptions, optimise
@@ -23,7 +23,7 @@ from molkit.units import ANGSTROM_TO_BOHR
 WEIGHTS = "ofdft_water"
 KNOWN = ("CH4", "H3N", "H2O", "C2H2", "CHN", "CH2O", "C2H6", "CH4O", "FH", "CO")  # of weights ofdft_small
 FARTHEST = 4.0  # standard deviations of a training distance, beyond which a geometry is out of the domain
-STARTS = ("minao", "reference", "mean")
+STARTS = ("minao", "huckel", "reference", "mean")
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,13 +118,13 @@ def _integrals(energy: CompactEnergy | AttentionEnergy) -> DensityIntegrals:
 
 
 def _start(energy: CompactEnergy | AttentionEnergy, start: str) -> np.ndarray:
-    if start == "minao":
-        return energy.reduce(minao_coefficients(_integrals(energy)))
+    if start in ORBITAL_GUESSES:
+        return energy.reduce(guess_coefficients(_integrals(energy), start))
     if start == "reference":
         return np.zeros(len(energy.constraint))
     if start == "mean" and isinstance(energy, CompactEnergy):
         return energy.from_natural_density(energy.functional.reduction.mean_density)
-    known = STARTS if isinstance(energy, CompactEnergy) else STARTS[:2]
+    known = STARTS if isinstance(energy, CompactEnergy) else STARTS[:3]
     raise InvalidInput(f"start must be one of {', '.join(known)}, got {start!r}")
 
 

@@ -16,6 +16,7 @@ from molkit.metrics.statistics import Interval, bootstrap_interval, interval_ove
 from molkit.ofdft.attention import AttentionConfig
 from molkit.ofdft.attention_functional import AttentionEnergy, AttentionFunctional, load
 from molkit.ofdft.attention_training import AttentionRecipe, read_attention_recipe, train_attention
+from molkit.ofdft.guess import guess_coefficients
 from molkit.ofdft.label_files import LabelledMolecule
 from molkit.ofdft.optimise import OptimiseOptions, optimise
 from molkit.studies.ofdft_water import MILLI, StartResult
@@ -24,7 +25,7 @@ from molkit.training.run_folder import load_state
 
 STORED = REPOSITORY / "data" / "studies" / "ofdft_small.json"
 RECIPE = REPOSITORY / "data" / "recipes" / "ofdft_small.yaml"
-STARTS = ("Kohn-Sham", "reference", "MINAO")
+STARTS = ("Kohn-Sham", "reference", "MINAO", "Hückel")
 ARMS: dict[str, dict[str, Any]] = {
     "full": {},
     "no gradient labels": {"gradient_weight": 0.0},
@@ -121,7 +122,9 @@ def start_of(energy: AttentionEnergy, entry: LabelledMolecule, start: str) -> np
     """z of one of STARTS, at exactly N electrons."""
     if start == "reference":
         return energy.on_constraint(np.zeros(len(energy.constraint)))
-    coefficients = entry.guess if start == "MINAO" else entry.labels.coefficients[entry.ground_state]
+    coefficients = {"MINAO": entry.guess, "Kohn-Sham": entry.labels.coefficients[entry.ground_state]}.get(start)
+    if coefficients is None:
+        coefficients = guess_coefficients(energy.integrals, "huckel")
     return energy.on_constraint(energy.reduce(coefficients))
 
 

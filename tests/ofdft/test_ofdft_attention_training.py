@@ -141,7 +141,7 @@ def test_a_users_molecule_is_served_or_refused(run, labelled):
     far = Molecule(np.array([6, 6, 6, 6, 1, 1]), 3.0 * np.arange(18.0).reshape(6, 3), name="C4H2")
     with pytest.raises(InvalidInput, match="this functional is for CH4"):
         density_of(far, functional)
-    with pytest.raises(InvalidInput, match="minao, reference"):
+    with pytest.raises(InvalidInput, match="minao, huckel, reference"):
         density_of(labelled[2].molecule, functional, start="mean")
     with pytest.raises(InvalidInput, match="not a compact"):
         compact.load(run)
