@@ -17,10 +17,11 @@ LAYERS = [  # from the ground up; rooms of one layer do not import each other un
     {"metrics"},
     {"edm", "cgcf", "ofdft"},
     {"relaxation"},
+    {"pipeline"},
     {"studies"},
     {"cli", "book", "figures", "doctor"},
 ]
-SIDEWAYS = {("cli", "book"), ("cli", "doctor")}
+SIDEWAYS = {("cli", "book"), ("cli", "doctor"), ("cli", "figures")}
 METHODS = {"edm", "cgcf", "ofdft"}
 ROOMS_OF_PACKAGES = {
     "rdkit": {"chem"},

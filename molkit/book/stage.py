@@ -15,6 +15,7 @@ from molkit.book.provenance import failure_notice, stamp, unexecuted_stamp
 from molkit.book.status import status_markdown
 from molkit.errors import InvalidInput
 
+STUDIES = "studies"  # folder of the pages that open a study
 COPIED = ("_config.yml", "_toc.yml", "references.bib", "assets", "_static")
 
 
@@ -36,7 +37,7 @@ def stage(book: Book, profile: str, outcomes: Sequence[Outcome]) -> Path:
     not_run = [chapter for chapter, outcome in zip(chapters, shown, strict=True) if outcome is None]
     (folder / "status.md").write_text(status_markdown(known, profile=profile, not_run=not_run), encoding="utf-8")
     if "ledger" in book.pages():
-        _write_ledger(book, profile, folder)
+        _write_ledger(book, profile, folder, known)
     return folder
 
 
@@ -58,12 +59,15 @@ def staged_notebook(book: Book, chapter: str, profile: str) -> dict[str, Any]:
     return notebook
 
 
-def _write_ledger(book: Book, profile: str, folder: Path) -> None:
-    """The generated ledger and its badge, from the published results and those of this profile's runs."""
+def _write_ledger(book: Book, profile: str, folder: Path, known: Sequence[Outcome]) -> None:
+    """The generated ledger, its badge and the summaries, from published results and those of this profile's runs."""
+    from molkit.book.summaries import filled
     from molkit.claims.table import ledger_markdown, ledger_rows, write_badge
 
     with results_in_view(book, profile):
         rows = ledger_rows()
+        for page in sorted((folder / STUDIES).glob("*.md")):
+            page.write_text(filled(page.read_text(encoding="utf-8"), rows, known), encoding="utf-8")
     (folder / "ledger.md").write_text(ledger_markdown(rows), encoding="utf-8")
     write_badge(folder / "assets" / "badge.svg", rows)
 

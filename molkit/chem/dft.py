@@ -31,6 +31,21 @@ class DftLevel:
         return f"{self.functional.upper()}/{self.basis}{fitted}, grid {self.grid_level}"
 
 
+@dataclass(frozen=True)
+class SinglePoint:
+    """Energy in hartree and size of the dipole moment in debye."""
+
+    energy: float
+    dipole: float
+
+
+def single_point(molecule: Molecule, *, level: DftLevel | None = None) -> SinglePoint:
+    """Energy and dipole moment of a molecule as it is. Raises what `DftEnergy` raises."""
+    function = DftEnergy(molecule, level=level)
+    field = function.converged_field(molecule.positions)
+    return SinglePoint(float(field.e_tot), float(np.linalg.norm(field.dip_moment(unit="Debye", verbose=0))))
+
+
 class DftEnergy:
     """Energy and forces of one molecule at any positions; every call starts from the density of the one before.
 
@@ -50,6 +65,15 @@ class DftEnergy:
 
     def __call__(self, positions: np.ndarray) -> EnergyForces:
         """Energy in eV and forces in eV/angstrom at positions [A, 3] in angstrom."""
+        field = self.converged_field(positions)
+        gradient = field.nuc_grad_method().kernel()
+        if not np.isfinite(gradient).all():
+            raise CalculationFailed(f"{self.level.label}: the gradient is not finite")
+        self.density = field.make_rdm1()
+        return EnergyForces(float(field.e_tot) * HARTREE_TO_EV, -gradient * HARTREE_TO_EV / BOHR_TO_ANGSTROM)
+
+    def converged_field(self, positions: np.ndarray):
+        """PySCF's mean-field object after its iterations at positions [A, 3] in angstrom."""
         if not np.isfinite(positions).all():
             raise CalculationFailed("a coordinate is not a finite number")
         if (near := closest_distance(positions)) < CLOSEST:
@@ -59,11 +83,7 @@ class DftEnergy:
         energy = field.kernel(dm0=guess)
         if not field.converged or not np.isfinite(energy):
             raise CalculationFailed(f"{self.level.label}: not converged after {self.level.max_cycles} cycles")
-        gradient = field.nuc_grad_method().kernel()
-        if not np.isfinite(gradient).all():
-            raise CalculationFailed(f"{self.level.label}: the gradient is not finite")
-        self.density = field.make_rdm1()
-        return EnergyForces(float(energy) * HARTREE_TO_EV, -gradient * HARTREE_TO_EV / BOHR_TO_ANGSTROM)
+        return field
 
     def _field(self, positions: np.ndarray):
         from pyscf import dft, gto, scf

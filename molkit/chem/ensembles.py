@@ -86,7 +86,7 @@ def make_ensemble(task: EnsembleTask) -> dict[str, np.ndarray]:
     distinct = distinct_rows(mol, placed, np.where(finite, field_energies, np.inf), rules, rules.same_field_energy)
     chosen = distinct[: rules.max_relaxations or None]
     counts = {"starts": len(starts), "distinct_starts": len(distinct), "relaxed": len(chosen)}
-    positions, energies, troubles = _minima(mol, placed[chosen], rules)
+    positions, energies, troubles = xtb_minima(mol, placed[chosen], rules)
     if len(positions) == 0:
         raise CalculationFailed(f"no conformer of {task.smiles} survived: {troubles}")
     energies = energies - energies.min()
@@ -101,7 +101,7 @@ def make_ensemble(task: EnsembleTask) -> dict[str, np.ndarray]:
     }
 
 
-def _minima(
+def xtb_minima(
     mol: Chem.Mol, positions: np.ndarray, rules: EnsembleRules
 ) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
     """GFN2-xTB minima of conformers [C, A, 3] that stayed the same molecule, energies (kcal/mol), and what failed."""

@@ -106,6 +106,22 @@ def rdkit_by_distance(molecule: Molecule, *, rule: BondRule = "qm9") -> Chem.RWM
     return bonded_mol(molecule.atomic_numbers.tolist(), _bond_lists(pack, rule=rule)[0])
 
 
+def graph_by_distance(molecule: Molecule) -> Chem.Mol:
+    """The sanitized graph of EDM's distance rule, atoms neutral and in their order.
+
+    Raises InvalidInput where RDKit refuses it, or it falls into pieces.
+    """
+    mol = rdkit_by_distance(molecule)
+    try:
+        with rdBase.BlockLogs():
+            Chem.SanitizeMol(mol)
+    except ValueError as error:
+        raise InvalidInput(f"{molecule.formula} is no possible molecule: {' '.join(str(error).split())}") from None
+    if pieces := len(Chem.GetMolFrags(mol)) - 1:
+        raise InvalidInput(f"{molecule.formula} falls into {pieces + 1} pieces")
+    return mol.GetMol()
+
+
 def smiles_by_distance(molecules: PackedMolecules, *, rule: BondRule = "qm9") -> list[str | None]:
     """Canonical SMILES (hydrogens written as atoms) of each molecule's largest fragment, None where RDKit refuses.
 

@@ -18,6 +18,7 @@ COMMANDS = {
     "conformers": ("molkit.cli.conformers", "conformers", "Generate conformers of SMILES from a trained flow."),
     "edit": ("molkit.cli.edit", "edit", "Complete, vary or compose molecules with a trained model."),
     "relax": ("molkit.cli.relax", "relax", "Relax structures with a diffusion model."),
+    "pipeline": ("molkit.cli.pipeline", "pipeline", "From noise to electrons: all four methods on the same molecules."),
     "evaluate": ("molkit.cli.edm", "evaluate", "Stability, validity and likelihood of a trained model."),
     "labels": ("molkit.cli.ofdft", "labels", "Label Kohn-Sham densities for kinetic functionals."),
     "ensembles": ("molkit.cli.ensembles", "ensembles", "Make reference ensembles of conformers."),

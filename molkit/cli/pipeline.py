@@ -1,0 +1,77 @@
+"""`molkit pipeline`: from noise to electrons in one command."""
+
+from pathlib import Path
+
+import click
+
+from molkit.cli.engines import Engine, engine_options
+from molkit.errors import InvalidInput
+
+LARGEST = 400  # atoms
+
+
+@click.command()
+@click.option("--count", default=20, show_default=True, type=click.IntRange(min=1), help="Molecules to draw.")
+@click.option("--sizes", default="", help="Numbers of atoms, as 3-8 or 5,9,12; default: as in the training data.")
+@click.option("--generator", default="edm_qm9", show_default=True, help="Weights that draw and pre-relax.")
+@click.option("--calls", default=100, show_default=True, type=click.IntRange(min=2), help="Network calls a molecule.")
+@click.option("--flow", default="cgcf_qm9", show_default=True, help="Weights that make conformers.")
+@click.option("--etm", default="etm_qm9", show_default=True, help="Their energy; '' leaves it out.")
+@click.option("--conformers", default=10, show_default=True, type=click.IntRange(min=1), help="A molecule.")
+@click.option("--functional", default="ofdft_small", show_default=True, help="Weights of the density functional.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder; continued.")
+@engine_options
+def pipeline(
+    count: int,
+    sizes: str,
+    generator: str,
+    calls: int,
+    flow: str,
+    etm: str,
+    conformers: int,
+    functional: str,
+    seed: int,
+    out: Path,
+    engine: Engine,
+) -> None:
+    """Draw molecules, relax them, find their conformers, rank these, and compute energy and density; with a report.
+
+    A molecule that a stage refuses is named there with the reason, and the others are finished.
+    """
+    from molkit.figures.pipeline_report import write_report
+    from molkit.pipeline.journey import STAGES
+    from molkit.pipeline.run import run_pipeline, write_results
+    from molkit.pipeline.settings import PipelineSettings
+
+    settings = PipelineSettings(
+        generator=generator,
+        num_calls=calls,
+        flow=flow,
+        energy=etm,
+        num_conformers=conformers,
+        functional=functional,
+        seed=seed,
+    )
+    with engine.open(apart=True) as executor:
+        result = run_pipeline(
+            count, out, sizes=numbers_of_atoms(sizes), settings=settings, executor=executor, progress=True
+        )
+    written = write_results(result, out)
+    passed = (f"{sum(journey.passed(name) for journey in result.journeys)} {name}" for name in STAGES)
+    click.echo(f"of {count}: {', '.join(passed)}")
+    click.echo(f"{write_report(result, out)} ({', '.join(path.name for path in written)} beside it)")
+
+
+def numbers_of_atoms(text: str) -> list[int]:
+    """`3-5,9` -> [3, 4, 5, 9]. Raises InvalidInput for anything else."""
+    found: list[int] = []
+    for part in filter(None, text.split(",")):
+        ends = part.split("-")
+        if len(ends) > 2 or not all(end.strip().isdigit() for end in ends):
+            raise InvalidInput(f"--sizes wants numbers of atoms such as 3-8 or 5,9,12, got {text!r}")
+        low, high = int(ends[0]), int(ends[-1])
+        if not 2 <= low <= high <= LARGEST:
+            raise InvalidInput(f"--sizes: {part!r} is no range of 2 to {LARGEST} atoms")
+        found += range(low, high + 1)
+    return found

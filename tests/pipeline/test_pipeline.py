@@ -1,0 +1,132 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from molkit.chem.dft import DftLevel, single_point
+from molkit.cli import run as command
+from molkit.cli.pipeline import numbers_of_atoms
+from molkit.errors import DataNotFound, InvalidInput
+from molkit.molecule import Molecule
+from molkit.pipeline import run
+from molkit.pipeline.journey import (
+    CONFORMERS,
+    DRAWN,
+    KOHN_SHAM,
+    LOWEST,
+    MINIMA,
+    ORBITAL_FREE,
+    PRE_RELAXED,
+    STAGES,
+    from_arrays,
+    to_arrays,
+)
+from molkit.pipeline.settings import PipelineSettings
+from molkit.pipeline.stages import Task, travel
+
+CYANIDE = Molecule([6, 7, 1], [[0.0, 0.0, 0.0], [0.0, 0.0, 1.16], [0.0, 0.0, -1.07]])
+DIOXIDE = Molecule([6, 8, 8], [[0.0, 0.0, 0.0], [0.0, 0.0, 1.17], [0.0, 0.0, -1.17]])
+FEW = PipelineSettings(num_conformers=3)
+
+
+def journey_of(molecule, name="one"):
+    journey, reason = run.examined(name, molecule)
+    assert reason == ""
+    return journey
+
+
+@pytest.fixture(scope="module")
+def cyanide():
+    return travel(Task(journey_of(CYANIDE), FEW))
+
+
+def test_a_whole_molecule_begins_and_others_are_refused_with_the_reason():
+    assert journey_of(CYANIDE).smiles == "C#N"
+    broken = CYANIDE.with_positions(CYANIDE.positions * [1.0, 1.0, 3.0])
+    assert "wrong valence" in run.why_rejected(broken)
+    pair = np.concatenate([CYANIDE.positions, CYANIDE.positions + 9.0])
+    assert "2 pieces" in run.why_rejected(Molecule([6, 7, 1] * 2, pair))
+
+
+def test_a_molecule_inside_the_domain_passes_every_stage(cyanide):
+    assert [stage.name for stage in cyanide.stages] == list(STAGES[1:]) and all(s.passed for s in cyanide.stages)
+    assert cyanide.smiles == "C#N"
+    assert set(cyanide.structures) == {DRAWN, PRE_RELAXED, CONFORMERS, LOWEST}
+    assert cyanide.energies[LOWEST] == pytest.approx(0.0, abs=1e-4) and min(cyanide.energies.values()) > -1e-4
+    assert cyanide.minima_energies[0] == 0.0 and len(cyanide.minima) == cyanide.values["num_minima"]
+
+
+def test_the_functional_is_compared_with_the_same_kohn_sham_as_pyscf_gives(cyanide):
+    level = DftLevel(functional="pbe", basis="6-31g(2df,p)", density_fit=False, grid_level=3)
+    found = single_point(cyanide.at(LOWEST), level=level)
+    assert cyanide.values["kohn_sham_hartree"] == pytest.approx(found.energy, abs=5e-4)
+    assert cyanide.values["kohn_sham_dipole_debye"] == pytest.approx(found.dipole, abs=0.05)
+    error = cyanide.values["orbital_free_hartree"] - cyanide.values["kohn_sham_hartree"]
+    assert cyanide.values["orbital_free_error_mha"] == pytest.approx(1000.0 * error) and abs(error) < 0.01
+    assert {name: density.shape for name, density in cyanide.densities.items()}[ORBITAL_FREE] == cyanide.densities[
+        KOHN_SHAM
+    ].shape
+
+
+def test_outside_the_domain_kohn_sham_alone_gives_the_energy():
+    found = travel(Task(journey_of(DIOXIDE), FEW))
+    assert not found.passed(ORBITAL_FREE) and "this functional is for" in found.note(ORBITAL_FREE)
+    assert found.passed(KOHN_SHAM) and "density fitted" in found.note(KOHN_SHAM) and not found.densities
+    assert found.values["kohn_sham_hartree"] < -180.0
+
+
+def test_a_stage_that_fails_ends_the_journey_with_its_reason(monkeypatch):
+    import molkit.pipeline.stages as stages
+
+    monkeypatch.setattr(stages, "keeps_bonds", lambda mol, molecule: False)
+    found = travel(Task(journey_of(CYANIDE), FEW))
+    assert [(stage.name, stage.passed) for stage in found.stages] == [(PRE_RELAXED, False)]
+    assert "other atoms are bonded" in found.note(PRE_RELAXED) and not found.passed(MINIMA)
+
+
+def test_a_journey_survives_the_way_through_a_file(cyanide):
+    again = from_arrays(to_arrays(cyanide))
+    assert (again.stages, again.smiles, again.values) == (cyanide.stages, cyanide.smiles, cyanide.values)
+    for name in ("structures", "densities"):
+        assert {key: value.tolist() for key, value in getattr(again, name).items()} == {
+            key: value.tolist() for key, value in getattr(cyanide, name).items()
+        }
+    bare = from_arrays(to_arrays(journey_of(CYANIDE)))
+    assert bare.minima is None and bare.conformers is None and bare.stages == ()
+
+
+def test_a_pipeline_is_continued_and_counts_everybody(tmp_path, monkeypatch):
+    drawn = [CYANIDE, CYANIDE.with_positions(3.0 * CYANIDE.positions)]
+    monkeypatch.setattr(run, "draw", lambda *a, **k: drawn)
+    first = run.run_pipeline(3, tmp_path, settings=FEW)
+    file = next((tmp_path / "journeys" / "results").glob("*.npz"))
+    made = file.stat().st_mtime_ns
+    second = run.run_pipeline(3, tmp_path, settings=FEW)
+    assert file.stat().st_mtime_ns == made and first.num_failed_chains == 1
+    assert [one.stages for one in first.journeys] == [one.stages for one in second.journeys]
+    assert [one.passed(DRAWN) for one in second.journeys] == [True, False]
+    names = {path.name for path in run.write_results(second, tmp_path)}
+    assert names == {"drawn.sdf", "lowest.sdf", "minima.sdf", "journeys.json"}
+    assert len(json.loads((tmp_path / "journeys.json").read_text())["journeys"]) == 2
+    with pytest.raises(InvalidInput, match="another 'seed'"):
+        run.run_pipeline(3, tmp_path, settings=replace(FEW, seed=1))
+
+
+def test_mistakes_end_in_one_line(tmp_path, capsys):
+    with pytest.raises(DataNotFound):
+        run.run_pipeline(1, tmp_path, settings=replace(FEW, flow="no_such_weights"))
+    with pytest.raises(InvalidInput):
+        PipelineSettings(num_conformers=0)
+    assert command(["pipeline", "--sizes", "many", "--out", str(tmp_path / "out")]) == 2
+    assert "such as 3-8" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert numbers_of_atoms("3-5,9") == [3, 4, 5, 9] and numbers_of_atoms("") == []
+
+
+def test_the_command_writes_a_report_that_names_its_molecules(tmp_path, capsys):
+    options = ["--count", "2", "--sizes", "3", "--calls", "20", "--conformers", "2", "--out", str(tmp_path / "out")]
+    assert command(["pipeline", *options]) == 0
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "From noise to electrons" in page and "of 2: " in capsys.readouterr().out
+    journeys = json.loads((tmp_path / "out" / "journeys.json").read_text())["journeys"]
+    assert all(one["smiles"] in page for one in journeys if "lowest" in one["energies_kcal_above_lowest"])
