@@ -14,7 +14,7 @@ from molkit.errors import InvalidInput
 from molkit.ofdft.attention import AttentionConfig, AttentionNetwork, surroundings
 from molkit.ofdft.attention_functional import AttentionModel, build, save
 from molkit.ofdft.basis import basis_fingerprint
-from molkit.ofdft.channels import ChannelReduction, Prepared, fit_channels, prepare_molecule
+from molkit.ofdft.channels import ENERGY_RIDGE, ChannelReduction, Prepared, fit_channels, prepare_molecule
 from molkit.ofdft.label_files import LabelledMolecule, load_folder
 from molkit.training.config import TrainConfig
 from molkit.training.loop import TrainResult, make_fabric, train
@@ -33,10 +33,13 @@ class AttentionData:
     floor: float = 0.01  # hartree; errors count relative to floor + excess
     energy_weight: float = 1.0
     gradient_weight: float = 1.0
+    energy_ridge: float = ENERGY_RIDGE  # restraint of pairs and triples in the reference energy
 
     def __post_init__(self) -> None:
-        if self.ceiling <= 0.0 or self.floor <= 0.0 or min(self.energy_weight, self.gradient_weight) < 0.0:
-            raise InvalidInput("ceiling and floor must be positive, weights of the loss not negative")
+        if min(self.ceiling, self.floor, self.energy_ridge) <= 0.0:
+            raise InvalidInput("ceiling, floor and energy_ridge must be positive")
+        if min(self.energy_weight, self.gradient_weight) < 0.0:
+            raise InvalidInput("weights of the loss must not be negative")
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +132,7 @@ def prepare(
 ) -> tuple[AttentionTask, AttentionModel]:
     """Reduction, samples, and a model whose quadratic form begins with that of the gradient labels."""
     molecules = [prepare_molecule(entry, ceiling=data.ceiling, roots=config.roots) for entry in labelled]
-    reduction = fit_channels(molecules, config.layout, floor=data.floor)
+    reduction = fit_channels(molecules, config.layout, floor=data.floor, energy_ridge=data.energy_ridge)
     config = replace(config, basis=basis_fingerprint())
     model = build(config, seed=seed)
     model.stored.store(reduction)

@@ -16,6 +16,7 @@ from molkit.metrics.statistics import Interval, bootstrap_interval, interval_ove
 from molkit.ofdft.attention import AttentionConfig
 from molkit.ofdft.attention_functional import AttentionEnergy, AttentionFunctional, load
 from molkit.ofdft.attention_training import AttentionRecipe, read_attention_recipe, train_attention
+from molkit.ofdft.channels import Prepared, fit_energies
 from molkit.ofdft.guess import guess_coefficients
 from molkit.ofdft.label_files import LabelledMolecule
 from molkit.ofdft.optimise import OptimiseOptions, optimise
@@ -26,12 +27,14 @@ from molkit.training.run_folder import load_state
 STORED = REPOSITORY / "data" / "studies" / "ofdft_small.json"
 RECIPE = REPOSITORY / "data" / "recipes" / "ofdft_small.yaml"
 STARTS = ("Kohn-Sham", "reference", "MINAO", "Hückel")
+ATOMS_ALONE = 1e6  # no pairs, no triples: least in `held_out_errors` of the training set
 ARMS: dict[str, dict[str, Any]] = {
     "full": {},
     "no gradient labels": {"gradient_weight": 0.0},
     "no perturbed samples": {"samples": "steps"},
     "geometry": {"samples": "geometry", "gradient_weight": 0.0},
     "atom roots": {"roots": "atoms"},
+    "atomic energies": {"roots": "atoms", "energy_ridge": ATOMS_ALONE},
 }
 SETS = ("test", "larger")
 OPTIONS = OptimiseOptions(tolerance=1e-5, max_steps=500)
@@ -195,6 +198,28 @@ def run_arm(
     chosen = min(snapshots, key=lambda entry: entry.error).step
     results = {name: evaluate(functionals[chosen], molecules, arm, STARTS) for name, molecules in sets.items()}
     return SmallRun(arm, seed, tuple(snapshots), chosen, results, round(process_time() - started, 2))
+
+
+def held_out_errors(molecules: Sequence[Prepared], ridges: Sequence[float]) -> dict[float, float]:
+    """Mean absolute error (mHa) of the reference energy on compositions it was not fitted to, one held out at a time.
+
+    Compositions whose removal takes away an element count nowhere: nothing could know its atoms. Raises InvalidInput
+    where no composition is left.
+    """
+    formulas = [entry.entry.molecule.formula for entry in molecules]
+    found: dict[float, list[np.ndarray]] = {ridge: [] for ridge in ridges}
+    for formula in sorted(set(formulas)):
+        kept = [m for m, name in zip(molecules, formulas, strict=True) if name != formula]
+        left = [m for m, name in zip(molecules, formulas, strict=True) if name == formula]
+        if not set(left[0].place.elements) <= {element for m in kept for element in m.place.elements}:
+            continue
+        for ridge in ridges:
+            weights = fit_energies(kept, ridge)
+            wrong = [float(m.place.energy_features() @ weights) - m.entry.energy for m in left]
+            found[ridge].append(MILLI * np.abs(wrong).mean())
+    if not found or not next(iter(found.values())):
+        raise InvalidInput("no composition can be held out: each has an element to itself")
+    return {ridge: float(np.mean(errors)) for ridge, errors in found.items()}
 
 
 def run_folder(runs: Path, arm: str, seed: int) -> Path:

@@ -8,7 +8,7 @@ from molkit.errors import DataNotFound, InvalidInput
 from molkit.molecule import Molecule
 from molkit.ofdft import compact
 from molkit.ofdft.attention import AttentionConfig
-from molkit.ofdft.attention_functional import load, publish
+from molkit.ofdft.attention_functional import load, publish, save
 from molkit.ofdft.attention_training import (
     AttentionData,
     AttentionRecipe,
@@ -17,7 +17,7 @@ from molkit.ofdft.attention_training import (
     read_attention_recipe,
     train_attention,
 )
-from molkit.ofdft.channels import fit_channels, prepare_molecule
+from molkit.ofdft.channels import fit_channels, fit_energies, prepare_molecule
 from molkit.ofdft.density import density_of, load_functional
 from molkit.ofdft.label_files import LabelSettings, generate, load_folder
 from molkit.ofdft.labels import FrozenSampling
@@ -176,3 +176,24 @@ def test_recipes_and_arms_are_read_strictly(tmp_path):
         read_attention_recipe(tmp_path / "a.yaml")
     with pytest.raises(InvalidInput, match="positive"):
         AttentionData(floor=0.0)
+
+
+def test_a_restrained_reference_energy_is_worse_where_it_was_fitted_and_better_where_not(labelled):
+    """Methane, ammonia and water: with hydrogen in all, no composition can be held out without losing its element."""
+    molecules = [prepare_molecule(entry, ceiling=0.4, roots="atoms") for entry in labelled]
+    free, tied = (fit_energies(molecules, ridge) for ridge in (1e-6, 1e6))
+    assert np.abs(tied[5:]).max() < 1e-3 * np.abs(free[5:]).max()
+    assert np.abs(tied[:5]).max() > 1.0
+    with pytest.raises(InvalidInput, match="element to itself"):
+        study.held_out_errors(molecules, (1.0,))
+
+
+def test_atom_roots_are_trained_stored_and_asked(labelled, tmp_path):
+    config = AttentionConfig(counts=(4, 3, 2), width=8, num_layers=1, num_heads=2, num_gaussians=4, roots="atoms")
+    task, model = prepare(config, AttentionData(energy_ridge=1e6), labelled, seed=0)
+    save(tmp_path, task.config, model)
+    energy = load(tmp_path).energy_of(labelled[2].molecule)
+    assert np.abs(energy.to_natural[:116, 116:]).max() == 0.0
+    assert np.isfinite(energy(np.zeros(len(energy.constraint)))[0])
+    with pytest.raises(InvalidInput, match="molecule or atoms"):
+        AttentionConfig(roots="none")
