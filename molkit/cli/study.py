@@ -221,8 +221,9 @@ def ofdft_water(arms: str, seeds: int, labels: Path, num_test: int | None, runs:
 @click.option("--arms", default="full:0", show_default=True, help="Pairs ARM:SEED with commas.")
 @click.option("--labels", type=click.Path(path_type=Path), required=True, help="Folder with valid, test and larger.")
 @click.option("--runs", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the runs.")
+@click.option("--until", type=click.IntRange(min=1), help="A step with a snapshot, at which trainings end.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
-def ofdft_small(arms: str, labels: Path, runs: Path, out: Path) -> None:
+def ofdft_small(arms: str, labels: Path, runs: Path, until: int | None, out: Path) -> None:
     """Train the functional of several compositions and its ablations, and minimise on unseen molecules."""
     import torch
 
@@ -234,7 +235,7 @@ def ofdft_small(arms: str, labels: Path, runs: Path, out: Path) -> None:
     sets = {"test": load_folder(labels / "test", "small", "test")}
     sets["larger"] = load_folder(labels / "larger", "larger", "test")
     valid = load_folder(labels / "valid", "small", "valid")
-    found = small.run_study(wanted, runs=runs, valid=valid, sets=sets, report=click.echo)
+    found = small.run_study(wanted, runs=runs, valid=valid, sets=sets, until=until, report=click.echo)
     small.write_study(found, out)
     click.echo(f"{out}: {len(found.runs)} runs, {len(sets['test'])} and {len(sets['larger'])} molecules")
 

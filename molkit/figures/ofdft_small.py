@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from molkit.figures.ofdft import interval, number, small
-from molkit.figures.style import BLACK, BLUE, ORANGE, VERMILION, panels
+from molkit.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILION, panels
 from molkit.figures.tables import html_table
 from molkit.studies.ofdft_several import RADII, SeveralEntry
 from molkit.studies.ofdft_small import STARTS, SmallStudy
@@ -15,6 +15,8 @@ from molkit.studies.ofdft_small import STARTS, SmallStudy
 if TYPE_CHECKING:
     from IPython.display import HTML
 
+ABLATION = ("full", "no gradient labels", "no perturbed samples")
+SEEN_AND_FOUND = ((-0.2, "Kohn-Sham", "before", ORANGE), (0.2, "MINAO", "after", BLUE))
 SET_NAMES = {"test": "unseen geometries", "larger": "three heavy atoms"}
 
 
@@ -38,10 +40,10 @@ def starts_table(study: SmallStudy, arm: str = "full") -> "HTML":
     return html_table(head, lines, caption=caption)
 
 
-def arms_table(study: SmallStudy) -> "HTML":
-    """Every arm, minimised from MINAO; the network without density beside."""
+def arms_table(study: SmallStudy, arms: Sequence[str] | None = None) -> "HTML":
+    """Arms (default: all), minimised from MINAO; the network without density beside."""
     lines = []
-    for arm in study.arms:
+    for arm in study.arms if arms is None else [arm for arm in study.arms if arm in arms]:
         start = "geometry" if arm == "geometry" else "MINAO"
         cells = [interval(study.error(arm, where, start)) for where in SET_NAMES]
         shares = np.mean(study.errors(arm, "test", start, "converged"))
@@ -54,6 +56,35 @@ def arms_table(study: SmallStudy) -> "HTML":
         "over molecules. Geometry: the same network trained and asked without a density. 1.594 mHa is 1 kcal/mol."
     )
     return html_table(head, lines, caption=caption)
+
+
+def ablation_figure(study: SmallStudy, arms: Sequence[str] = ABLATION) -> Figure:
+    """Every geometry by every arm: on the Kohn-Sham density, and after minimisation."""
+    shown = [arm for arm in arms if study.of_arm(arm)]
+    count = len(study.formulas["test"])
+    caption = (
+        f"|Error| of the energy of {count} unseen geometries, one point each. On the Kohn-Sham density a functional "
+    )
+    caption += "is a regression; minimised from MINAO it finds its own density. Bars: medians. Trainings: "
+    caption += ", ".join(f"{arm} {len(study.of_arm(arm))}" for arm in shown) + ". Dashed: 1 kcal/mol."
+    with panels(1, width=8.6, height=0.9 + 0.75 * len(shown), caption=caption) as (figure, (place,)):
+        random = np.random.default_rng(0)
+        for row, arm in enumerate(shown):
+            for shift, start, column, colour in SEEN_AND_FOUND:
+                values = np.abs(study.errors(arm, "test", start, column)).ravel()
+                heights = row + shift + 0.06 * random.standard_normal(len(values))
+                place.plot(values, heights, "o", color=colour, markersize=3, alpha=0.5)
+                ends = [row + shift - 0.17, row + shift + 0.17]
+                place.plot([np.median(values)] * 2, ends, color=BLACK, linewidth=2.0)
+        for _, _, column, colour in SEEN_AND_FOUND:
+            label = {"before": "on the Kohn-Sham density", "after": "minimised"}[column]
+            place.plot([], [], "o", color=colour, markersize=4, label=label)
+        place.axvline(1.594, color="#888888", linestyle="--", linewidth=1.0)
+        place.set(xscale="log", xlabel="|error| (mHa)")
+        place.set_yticks(range(len(shown)), shown)
+        place.set_ylim(len(shown) - 0.5, -0.5)
+        place.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return figure
 
 
 def errors_figure(study: SmallStudy, arm: str = "full") -> Figure:
@@ -75,7 +106,7 @@ def errors_figure(study: SmallStudy, arm: str = "full") -> Figure:
         left.set(xscale="log", xlabel="|error| (mHa)")
         left.set_yticks(range(len(names)), names, fontsize=7)
         left.set_ylim(len(names) - 0.5, -0.5)
-        for name, colour in zip(study.arms, (BLACK, VERMILION, ORANGE, BLUE), strict=False):
+        for name, colour in zip(study.arms, (BLACK, VERMILION, ORANGE, BLUE, GREEN, PURPLE), strict=True):
             for position, run in enumerate(study.of_arm(name)):
                 label = name if position == 0 else None
                 steps = [entry.step for entry in run.snapshots]

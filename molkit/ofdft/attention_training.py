@@ -3,22 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from molkit.config import from_dict, read_yaml
 from molkit.errors import InvalidInput
 from molkit.ofdft.attention import AttentionConfig, AttentionNetwork, surroundings
 from molkit.ofdft.attention_functional import AttentionModel, build, save
 from molkit.ofdft.basis import basis_fingerprint
 from molkit.ofdft.channels import ENERGY_RIDGE, ChannelReduction, Prepared, fit_channels, prepare_molecule
-from molkit.ofdft.label_files import LabelledMolecule, load_folder
-from molkit.training.config import TrainConfig
-from molkit.training.loop import TrainResult, make_fabric, train
-from molkit.training.weights import WEIGHTS_ROOT
+from molkit.ofdft.label_files import LabelledMolecule
+from molkit.ofdft.recipes import Recipe, read_recipe, train_recipe
+from molkit.training.loop import TrainResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,51 +188,14 @@ def _root(z: Tensor, slope: Tensor, weights: Tensor, smallest: float) -> Tensor:
     return ((vectors * values.clamp_min(smallest).sqrt()) @ vectors.T).float()
 
 
-@dataclass(frozen=True, kw_only=True)
-class AttentionRecipe:
-    """Sections of a recipe, each read strictly."""
-
-    data: AttentionData
-    model: AttentionConfig
-    training: TrainConfig
+AttentionRecipe = Recipe[AttentionData, AttentionConfig]
 
 
 def read_attention_recipe(path: Path) -> AttentionRecipe:
     """The recipe in a YAML file. Raises DataNotFound, or InvalidInput for an unknown section or key."""
-    values = read_yaml(path)
-    unknown = sorted(set(values) - {"method", "data", "model", "training"}, key=str)
-    if unknown:
-        raise InvalidInput(f"{path}: unknown section {unknown[0]!r}; known are method, data, model, training")
-    kinds = {"data": AttentionData, "model": AttentionConfig, "training": TrainConfig}
-    return AttentionRecipe(
-        **{name: from_dict(kind, values.get(name) or {}, source=f"{path}: {name}") for name, kind in kinds.items()}
-    )
+    return read_recipe(path, AttentionData, AttentionConfig)
 
 
-def train_attention(
-    recipe: AttentionRecipe,
-    *,
-    out: Path,
-    time_budget: float | None = None,
-    total_steps: int | None = None,
-    resume: bool = False,
-    progress_bar: bool = True,
-) -> TrainResult:
-    """Train, or continue, the functional of a recipe on one CPU process.
-
-    Raises what the loader and the training loop raise.
-    """
-    folder = WEIGHTS_ROOT.parents[1] / recipe.data.folder
-    labelled = load_folder(folder, recipe.data.name, "train", limit=recipe.data.count or None)
-    task, model = prepare(recipe.model, recipe.data, labelled, seed=recipe.training.seed)
-    return train(
-        task,
-        model,
-        recipe.training,
-        out=out,
-        fabric=make_fabric("cpu"),
-        time_budget=time_budget,
-        resume=resume,
-        total_steps=total_steps,
-        progress_bar=progress_bar,
-    )
+def train_attention(recipe: AttentionRecipe, **options: Any) -> TrainResult:
+    """Train, or continue, a functional; options and errors are those of `recipes.train_recipe`."""
+    return train_recipe(recipe, recipe.data.name, prepare, **options)

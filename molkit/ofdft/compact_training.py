@@ -2,22 +2,20 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from molkit.config import from_dict, read_yaml
 from molkit.errors import InvalidInput
 from molkit.ofdft.basis import basis_fingerprint
 from molkit.ofdft.classes import class_named
 from molkit.ofdft.compact import CompactConfig, CompactNetwork, build, save
-from molkit.ofdft.label_files import LabelledMolecule, load_folder
+from molkit.ofdft.label_files import LabelledMolecule
+from molkit.ofdft.recipes import Recipe, read_recipe, train_recipe
 from molkit.ofdft.reduction import Coordinates, ReducedSamples, fit_reduction, frames_of, quadratic_form, reduce_samples
-from molkit.training.config import TrainConfig
-from molkit.training.loop import TrainResult, make_fabric, train
-from molkit.training.weights import WEIGHTS_ROOT
+from molkit.training.loop import TrainResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,51 +101,14 @@ def prepare(
     return CompactTask(config, data, samples, reduction.operations), network
 
 
-@dataclass(frozen=True, kw_only=True)
-class CompactRecipe:
-    """Sections of a recipe, each read strictly."""
-
-    data: CompactData
-    model: CompactConfig
-    training: TrainConfig
+CompactRecipe = Recipe[CompactData, CompactConfig]
 
 
 def read_compact_recipe(path: Path) -> CompactRecipe:
     """The recipe in a YAML file. Raises DataNotFound, or InvalidInput for an unknown section or key."""
-    values = read_yaml(path)
-    unknown = sorted(set(values) - {"method", "data", "model", "training"}, key=str)
-    if unknown:
-        raise InvalidInput(f"{path}: unknown section {unknown[0]!r}; known are method, data, model, training")
-    kinds = {"data": CompactData, "model": CompactConfig, "training": TrainConfig}
-    return CompactRecipe(
-        **{name: from_dict(kind, values.get(name) or {}, source=f"{path}: {name}") for name, kind in kinds.items()}
-    )
+    return read_recipe(path, CompactData, CompactConfig)
 
 
-def train_compact(
-    recipe: CompactRecipe,
-    *,
-    out: Path,
-    time_budget: float | None = None,
-    total_steps: int | None = None,
-    resume: bool = False,
-    progress_bar: bool = True,
-) -> TrainResult:
-    """Train, or continue, the functional of a recipe on one CPU process.
-
-    Raises what the loader and the training loop raise.
-    """
-    folder = WEIGHTS_ROOT.parents[1] / recipe.data.folder
-    molecules = load_folder(folder, recipe.model.name, "train", limit=recipe.data.count or None)
-    task, network = prepare(recipe.model, recipe.data, molecules, seed=recipe.training.seed)
-    return train(
-        task,
-        network,
-        recipe.training,
-        out=out,
-        fabric=make_fabric("cpu"),
-        time_budget=time_budget,
-        resume=resume,
-        total_steps=total_steps,
-        progress_bar=progress_bar,
-    )
+def train_compact(recipe: CompactRecipe, **options: Any) -> TrainResult:
+    """Train, or continue, a functional; options and errors are those of `recipes.train_recipe`."""
+    return train_recipe(recipe, recipe.model.name, prepare, **options)

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from molkit.claims.ledger import REPOSITORY
+from molkit.claims.ledger import REPOSITORY, Measurement
 from molkit.claims.provenance import commit, machine
+from molkit.claims.store import record
 from molkit.errors import DataNotFound, InvalidInput, RunError
 from molkit.metrics.statistics import Interval, bootstrap_interval, interval_over_runs
 from molkit.ofdft.attention import AttentionConfig
@@ -23,6 +24,7 @@ from molkit.ofdft.optimise import OptimiseOptions, optimise
 from molkit.studies.ofdft_water import MILLI, StartResult
 from molkit.training.files import write_text
 from molkit.training.run_folder import load_state
+from molkit.units import HARTREE_TO_KCAL
 
 STORED = REPOSITORY / "data" / "studies" / "ofdft_small.json"
 RECIPE = REPOSITORY / "data" / "recipes" / "ofdft_small.yaml"
@@ -173,25 +175,60 @@ def evaluate(
     return {start: minimise_all(functional, molecules, start, options=OPTIONS) for start in starts}
 
 
-def snapshots_of(run: Path) -> dict[int, Path]:
-    """Folders of the snapshots of a finished run, and of its last weights, by step."""
+def snapshots_of(run: Path, until: int | None = None) -> dict[int, Path]:
+    """Folders of the snapshots of a run by step, up to a step; without one, of a finished run with its last weights."""
     found = {int(path.name.split("_")[1]): path for path in sorted((run / "snapshots").glob("step_*"))}
+    if until is not None:
+        return {step: path for step, path in found.items() if step <= until}
     _, numbers = load_state(run)
     return {**found, int(numbers["step"]): run}
 
 
-def run_arm(
-    arm: str, seed: int, *, runs: Path, valid: Sequence[LabelledMolecule], sets: dict[str, Sequence[LabelledMolecule]]
-) -> SmallRun:
-    """Train one arm (or take its finished run), choose a snapshot by validation, and minimise on every set.
+class _Reached(Exception):
+    """The step that was asked for."""
 
-    Raises RunError where the training was stopped before its end.
+
+def train_arm(arm: str, seed: int, out: Path, until: int | None = None) -> None:
+    """Train one arm to its end, or to the snapshot of a step; what is there is not made again.
+
+    The schedule is that of the whole training. Raises RunError where the training was stopped before.
     """
-    recipe, out = arm_recipe(arm, seed=seed), run_folder(runs, arm, seed)
-    if not train_attention(recipe, out=out, resume=True, progress_bar=False).finished:
-        raise RunError(f"{out}: the training was stopped; the same command continues it")
+    if until is not None and until in snapshots_of(out, until):
+        return
+
+    def on_step(step: int) -> None:
+        if step == until:
+            raise _Reached
+
+    try:
+        finished = train_attention(
+            arm_recipe(arm, seed=seed), out=out, resume=True, progress_bar=False, on_step=on_step
+        ).finished
+    except _Reached:
+        finished = True
+    if not finished or (until is not None and until not in snapshots_of(out, until)):
+        raise RunError(
+            f"{out}: the training was stopped, or keeps no snapshot of step {until}; the same command goes on"
+        )
+
+
+def run_arm(
+    arm: str,
+    seed: int,
+    *,
+    runs: Path,
+    valid: Sequence[LabelledMolecule],
+    sets: dict[str, Sequence[LabelledMolecule]],
+    until: int | None = None,
+) -> SmallRun:
+    """Train one arm (or take its run), choose a snapshot by validation, and minimise on every set.
+
+    Raises what `train_arm` raises.
+    """
+    out = run_folder(runs, arm, seed)
+    train_arm(arm, seed, out, until)
     started, snapshots, functionals = process_time(), [], {}
-    for step, folder in snapshots_of(out).items():
+    for step, folder in snapshots_of(out, until).items():
         functionals[step] = load(folder)
         (found,) = evaluate(functionals[step], valid, arm, ("MINAO",)).values()
         snapshots.append(Snapshot(step, float(np.abs(found.after).mean()), float(np.mean(found.converged))))
@@ -233,14 +270,17 @@ def run_study(
     runs: Path,
     valid: Sequence[LabelledMolecule],
     sets: dict[str, Sequence[LabelledMolecule]],
+    until: int | None = None,
     report: Callable[[str], None] = lambda text: None,
 ) -> SmallStudy:
-    """Every pair of arm and seed; a finished one is kept in `runs` and not made again."""
+    """Every pair of arm and seed, trained until a step; a finished one is kept in `runs` and not made again."""
     found = []
     for arm, seed in wanted:
-        kept = run_folder(runs, arm, seed) / ("evaluated_" + "_".join(str(len(m)) for m in sets.values()) + ".json")
+        counts = "_".join(str(len(molecules)) for molecules in sets.values())
+        kept = run_folder(runs, arm, seed) / f"evaluated_{counts}_{'end' if until is None else until}.json"
         if not kept.is_file():
-            write_text(kept, json.dumps(asdict(run_arm(arm, seed, runs=runs, valid=valid, sets=sets))) + "\n")
+            made = run_arm(arm, seed, runs=runs, valid=valid, sets=sets, until=until)
+            write_text(kept, json.dumps(asdict(made)) + "\n")
         found.append(_run(json.loads(kept.read_text(encoding="utf-8"))))
         start = next(iter(found[-1].results["test"].values()))
         report(f"{arm}, seed {seed}: {np.abs(start.after).mean():.3f} mHa")
@@ -266,6 +306,38 @@ def stored_study(path: Path = STORED) -> SmallStudy:
         return SmallStudy(**{**values, "runs": tuple(_run(run) for run in values["runs"])})
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise InvalidInput(f"{path}: not a study of several compositions ({error})") from error
+
+
+def measurements(study: SmallStudy, *, weights: str) -> list[Measurement]:
+    """Record accuracy on unseen geometries, and the errors on larger molecules with and without a density."""
+    asked = {
+        "mofdft.accuracy.chemical": ("full", "test", "MINAO"),
+        "mofdft.extrapolation.minimised": ("full", "larger", "MINAO"),
+        "mofdft.extrapolation.direct": ("geometry", "larger", "geometry"),
+    }
+    found = []
+    for claim, (arm, where, start) in asked.items():
+        if not study.of_arm(arm):
+            continue
+        error = study.error(arm, where, start).scaled(HARTREE_TO_KCAL / MILLI)
+        seeds = [run.seed for run in study.of_arm(arm)]
+        kind = "trainings, 95 %" if len(seeds) > 1 else "molecules resampled, 95 %"
+        found.append(
+            record(
+                claim,
+                error.value,
+                interval=(error.low, error.high),
+                interval_kind=kind,
+                n=len(study.formulas[where]),
+                counts="molecules",
+                basis="scaled_down",
+                weights=weights,
+                seeds=seeds,
+                seconds=sum(run.seconds for run in study.of_arm(arm)),
+                notes=f"arm {arm!r}: ten compositions of at most two heavy atoms; larger: three heavy atoms",
+            )
+        )
+    return found
 
 
 def _run(values: dict[str, Any]) -> SmallRun:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from molkit.errors import DataNotFound, InvalidInput
+from molkit.errors import DataNotFound, InvalidInput, RunError
 from molkit.molecule import Molecule
 from molkit.ofdft import compact
 from molkit.ofdft.attention import AttentionConfig
@@ -197,3 +197,25 @@ def test_atom_roots_are_trained_stored_and_asked(labelled, tmp_path):
     assert np.isfinite(energy(np.zeros(len(energy.constraint)))[0])
     with pytest.raises(InvalidInput, match="molecule or atoms"):
         AttentionConfig(roots="none")
+
+
+def test_an_arm_is_trained_to_a_snapshot_and_not_again(folder, tmp_path, monkeypatch):
+    recipe = AttentionRecipe(
+        data=AttentionData(folder=str(folder)),
+        model=CONFIG,
+        training=TrainConfig(total_steps=50, batch_pairs=60, precision="float32", ema_decay=0.5, snapshot_from=2),
+    )
+    monkeypatch.setattr(study, "arm_recipe", lambda arm, seed: recipe)
+    study.train_arm("full", 0, tmp_path / "run", 4)
+    assert sorted(study.snapshots_of(tmp_path / "run", 4)) == [2, 4]
+    monkeypatch.setattr(study, "arm_recipe", None)
+    study.train_arm("full", 0, tmp_path / "run", 4)
+    assert sorted(study.snapshots_of(tmp_path / "run", 3)) == [2]
+
+
+def test_a_step_without_a_snapshot_is_said(folder, tmp_path, monkeypatch):
+    training = TrainConfig(total_steps=4, batch_pairs=60, precision="float32", snapshot_from=2)
+    recipe = AttentionRecipe(data=AttentionData(folder=str(folder)), model=CONFIG, training=training)
+    monkeypatch.setattr(study, "arm_recipe", lambda arm, seed: recipe)
+    with pytest.raises(RunError, match="no snapshot of step 3"):
+        study.train_arm("full", 0, tmp_path / "run", 3)
