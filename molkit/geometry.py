@@ -50,6 +50,10 @@ def aligned_rmsd(positions: np.ndarray, target: np.ndarray) -> float:
     """Root mean square deviation [A, 3] after the best shift and proper rotation, in the unit of the input.
 
     Source: Kabsch, Acta Cryst. A 32, 922 (1976). Mirror images are not superposed. Raises ValueError for other shapes.
+
+    >>> corner = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
+    >>> round(aligned_rmsd(corner[:, [1, 2, 0]] + 5.0, corner), 6)  # shifted and turned
+    0.0
     """
     if positions.shape != target.shape or positions.ndim != 2 or positions.shape[1] != 3:
         raise ValueError(f"expected two arrays of one shape [A, 3], got {positions.shape} and {target.shape}")

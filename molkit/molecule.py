@@ -23,6 +23,10 @@ class Molecule:
     """Elements and coordinates (angstrom) of one molecule; a change returns a new one.
 
     Raises InvalidInput when shapes disagree, a coordinate is not finite, or an element is unknown.
+
+    >>> water = Molecule([8, 1, 1], [[0, 0, 0.12], [0, 0.76, -0.47], [0, -0.76, -0.47]])
+    >>> water.formula, water.num_atoms
+    ('H2O', 3)
     """
 
     atomic_numbers: np.ndarray  # [A] int64

@@ -18,6 +18,9 @@ def parse_formula(text: str) -> dict[int, int]:
     """Atomic number -> number of atoms, from a formula such as C7H10O2 (in any order, no brackets).
 
     Raises InvalidInput for anything else, an unknown element, or a count of zero.
+
+    >>> parse_formula("C7H10O2")
+    {6: 7, 1: 10, 8: 2}
     """
     text = text.strip()
     if not text or TERM.sub("", text):

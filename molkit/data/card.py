@@ -1,6 +1,6 @@
 """The data card, `data/sets/README.md`, read so that the command line can quote it.
 
-A section that describes files begins with `## ` and names them in backticks, then a colon and a title.
+A section that describes files begins with two number signs and names them in backticks, then a colon and a title.
 """
 
 import re

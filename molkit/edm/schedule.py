@@ -24,6 +24,10 @@ def polynomial_log_snr(num_steps: int, *, power: float = 2.0, offset: float = 1e
     alpha^2 = (1 - 2 offset) f + offset with f = (1 - (step / num_steps)^power)^2, f limited in its fall.
     The affine map acts on alpha^2, as in the authors' code. Source: EDM reference code, noise schedule
     `polynomial_2` (its gamma is -log_snr). Raises InvalidInput for num_steps < 1 or offset outside (0, 1/2).
+
+    >>> table = polynomial_log_snr(1000)
+    >>> tuple(table.shape), bool((table.diff() < 0).all())
+    ((1001,), True)
     """
     if num_steps < 1 or not 0.0 < offset < 0.5:
         raise InvalidInput(f"need num_steps >= 1 and 0 < offset < 0.5, got {num_steps} and {offset}")

@@ -44,6 +44,11 @@ def stability(molecules: PackedMolecules, *, rule: StabilityRule = "edm") -> Sta
     a molecule of QM9's size).
 
     Raises InvalidInput for an empty set, an unknown rule, or an element the rule does not know.
+
+    >>> from molkit.molecule import Molecule
+    >>> water = Molecule([8, 1, 1], [[0, 0, 0.12], [0, 0.76, -0.47], [0, -0.76, -0.47]])
+    >>> stability(PackedMolecules.from_molecules([water])).molecule_fraction
+    1.0
     """
     if rule not in get_args(StabilityRule):
         raise InvalidInput(f"stability rule must be one of {', '.join(get_args(StabilityRule))}, got {rule!r}")

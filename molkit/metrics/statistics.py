@@ -33,6 +33,10 @@ def proportion_interval(successes: int, total: int, *, level: float = 0.95) -> I
     """Wilson score interval of a proportion; reasonable also at 0 %, 100 % and few trials.
 
     Source: Wilson, J. Am. Stat. Assoc. 22, 209 (1927). Raises InvalidInput unless 0 <= successes <= total, total >= 1.
+
+    >>> found = proportion_interval(9, 10)
+    >>> f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+    '0.90 [0.60, 0.98]'
     """
     if total < 1 or not 0 <= successes <= total:
         raise InvalidInput(f"a proportion needs 0 <= successes <= total and total >= 1, got {successes} of {total}")
