@@ -16,7 +16,7 @@ ROOMS: Mapping[str, str] = {
     "cgcf": "Flows for conformers",
     "ofdft": "Energy without orbitals",
     "relaxation": "Diffusion and electronic structure",
-    "pipeline": "From noise to electrons",
+    "pipeline": "The pipeline",
     "claims": "Claims and verdicts",
 }
 
