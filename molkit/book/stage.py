@@ -12,9 +12,11 @@ from molkit.book.execute import KEEPS_RESULTS, Outcome, failed_cell
 from molkit.book.layout import CHAPTERS, Book
 from molkit.book.notebooks import INJECTED, PAPERMILL_TAGS, parameters_cell, read_notebook, tags, write_notebook
 from molkit.book.provenance import failure_notice, stamp, unexecuted_stamp
+from molkit.book.reference import ROOMS
 from molkit.book.status import status_markdown
 from molkit.errors import InvalidInput
 
+PACKAGE = Path(__file__).parents[1]
 STUDIES = "studies"  # folder of the pages that open a study
 COPIED = ("_config.yml", "_toc.yml", "references.bib", "assets", "_static")
 
@@ -36,6 +38,9 @@ def stage(book: Book, profile: str, outcomes: Sequence[Outcome]) -> Path:
     known = [outcome for outcome in shown if outcome is not None]
     not_run = [chapter for chapter, outcome in zip(chapters, shown, strict=True) if outcome is None]
     (folder / "status.md").write_text(status_markdown(known, profile=profile, not_run=not_run), encoding="utf-8")
+    for room in ROOMS:
+        if f"api/{room}" in book.pages():
+            (folder / "api" / f"{room}.md").write_text(page(room, PACKAGE), encoding="utf-8")
     if "ledger" in book.pages():
         _write_ledger(book, profile, folder, known)
     return folder
