@@ -10,7 +10,7 @@ from molkit.figures.ofdft import interval, number, small
 from molkit.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILION, panels
 from molkit.figures.tables import html_table
 from molkit.studies.ofdft_several import RADII, SeveralEntry
-from molkit.studies.ofdft_small import STARTS, SmallStudy
+from molkit.studies.ofdft_small import SmallStudy
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -24,7 +24,7 @@ def starts_table(study: SmallStudy, arm: str = "full") -> "HTML":
     """One arm from every start, on both sets."""
     lines = []
     for where, label in SET_NAMES.items():
-        for start in STARTS:
+        for start in study.starts(arm):
             after = study.errors(arm, where, start)
             found = [interval(study.error(arm, where, start, column)) for column in ("before", "after", "selected")]
             shares = np.mean(study.errors(arm, where, start, "converged"))

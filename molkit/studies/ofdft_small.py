@@ -86,6 +86,10 @@ class SmallStudy:
         """The runs of an arm, by seed."""
         return sorted((run for run in self.runs if run.arm == arm), key=lambda run: run.seed)
 
+    def starts(self, arm: str) -> list[str]:
+        """The starts that all runs of an arm were minimised from."""
+        return [start for start in STARTS if all(start in run.results["test"] for run in self.of_arm(arm))]
+
     def errors(self, arm: str, where: str, start: str, column: str = "after") -> np.ndarray:
         """Signed errors [runs, molecules] in millihartree."""
         return np.array([getattr(run.results[where][start], column) for run in self.of_arm(arm)])
