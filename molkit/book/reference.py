@@ -29,7 +29,7 @@ def modules(room: str, package: Path) -> list[str]:
     return [".".join(path.relative_to(package.parent).with_suffix("").parts) for path in found]
 
 
-def page(room: str, package: Path) -> str:
+def module_page(room: str, package: Path) -> str:
     """The Markdown of one page."""
     lines = [f"# {ROOMS[room]}", "", "```{eval-rst}"]
     for name in modules(room, package):

@@ -40,7 +40,7 @@ def stage(book: Book, profile: str, outcomes: Sequence[Outcome]) -> Path:
     (folder / "status.md").write_text(status_markdown(known, profile=profile, not_run=not_run), encoding="utf-8")
     for room in ROOMS:
         if f"api/{room}" in book.pages():
-            (folder / "api" / f"{room}.md").write_text(page(room, PACKAGE), encoding="utf-8")
+            (folder / "api" / f"{room}.md").write_text(module_page(room, PACKAGE), encoding="utf-8")
     if "ledger" in book.pages():
         _write_ledger(book, profile, folder, known)
     return folder

@@ -1,4 +1,4 @@
-from molkit.book.reference import ROOMS, escape_bars, modules, page
+from molkit.book.reference import ROOMS, escape_bars, module_page, modules
 from molkit.claims.ledger import REPOSITORY
 
 PACKAGE = REPOSITORY / "molkit"
@@ -15,7 +15,7 @@ def test_every_room_of_the_package_has_its_page():
 
 def test_a_page_lists_public_modules_only():
     found = modules("edm", PACKAGE)
-    assert ".. automodule:: molkit.edm.sampling" in page("edm", PACKAGE)
+    assert ".. automodule:: molkit.edm.sampling" in module_page("edm", PACKAGE)
     assert "molkit.edm.sampling" in found and not any("._" in name or "__" in name for name in found)
 
 
