@@ -12,7 +12,7 @@ from molkit.book.execute import KEEPS_RESULTS, Outcome, failed_cell
 from molkit.book.layout import CHAPTERS, Book
 from molkit.book.notebooks import INJECTED, PAPERMILL_TAGS, parameters_cell, read_notebook, tags, write_notebook
 from molkit.book.provenance import failure_notice, stamp, unexecuted_stamp
-from molkit.book.reference import ROOMS
+from molkit.book.reference import ROOMS, module_page
 from molkit.book.status import status_markdown
 from molkit.errors import InvalidInput
 
