@@ -10,13 +10,14 @@ from molkit.figures.ofdft import interval, number, small
 from molkit.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILION, panels
 from molkit.figures.tables import html_table
 from molkit.studies.ofdft_several import RADII, SeveralEntry
-from molkit.studies.ofdft_small import SmallStudy
+from molkit.studies.ofdft_small import ARMS, SmallStudy
 
 if TYPE_CHECKING:
     from IPython.display import HTML
 
 ABLATION = ("full", "no gradient labels", "no perturbed samples")
 SEEN_AND_FOUND = ((-0.2, "Kohn-Sham", "before", ORANGE), (0.2, "MINAO", "after", BLUE))
+ARM_COLOURS = dict(zip(ARMS, (BLACK, VERMILION, ORANGE, BLUE, GREEN, PURPLE), strict=True))
 SET_NAMES = {"test": "unseen geometries", "larger": "three heavy atoms"}
 
 
@@ -106,12 +107,17 @@ def errors_figure(study: SmallStudy, arm: str = "full") -> Figure:
         left.set(xscale="log", xlabel="|error| (mHa)")
         left.set_yticks(range(len(names)), names, fontsize=7)
         left.set_ylim(len(names) - 0.5, -0.5)
-        for name, colour in zip(study.arms, (BLACK, VERMILION, ORANGE, BLUE, GREEN, PURPLE), strict=True):
+        for name in study.arms:
             for position, run in enumerate(study.of_arm(name)):
                 label = name if position == 0 else None
                 steps = [entry.step for entry in run.snapshots]
                 right.plot(
-                    steps, [entry.error for entry in run.snapshots], "o-", color=colour, label=label, markersize=3
+                    steps,
+                    [entry.error for entry in run.snapshots],
+                    "o-",
+                    color=ARM_COLOURS[name],
+                    label=label,
+                    markersize=3,
                 )
         right.set(xscale="log", yscale="log", xlabel="training step", ylabel="validation error (mHa)")
         right.legend(fontsize=7)

@@ -23,4 +23,4 @@ def test_weights_are_chosen_by_validation_after_minimisation():
 def test_tables_and_figure_hold_both_sets():
     stored = study.stored_study()
     assert "three heavy atoms" in draw.starts_table(stored).data and "not minimised" in draw.arms_table(stored).data
-    assert len(draw.errors_figure(stored).axes) == 2
+    assert len(draw.errors_figure(stored).axes) == 2 and len(draw.ablation_figure(stored).axes) == 1
