@@ -240,6 +240,28 @@ def ofdft_small(arms: str, labels: Path, runs: Path, until: int | None, out: Pat
     click.echo(f"{out}: {len(found.runs)} runs, {len(sets['test'])} and {len(sets['larger'])} molecules")
 
 
+@study.command("ofdft-extrapolation")
+@click.option("--arms", default="full:0,geometry:0", show_default=True, help="Pairs ARM:SEED with commas.")
+@click.option("--largest", default=8, show_default=True, type=click.IntRange(min=1), help="Carbon atoms.")
+@click.option("--runs", type=click.Path(file_okay=False, path_type=Path), required=True, help="Of ofdft-small.")
+@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), required=True, help="Kohn-Sham energies.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
+def ofdft_extrapolation(arms: str, largest: int, runs: Path, keep: Path, out: Path) -> None:
+    """Alkanes larger than any molecule of the training, by the stored arms of several compositions."""
+    import torch
+
+    from molkit.studies import ofdft_extrapolation as extrapolation
+    from molkit.studies import ofdft_small as small
+
+    torch.set_num_threads(1)
+    wanted, stored = small.read_pairs(arms), small.stored_study()
+    found = extrapolation.run_study(
+        wanted, range(1, largest + 1), study=stored, runs=runs, keep=keep, report=click.echo
+    )
+    extrapolation.write_study(found, out)
+    click.echo(f"{out}: {len(found.errors)} minimisations")
+
+
 @study.command("ofdft-scaling")
 @click.option("--methods", default="orbital-free,Kohn-Sham", show_default=True, help="Names with commas.")
 @click.option("--families", default="alkane,peptide", show_default=True, help="Names with commas.")
