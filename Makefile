@@ -1,6 +1,7 @@
 # make book   run what has changed and render the book (PROFILE=smoke|fast|paper, JOBS=chapters at a time)
 # make test   unit tests and the chapters' committed outputs, side by side
-# Both make .venv first if it is missing or its requirements have changed. PYTHON=... names the interpreter to use.
+# make release  sources and rendered book as archives with checksums in dist/, from a clean tree whose versions agree
+# All make .venv first if it is missing or its requirements have changed. PYTHON=... names the interpreter to use.
 
 PROFILE ?= fast
 JOBS ?= 2
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_NUM_THREADS := 1
 
-.PHONY: book test lint clean distclean
+.PHONY: book test lint release clean distclean
 .DELETE_ON_ERROR:
 
 book: $(READY)
@@ -27,6 +28,9 @@ test: $(READY)
 
 lint: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+release: $(READY)
+	@$(BIN)/python -m molkit book archive --out dist
 
 clean:
 	rm -rf _build _run

@@ -173,6 +173,17 @@ def check(browser: bool, root: Path) -> None:
         raise _ours(f"{len(problems)} checks of the pages failed; the lines above name them")
 
 
+@book.command()
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the archives.")
+@ROOT
+def archive(out: Path, root: Path) -> None:
+    """Pack the sources and the rendered book of a release, with checksums."""
+    from molkit.book.archive import make_archives
+
+    for path in make_archives(_book(root, ()), out):
+        click.echo(path)
+
+
 def _book(root: Path | None, packages: tuple[str, ...]) -> "Book":
     from molkit.book.layout import Book
 
