@@ -266,7 +266,7 @@ def ofdft_extrapolation(arms: str, largest: int, runs: Path, keep: Path, out: Pa
 @click.option("--methods", default="orbital-free,Kohn-Sham", show_default=True, help="Names with commas.")
 @click.option("--families", default="alkane,peptide", show_default=True, help="Names with commas.")
 @click.option("--largest", default=3000, show_default=True, type=click.IntRange(min=26), help="Electrons.")
-@click.option("--steps", default=1000, show_default=True, type=click.IntRange(min=1), help="Of the descent.")
+@click.option("--steps", default=200, show_default=True, type=click.IntRange(min=1), help="Of the descent, measured.")
 @click.option("--grid-level", default=1, show_default=True, type=click.IntRange(0, 9), help="Of Kohn-Sham.")
 @click.option("--weights", default="ofdft_small", show_default=True, help="An attention functional, for its size.")
 @click.option("--memory", default=8.0, show_default=True, type=click.FloatRange(min=0.0), help="GiB of Coulomb terms.")

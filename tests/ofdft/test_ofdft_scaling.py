@@ -13,7 +13,7 @@ from molkit.studies import ofdft_scaling as study
 
 def cost(method, size, cpu, **changed):
     values = {"family": "alkane", "num_electrons": 8 * size + 2, "num_atoms": 3 * size + 2, "num_functions": 1}
-    values |= {"wall": cpu, "steps": 10, "memory": 1.0, "finite": True} | changed
+    values |= {"wall": cpu, "steps": 1000, "memory": 1.0, "finite": True} | changed
     return study.Cost(method=method, size=size, cpu=cpu, **values)
 
 
@@ -43,6 +43,12 @@ def test_noise_widens_the_band():
     assert law.interval.low < 1.4 < law.interval.high and law.interval.high - law.interval.low > 0.02
     with pytest.raises(InvalidInput, match="three molecules"):
         study.power_law([1.0, 2.0], [1.0, 2.0])
+
+
+def test_a_thousand_steps_are_charged_for_however_few_were_measured():
+    few = cost("orbital-free", 3, [1.0, 2.0, 4.0], steps=200)
+    assert few.stages == [1.0, 2.0, 20.0] and few.total == 23.0
+    assert cost("Kohn-Sham", 3, [1.0, 2.0, 4.0], steps=7).total == 7.0
 
 
 def test_ratios_are_those_of_the_same_molecule(found):
