@@ -2,6 +2,8 @@
 
 import functools
 import http.server
+import io
+import json
 import os
 import re
 import shutil
@@ -11,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -47,6 +50,11 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 CONSOLE = re.compile(r'CONSOLE[^"]*"(?P<text>.*)", source: (?P<source>\S*)')
 COMPLAINT = re.compile(r"Uncaught|Failed to load|Refused to|net::ERR|\bError\b|is not defined|MathJax:", re.IGNORECASE)
 PAGE_SECONDS = 120.0
+HEAVIEST_MIB = 3.0  # a page with what it loads, the scripts of viewers and theme left out
+SHARED = ("_static", "vendor")
+LOOKS = Path(__file__).with_name("looks.js")
+LOOKS_ANSWER = re.compile(r'<html[^>]* data-looks="([^"]*)"')
+WINDOWS = {"desktop": (1400, 1200), "phone": (390, 844)}  # pixels
 VIRTUAL_MILLISECONDS = (8_000, 30_000)  # the second is for a page that was not ready in time
 
 
@@ -56,6 +64,7 @@ class PageContent(HTMLParser):
 
     addresses: list[str] = field(default_factory=list)
     equations: int = 0
+    without_text: list[str] = field(default_factory=list)  # images that say nothing to those who cannot see them
 
     def __post_init__(self) -> None:
         super().__init__(convert_charrefs=True)
@@ -69,6 +78,8 @@ class PageContent(HTMLParser):
             self.addresses += [value.split()[0] for value in values if value.strip()]
         if tag == "link" and set(found.get("rel", "").lower().split()) & LOADING_RELATIONS:
             self.addresses.append(found.get("href", ""))
+        if tag == "img" and "alt" not in found:
+            self.without_text.append(found.get("src", "")[:60])
         self.addresses += css_addresses(found.get("style", ""))
         self.equations += "math" in found.get("class", "").split()
         self._inside = tag if tag in ("script", "style") else ""
@@ -112,8 +123,10 @@ def check_files(site: Path) -> tuple[int, list[str]]:
     passed = 0
     for path in [*pages_of(site), *sheets]:
         text = path.read_text(encoding="utf-8", errors="replace")
-        addresses = css_addresses(text) if path.suffix == ".css" else page_content(text).addresses
-        wrong = _wrong_addresses(site, path, addresses)
+        content = page_content(text) if path.suffix == ".html" else None
+        wrong = _wrong_addresses(site, path, css_addresses(text) if content is None else content.addresses)
+        if content is not None:
+            wrong += _wrong_content(site, path, content)
         problems += wrong
         passed += not wrong
     return passed, problems
@@ -139,9 +152,11 @@ def check_pages(site: Path, *, browser: bool = True) -> tuple[int, list[str], li
     with serving(site) as (address, missing):
         for page in pages_of(site):
             name = page.relative_to(site).as_posix()
-            wrong = check_in_browser(program, f"{address}/{name}", page.read_text(encoding="utf-8"))
-            problems += [f"{name}: {text}" for text in wrong]
-            passed += not wrong
+            html = page.read_text(encoding="utf-8")
+            for window, size in WINDOWS.items():
+                wrong = check_in_browser(program, f"{address}/{name}", html, size)
+                problems += [f"{name}, {window}: {text}" for text in wrong]
+                passed += not wrong
     problems += [f"the pages ask for {path}, which the site does not have" for path in sorted(set(missing))]
     return passed, problems, []
 
@@ -152,11 +167,14 @@ def find_browser() -> str | None:
     return next((found for name in names if (found := shutil.which(name))), None)
 
 
-def check_in_browser(program: str, address: str, html: str) -> list[str]:
-    """Open one page in headless Chromium: a canvas for each 3D view, typeset equations, a quiet console."""
+def check_in_browser(program: str, address: str, html: str, size: tuple[int, int]) -> list[str]:
+    """Open one page in headless Chromium, in a window of that size.
+
+    Looked for: a canvas for each 3D view, typeset equations, a quiet console, no scrolling sideways, legible text.
+    """
     wrong: list[str] = []
     for milliseconds in VIRTUAL_MILLISECONDS:
-        dom, console = open_page(program, address, milliseconds)
+        dom, console = open_page(program, f"{address}?looks", milliseconds, size)
         wrong = judge_page(html, dom, console)
         if not wrong:
             break
@@ -174,7 +192,8 @@ def judge_page(html: str, dom: str, console: str) -> list[str]:
         wrong.append(f"{views} 3D views, but the browser drew {canvases}")
     if typeset < equations:
         wrong.append(f"{equations} equations, but the browser typeset {typeset}")
-    return wrong
+    answer = LOOKS_ANSWER.search(dom)
+    return wrong + (json.loads(unescape(answer.group(1))) if answer else ["the browser did not say how it looks"])
 
 
 def console_complaints(log: str) -> list[str]:
@@ -183,13 +202,13 @@ def console_complaints(log: str) -> list[str]:
     return [text[:200] for text in messages if COMPLAINT.search(text)]
 
 
-def open_page(program: str, address: str, milliseconds: int) -> tuple[str, str]:
+def open_page(program: str, address: str, milliseconds: int, size: tuple[int, int]) -> tuple[str, str]:
     """DOM and log of a page after some virtual time, in a fresh profile that cannot reach any other host."""
     with tempfile.TemporaryDirectory(prefix="molkit-browser-") as profile:
         options = [
             "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking",
             "--disable-component-update --disable-sync --disable-dev-shm-usage --enable-logging=stderr --v=0",
-            "--use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader --window-size=1400,1200",
+            "--use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader --window-size={},{}".format(*size),
         ]
         command = [program, *" ".join(options).split(), f"--user-data-dir={profile}"]
         command += ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
@@ -212,6 +231,20 @@ def serving(site: Path) -> Iterator[tuple[str, list[str]]]:
         def log_message(self, format: str, *arguments: object) -> None:
             """Stay quiet."""
 
+        def send_head(self) -> io.BytesIO | None:
+            """A page that is asked for with `?looks` gets the script that measures it."""
+            parts = urlsplit(self.path)
+            page = site / unquote(parts.path).lstrip("/")
+            if parts.query != "looks" or not page.is_file():
+                return super().send_head()
+            script = f"<script>{LOOKS.read_text(encoding='utf-8')}</script></head>"
+            body = page.read_text(encoding="utf-8").replace("</head>", script, 1).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            return io.BytesIO(body)
+
         def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
             """Note what is missing; /favicon.ico is asked for by browsers, not by pages."""
             path = urlsplit(self.path).path
@@ -229,6 +262,16 @@ def serving(site: Path) -> Iterator[tuple[str, list[str]]]:
         finally:
             server.shutdown()
             thread.join()
+
+
+def _wrong_content(site: Path, path: Path, content: PageContent) -> list[str]:
+    """Images without a text, and a page that is too heavy."""
+    name = path.relative_to(site).as_posix()
+    wrong = [f"{name}: the image {address} has no alternative text" for address in content.without_text]
+    files = {(path.parent / unquote(urlsplit(address).path)).resolve() for address in content.addresses}
+    own = [file for file in files if file.is_file() and not set(file.relative_to(site.resolve()).parts) & set(SHARED)]
+    weight = sum(file.stat().st_size for file in {path.resolve(), *own}) / 2**20
+    return wrong + ([f"{name}: weighs {weight:.1f} MiB"] if weight > HEAVIEST_MIB else [])
 
 
 def _wrong_addresses(site: Path, path: Path, addresses: list[str]) -> list[str]:

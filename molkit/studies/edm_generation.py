@@ -197,7 +197,7 @@ def model_in_words(weights: str) -> str:
 
 def ratio_to_enf(ours: Score, weights: str, facts: TrainingFacts) -> Measurement:
     """Our share of stable molecules over the published one of E-NF, recorded for the claim in words."""
-    published = find(load_claims(), "edm.qm9.enf.molecule_stable").value
+    published = find(load_claims(study="edm"), "edm.qm9.enf.molecule_stable").value
     ratio = ours.molecule_stability.scaled(100.0 / published)
     return record(
         "edm.words.ratio_to_enf",

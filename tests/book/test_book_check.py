@@ -6,10 +6,13 @@ import urllib.request
 import pytest
 
 from molkit.book.check import (
+    WINDOWS,
     check_files,
+    check_in_browser,
     check_pages,
     console_complaints,
     css_addresses,
+    find_browser,
     is_outside,
     judge_page,
     page_content,
@@ -17,6 +20,8 @@ from molkit.book.check import (
 )
 from molkit.cli import run as molkit
 from molkit.errors import InvalidInput
+
+FINE = '<html lang="en" data-looks="[]">'
 
 
 def site_with(tmp_path, body, css=""):
@@ -31,8 +36,8 @@ def site_with(tmp_path, body, css=""):
     [
         '<script src="https://cdn.example.org/a.js"></script>',
         '<script src="//cdn.example.org/a.js"></script>',
-        '<img src="http://example.org/a.png">',
-        '<img srcset="here.js 1x, https://example.org/b.png 2x">',
+        '<img alt="" src="http://example.org/a.png">',
+        '<img alt="" srcset="here.js 1x, https://example.org/b.png 2x">',
         '<link rel="stylesheet" href="https://example.org/a.css">',
         '<link rel="preconnect" href="https://fonts.example.org">',
         '<iframe src="https://example.org"></iframe>',
@@ -49,7 +54,7 @@ def test_whatever_a_page_loads_from_outside_is_found(tmp_path, body):
 def test_links_and_local_files_are_fine_and_missing_ones_are_not(tmp_path):
     body = '<a href="https://example.org">away</a><script src="here.js?v=1"></script><link rel="canonical" href="https://x.org">'
     assert check_files(site_with(tmp_path, body)) == (2, [])
-    _, problems = check_files(site_with(tmp_path, '<img src="absent.png">'))
+    _, problems = check_files(site_with(tmp_path, '<img alt="" src="absent.png">'))
     assert problems == ["index.html loads absent.png, which the site does not have"]
 
 
@@ -69,12 +74,15 @@ def test_outside_is_another_host_or_scheme():
 
 def test_a_page_is_judged_by_what_the_browser_drew():
     html = '<div id="3dmolviewer_12"></div><span class="math notranslate">x</span>'
-    assert judge_page(html, "<canvas></canvas><mjx-container>", "") == []
-    assert judge_page(html, "<p>", "") == [
+    assert judge_page(html, f"{FINE}<canvas></canvas><mjx-container>", "") == []
+    assert judge_page(html, FINE, "") == [
         "1 3D views, but the browser drew 0",
         "1 equations, but the browser typeset 0",
     ]
-    assert judge_page("<p>", "", "") == ["the browser showed nothing"]
+    assert judge_page("<p>", "", "")[0] == "the browser showed nothing"
+    assert judge_page("<p>", "<html>", "") == ["the browser did not say how it looks"]
+    told = '<html data-looks="[&quot;wider than the window by 9 pixels&quot;]">'
+    assert judge_page("<p>", told, "") == ["wider than the window by 9 pixels"]
     assert page_content(html).equations == 1
 
 
@@ -111,7 +119,7 @@ def test_the_command_counts_and_fails_with_a_line(tmp_path, capsys):
     site = tmp_path / "_build" / "html"
     site.mkdir(parents=True)
     (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: intro\n")
-    site_with(site, '<img src="https://example.org/a.png">')
+    site_with(site, '<img alt="" src="https://example.org/a.png">')
     assert molkit(["book", "check", "--no-browser", "--root", str(tmp_path)]) == 1
     printed = capsys.readouterr()
     assert "1 passed, 1 failed" in printed.out and "failed: index.html loads" in printed.err
@@ -120,3 +128,26 @@ def test_the_command_counts_and_fails_with_a_line(tmp_path, capsys):
 def test_a_book_that_was_not_built_is_said(tmp_path):
     with pytest.raises(InvalidInput, match="build the book first"):
         check_pages(tmp_path)
+
+
+def test_images_need_words_and_pages_must_not_be_heavy(tmp_path):
+    site = site_with(tmp_path, '<img src="picture.png">')
+    (site / "picture.png").write_bytes(bytes(4 * 2**20))
+    _, problems = check_files(site)
+    assert problems == ["index.html: the image picture.png has no alternative text", "index.html: weighs 4.0 MiB"]
+    (site / "vendor").mkdir()
+    (site / "vendor" / "viewer.js").write_bytes(bytes(4 * 2**20))
+    assert check_files(site_with(tmp_path, '<script src="vendor/viewer.js"></script>'))[1] == []
+
+
+@pytest.mark.skipif(find_browser() is None, reason="no Chromium is installed")
+def test_a_browser_finds_what_is_too_wide_or_too_faint(tmp_path):
+    good = "<!doctype html><html><head></head><body><p>black on white</p></body></html>"
+    bad = good.replace("<p>", '<p style="width: 2000px; color: #aaaaaa">')
+    found = {}
+    for name, html in (("good", good), ("bad", bad)):
+        (tmp_path / f"{name}.html").write_text(html)
+        with serving(tmp_path) as (address, _):
+            found[name] = check_in_browser(find_browser(), f"{address}/{name}.html", html, WINDOWS["phone"])
+    assert found["good"] == []
+    assert "wider than the window" in found["bad"][0] and "contrast 2.3" in found["bad"][1]
