@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from html import unescape
@@ -50,6 +51,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 CONSOLE = re.compile(r'CONSOLE[^"]*"(?P<text>.*)", source: (?P<source>\S*)')
 COMPLAINT = re.compile(r"Uncaught|Failed to load|Refused to|net::ERR|\bError\b|is not defined|MathJax:", re.IGNORECASE)
 PAGE_SECONDS = 120.0
+BROWSERS_AT_ONCE = 2
 HEAVIEST_MIB = 3.0  # a page with what it loads, the scripts of viewers and theme left out
 SHARED = ("_static", "vendor")
 LOOKS = Path(__file__).with_name("looks.js")
@@ -149,14 +151,18 @@ def check_pages(site: Path, *, browser: bool = True) -> tuple[int, list[str], li
     program = find_browser()
     if program is None:
         return passed, problems, ["browser checks: no Chromium found (name one with the variable CHROMIUM)"]
-    with serving(site) as (address, missing):
-        for page in pages_of(site):
-            name = page.relative_to(site).as_posix()
-            html = page.read_text(encoding="utf-8")
-            for window, size in WINDOWS.items():
-                wrong = check_in_browser(program, f"{address}/{name}", html, size)
-                problems += [f"{name}, {window}: {text}" for text in wrong]
-                passed += not wrong
+    names = [page.relative_to(site).as_posix() for page in pages_of(site)]
+    views = [(name, window) for name in names for window in WINDOWS]
+    with serving(site) as (address, missing), ThreadPoolExecutor(BROWSERS_AT_ONCE) as pool:
+
+        def look(view: tuple[str, str]) -> list[str]:
+            name, window = view
+            html = (site / name).read_text(encoding="utf-8")
+            return check_in_browser(program, f"{address}/{name}", html, WINDOWS[window])
+
+        for (name, window), wrong in zip(views, pool.map(look, views), strict=True):
+            problems += [f"{name}, {window}: {text}" for text in wrong]
+            passed += not wrong
     problems += [f"the pages ask for {path}, which the site does not have" for path in sorted(set(missing))]
     return passed, problems, []
 

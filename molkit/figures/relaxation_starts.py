@@ -56,13 +56,8 @@ def start_table(found: Comparison, optimiser: str) -> "HTML":
     return html_table(head, lines, caption=caption)
 
 
-def stored_tables(found: Comparison | None) -> "HTML | Text":
-    """Tables of both optimisers of a stored comparison, or the sentence that there is none yet."""
-    if found is None:
-        return Text(
-            "The farm's comparison of twelve molecules has not been computed yet: `molkit study relaxation-starts "
-            "--surface dft` makes it, run by run, and this page shows it from then on."
-        )
+def stored_tables(found: Comparison) -> "HTML":
+    """Tables of both optimisers of a stored comparison."""
     from IPython.display import HTML
 
     tables = [start_table(found, optimiser) for optimiser in OPTIMISERS if rows(found, optimiser)]

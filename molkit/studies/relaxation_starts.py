@@ -280,11 +280,6 @@ def live_on_dft(weights: str, count: int, *, heavy: int, seed: int) -> Compariso
     return _comparison("dft", DFT_LEVEL.label, weights, seed, starts, found)
 
 
-def stored_on_dft() -> Comparison | None:
-    """The farm's comparison on the DFT surface, where it has been made and kept."""
-    return read_comparison(STORED["dft"]) if STORED["dft"].is_file() else None
-
-
 def measurements(found: Comparison) -> list[Measurement]:
     """Ratios of excesses and of gradients at the level chosen on validation molecules, for the ledger.
 
