@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from molkit.cgcf.graph import PairGraph
+from molkit.cgcf.templates import Springs, Templates
 from molkit.errors import InvalidInput
 from molkit.graphs import fully_connected
 
@@ -30,12 +31,15 @@ class EnergyConfig:
     cutoff: float = 10.0  # angstrom
     table_rows: int = 100
     num_levels: int = 1  # parts of the energy, one for each pair of neighbours on the bridge between data and flow
+    template_width: int = 0  # of the network that gives bonds and angles their springs; 0: no springs
     flow: str = ""  # name of the flow whose samples the energy learned to tell from data
 
     def __post_init__(self) -> None:
         for name in ("width", "num_blocks", "table_rows", "num_levels"):
             if getattr(self, name) < 1:
                 raise InvalidInput(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.template_width < 0:
+            raise InvalidInput(f"template_width must not be negative, got {self.template_width}")
         if self.num_gaussians < 2 or not self.cutoff > 0.0:
             raise InvalidInput(f"need two Gaussians and a cutoff above 0, got {self.num_gaussians} and {self.cutoff}")
 
@@ -107,13 +111,29 @@ class EnergyNetwork(nn.Module):
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
         self.register_buffer("centres", torch.linspace(0.0, config.cutoff, config.num_gaussians))
+        width, levels = config.template_width, config.num_levels
+        self.templates = Templates(width, levels, config.table_rows) if width else None
 
-    def forward(self, graph: PairGraph, positions: Tensor, pairs: AllPairs | None = None) -> Tensor:
-        """Energies [..., B] of positions [..., A, 3] in angstrom; `pairs` where they are known already."""
-        return self.parts(graph, positions, pairs).sum(-1)
+    def forward(
+        self, graph: PairGraph, positions: Tensor, pairs: AllPairs | None = None, springs: Springs | None = None
+    ) -> Tensor:
+        """Energies [..., B] of positions [..., A, 3] in angstrom; `pairs` and `springs` where known already."""
+        return self.parts(graph, positions, pairs, springs).sum(-1)
 
-    def parts(self, graph: PairGraph, positions: Tensor, pairs: AllPairs | None = None) -> Tensor:
+    def springs(self, graph: PairGraph) -> Springs | None:
+        """The springs of a batch, which no position changes; None where the network has none."""
+        return None if self.templates is None else self.templates.on(graph)
+
+    def parts(
+        self, graph: PairGraph, positions: Tensor, pairs: AllPairs | None = None, springs: Springs | None = None
+    ) -> Tensor:
         """The parts [..., B, M] of the energies, whose sum over the M levels is the energy."""
+        springs = self.springs(graph) if springs is None else springs
+        learned = self.from_distances(graph, positions, pairs)
+        return learned if springs is None else learned + springs.energies(positions)
+
+    def from_distances(self, graph: PairGraph, positions: Tensor, pairs: AllPairs | None = None) -> Tensor:
+        """What all pairs within the cutoff add to the parts, [..., B, M]."""
         pairs = AllPairs.of(graph) if pairs is None else pairs
         gap = positions.index_select(-2, pairs.pairs[0]) - positions.index_select(-2, pairs.pairs[1])
         distances = (gap.square().sum(-1, keepdim=True) + SMOOTHING).sqrt()

@@ -31,6 +31,7 @@ from molkit.training.weights import read_weights, resolve, write_weights
 
 METHOD = "etm"
 POOL = "pool.npz"
+MISFIT_WEIGHT = 10.0  # 1 / angstrom, of the springs' misfit beside the noise-contrastive loss
 PART = 50  # molecules of a pool that are made between two looks at the clock
 
 
@@ -68,19 +69,26 @@ class EnergyTask:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Noise-contrastive loss of these conformers and of samples drawn anew from the pool at each step.
 
-        The sum over the levels, divided by their number: 2 ln 2 before training.
+        The sum over the levels, divided by their number: 2 ln 2 before training. An energy with springs also learns
+        their lengths from the data.
         """
         owner = self.levels[0].data.owner[rows]
         graph = self.levels[0].graph(rows)
-        found = [network.parts(graph, self.levels[0].positions(rows))]
+        inner = getattr(network, "module", network)
+        springs = inner.springs(graph)
+        found = [inner.parts(graph, self.levels[0].positions(rows), springs=springs)]
         for level, counts, first in zip(self.levels[1:], self.counts[1:], self.first[1:], strict=True):
             chosen = first[owner] + (torch.rand(len(rows), generator=generator) * counts[owner]).long()
-            found.append(network.parts(graph, level.positions(chosen)))
+            found.append(inner.parts(graph, level.positions(chosen), springs=springs))
         real = torch.stack([parts[:, k] for k, parts in enumerate(found[:-1])])
         drawn = torch.stack([parts[:, k] for k, parts in enumerate(found[1:])])
         right = 0.5 * ((real < 0).float() + (drawn > 0).float()).mean(-1)
         terms = {f"told_apart_{k}": share.detach() for k, share in enumerate(right)}
-        return nce_loss(real, drawn), terms
+        loss = nce_loss(real, drawn)
+        if springs is not None:
+            misfit = springs.misfit(self.levels[0].positions(rows))
+            loss, terms["misfit"] = loss + MISFIT_WEIGHT * misfit, misfit.detach()
+        return loss, terms
 
     def save_weights(self, folder: Path, network: EnergyNetwork) -> None:
         """Averaged weights and configuration, as `load_energy` reads them."""

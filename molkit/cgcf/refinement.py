@@ -40,7 +40,7 @@ class Walk:
         return "refinement without noise" if self.noise_scale == 0.0 else f"noise times {self.noise_scale:g}"
 
 
-POLISH = Walk(num_steps=60, first_step=3e-3, last_step=1e-5, noise_scale=0.0, log_weight=0.0)  # the tilt alone
+POLISH = Walk(num_steps=60, first_step=1e-2, last_step=1e-5, noise_scale=0.0, log_weight=0.0)  # the tilt alone
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,11 +98,11 @@ def tilted_energy(
     The density is taken at the distances of the positions. probe [P] is kept, so that this is one function of R all
     along a walk. Source: ETM paper, sampling; the weight is 1 where every distance counts once.
     """
-    pairs, own = AllPairs.of(graph), flow.graph(graph)
+    pairs, springs, own = AllPairs.of(graph), network.springs(graph), flow.graph(graph)
     copies: dict[int, PairGraph] = {}
 
     def energy(positions: Tensor) -> Tensor:
-        tilt = network(graph, positions, pairs).squeeze(-1)
+        tilt = network(graph, positions, pairs, springs).squeeze(-1)
         if log_weight == 0.0:
             return tilt
         count = len(positions)

@@ -39,7 +39,8 @@ def make(
     out: Path,
     engine: Engine,
 ) -> None:
-    """Conformers of MOLECULES: a file (one SMILES a line, then a name), qm9-train, qm9-test, drugs-train or drugs-test.
+    """Conformers of MOLECULES: a file (one SMILES a line, then a name), qm9-train, qm9-valid,
+    qm9-test, drugs-train or drugs-test.
 
     ETKDGv3 and plain distance geometry, MMFF94, GFN2-xTB, energy window, duplicates removed. One file a molecule; the
     same command continues. `molkit ensembles pack` makes one file of them.

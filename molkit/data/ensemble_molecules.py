@@ -3,8 +3,8 @@
 The order follows from a hash of each molecule's place in its list, so that any first part of it is a fair sample; names
 hold that place (`qm9_test_000273`: row 273 of the test split as load_qm9 gives it).
 
-QM9-size: molecules of that split of QM9 with a rotatable bond (two for the test molecules), stereo as in their QM9
-geometry; training molecules that share a test molecule's graph are left out. Drug-size: the published list of GEOM-Drugs
+QM9-size: molecules of that split of QM9 with a rotatable bond (two for validation and test), stereo as in their QM9
+geometry; training and validation molecules that share a test molecule's graph are left out. Drug-size: the published list of GEOM-Drugs
 test molecules, SMILES only, split by skeleton as all drug-size data here are (molkit.data.drug_size).
 """
 
@@ -30,10 +30,10 @@ from molkit.data.qm9 import load_qm9
 from molkit.errors import InvalidInput
 from molkit.molecule import Molecule
 
-Choice = Literal["qm9-train", "qm9-test", "drugs-train", "drugs-test"]
-LEAST_ROTATABLE = {"train": 1, "test": 2}
+Choice = Literal["qm9-train", "qm9-valid", "qm9-test", "drugs-train", "drugs-test"]
+LEAST_ROTATABLE = {"train": 1, "valid": 2, "test": 2}
 ISOMERS = {6: 7, 1: 10, 8: 2}  # C7H10O2, as in ISO17
-NUM_TEST = 200  # QM9-size test molecules whose graphs no training molecule may have
+NUM_TEST = 200  # QM9-size test molecules whose graphs no training or validation molecule may have
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def _qm9(split: str) -> Iterator[NamedSmiles]:
     """Molecules of a split of QM9, read from their geometries one by one."""
     pack = load_qm9(split=split)
     order = sorted(range(len(pack)), key=lambda row: fair_key(str(row)))
-    tested = choose_molecules("qm9-test", NUM_TEST) if split == "train" else []
+    tested = choose_molecules("qm9-test", NUM_TEST) if split != "test" else []
     barred = {plain_smiles(mol_from_smiles(one.smiles)) for one in tested}
     for row in order:
         molecule = pack[row]
