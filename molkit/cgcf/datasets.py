@@ -21,7 +21,9 @@ class ConformerChoice:
     `molkit.data.ensembles`: several conformers of each molecule.
     """
 
-    name: Literal["qm9_minima", "conformers_dft", "ensembles_qm9", "ensembles_drugs"] = "qm9_minima"
+    name: Literal["qm9_minima", "conformers_dft", "ensembles_qm9", "ensembles_drugs", "trajectories_c7h10o2"] = (
+        "qm9_minima"
+    )
     split: Literal["train", "valid", "test"] = "train"
     limit: int = 0  # molecules, spread evenly over the split; 0 for all
 

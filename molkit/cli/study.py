@@ -331,6 +331,27 @@ def conformer_baselines(name: str, count: int, symmetry: str, seed: int, out: Pa
     click.echo(f"{path}: {len(found.rows)} methods on {len(found.molecules)} molecules")
 
 
+@study.command("distances")
+@click.argument("weights")
+@click.argument("energy")
+@click.option("--data", default="trajectories_c7h10o2", show_default=True, help="A set of ensembles; its test split.")
+@click.option("--count", default=100, show_default=True, type=click.IntRange(min=2), help="Conformers a molecule.")
+@click.option("--limit", default=0, show_default=True, type=click.IntRange(min=0), help="Test molecules; 0 for all.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="A .json file.  [default: data/studies]")
+def distances(weights: str, energy: str, data: str, count: int, limit: int, seed: int, out: Path | None) -> None:
+    """MMD of distances of conformers by the flow WEIGHTS, the ENERGY that tilts it, and RDKit, against trajectories."""
+    import torch
+
+    from molkit.studies.distance_distributions import STORED, Setting, run_study, write_study
+
+    torch.set_num_threads(1)
+    setting = Setting(weights=weights, energy=energy, data=data, count=count, limit=limit, seed=seed)
+    found = run_study(setting, say=click.echo)
+    write_study(found, out or STORED)
+    click.echo(f"{out or STORED}: {len(found.molecules)} molecules, {len(found.failures)} left out")
+
+
 @study.command("conformers")
 @click.argument("weights")
 @click.option("--energy", default="", help="Weights of an energy (ETM); default: arms without it.")

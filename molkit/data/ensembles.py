@@ -23,15 +23,16 @@ from molkit.errors import DataNotFound, InvalidInput
 from molkit.molecule import PackedMolecules
 from molkit.units import BOLTZMANN_EV, EV_TO_KCAL, HARTREE_TO_KCAL
 
-SetName = Literal["conformers_dft", "ensembles_qm9", "ensembles_drugs"]
+SetName = Literal["conformers_dft", "ensembles_qm9", "ensembles_drugs", "trajectories_c7h10o2"]
 Split = Literal["train", "valid", "test", "all"]
 SPLITS = ("train", "valid", "test")
 KELVIN = 298.15
 DFT_METHOD = "wb97x_d"
 WHAT = {  # a sentence for every page that shows the set
     "conformers_dft": "708 drug-like molecules, about ten DFT-optimised conformers each, energies by wB97X-D",
-    "ensembles_qm9": "QM9-size test molecules, ensembles made here with RDKit starts and GFN2-xTB minima; not GEOM-QM9",
+    "ensembles_qm9": "QM9-size molecules, ensembles made here with RDKit starts and GFN2-xTB minima; not GEOM-QM9",
     "ensembles_drugs": "drug-size molecules, ensembles made here with RDKit starts and GFN2-xTB minima; not GEOM-Drugs",
+    "trajectories_c7h10o2": "isomers of C7H10O2 from QM9, Langevin frames at 500 K by GFN2-xTB made here; not ISO17",
 }
 
 

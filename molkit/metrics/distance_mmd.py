@@ -63,12 +63,21 @@ def distance_mmd(
     pairs: "published" leaves out two distances that share their lower-numbered atom, as the papers' code does;
     "complete" takes any two. Raises InvalidInput for a molecule without such distances.
     """
+    edges = heavy_pairs(mol)
+    return distances_mmd(edges, heavy_distances(references, edges), heavy_distances(generated, edges), pairs=pairs)
+
+
+def heavy_distances(positions: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Distances [C, E] of pairs [2, E] in conformers [C, A, 3]."""
+    return np.linalg.norm(positions[:, edges[0]] - positions[:, edges[1]], axis=-1)
+
+
+def distances_mmd(edges: np.ndarray, x: np.ndarray, y: np.ndarray, *, pairs: PairRule = "published") -> DistanceMmd:
+    """The same from distances [R, E] and [G, E] of the pairs [2, E], which need belong to no positions."""
     if pairs not in get_args(PairRule):
         raise InvalidInput(f"unknown rule {pairs!r}: expected published or complete")
-    edges = heavy_pairs(mol)
     if edges.shape[1] == 0:
         raise InvalidInput("a molecule with one heavy atom has no distances to compare")
-    x, y = (np.linalg.norm(one[:, edges[0]] - one[:, edges[1]], axis=-1) for one in (references, generated))
     single = [mmd(x[:, k], y[:, k]) for k in range(edges.shape[1])]
     both = [mmd(x[:, two], y[:, two]) for two in two_of(edges, pairs)]
     return DistanceMmd(np.array(single), np.array(both), mmd(x, y))

@@ -12,8 +12,9 @@ import numpy as np
 from molkit.cgcf.conformers import Stereo
 from molkit.cgcf.energy_training import load_energy
 from molkit.cgcf.model import load_flow
-from molkit.claims.ledger import REPOSITORY
+from molkit.claims.ledger import REPOSITORY, Measurement
 from molkit.claims.provenance import commit, hash_files
+from molkit.claims.store import record
 from molkit.data.ensembles import WHAT, load_ensembles
 from molkit.data.registry import data_root, sha256_of
 from molkit.errors import DataNotFound, InvalidInput
@@ -261,6 +262,43 @@ def force_field_bar(study: ConformerStudy, arm: str) -> Bar:
     met = 100 * cov.low > -2.0 and mat.value <= 0.02
     aim = "COV-R: lower 95 % limit above −2 points; MAT-R at most 0.02 Å worse"
     return Bar(f"{ARMS[arm]} against {ARMS['rdkit_ff']}", aim, told, "met" if met else "not met")
+
+
+ORDERS = {  # claims about the order of arms: arm, other, measure, factor
+    "qm9.etm_cov": ("etm", "flow", "cov_recall", 100.0),
+    "qm9.etm_mat": ("etm", "flow", "mat_recall", 1.0),
+    "qm9.etm_ff_cov": ("etm_ff", "flow_ff", "cov_recall", 100.0),
+    "qm9.ff_mat": ("flow_ff", "flow", "mat_recall", 1.0),
+    "qm9.rdkit_cov": ("rdkit", "flow", "cov_recall", 100.0),
+    "qm9.rdkit_etm_cov": ("rdkit", "etm", "cov_recall", 100.0),
+    "drugs.rdkit_cov": ("rdkit", "flow", "cov_recall", 100.0),
+    "drugs.flow_ff_cov": ("flow_ff", "rdkit", "cov_recall", 100.0),
+}
+
+
+def record_orders(study: ConformerStudy, prefix: str, *, source: str) -> list[Measurement]:
+    """Record the paired differences of a stored study `source` whose claims begin with the prefix."""
+    found, path = [], STORED / f"{source}.json"
+    for name, (arm, other, what, factor) in ORDERS.items():
+        value = difference(study, arm, other, what)
+        if not name.startswith(prefix) or value is None:
+            continue
+        found.append(
+            record(
+                f"cgcf.order.{name}",
+                factor * value.value,
+                interval=(factor * value.low, factor * value.high),
+                interval_kind="bootstrap over molecules, 95 %",
+                n=len(study.molecules),
+                counts="molecules",
+                basis="trained_here",
+                weights=study.setting.weights,
+                seeds=study.setting.seeds,
+                data_files=[path] if path.is_file() else [],
+                notes=what_data(study),
+            )
+        )
+    return found
 
 
 def _order_bar(study: ConformerStudy, arm: str, other: str) -> Bar:

@@ -19,6 +19,7 @@ from molkit.cgcf.model import Cgcf, load_flow
 from molkit.cgcf.refinement import POLISH, Walk, refine
 from molkit.chem.bond_graph import graph_mol
 from molkit.chem.xtb import XtbEnergy
+from molkit.claims.store import record
 from molkit.errors import CalculationFailed, InvalidInput
 from molkit.metrics.statistics import Interval, bootstrap_interval
 from molkit.molecule import Molecule
@@ -175,6 +176,21 @@ def tilt_rows(found: Sequence[Tilted], *, num_energies: int) -> list[TiltRow]:
             )
         )
     return rows
+
+
+def clash_change(found: Sequence[Tilted]) -> Interval:
+    """Clashes of a conformer after less before, mean over molecules; recorded as a claim."""
+    change = _over([clashes(one.graph, one.after) - clashes(one.graph, one.before) for one in found])
+    record(
+        "cgcf.order.clashes",
+        change.value,
+        interval=(change.low, change.high),
+        interval_kind="bootstrap over molecules, 95 %",
+        n=len(found),
+        counts="molecules",
+        basis="trained_here",
+    )
+    return change
 
 
 def xtb_above(one: Tilted, positions: np.ndarray) -> np.ndarray:
