@@ -89,8 +89,9 @@ class DistanceStudy:
 def run_study(setting: Setting, *, say: Callable[[str], object] | None = None) -> DistanceStudy:
     """All arms on the test molecules of the set. Raises DataNotFound where weights or the set are not there."""
     model, energy = load_flow(setting.weights), load_energy(setting.energy)
+    ensembles = load_ensembles(setting.data, split="test", limit=setting.limit or None)
     found = DistanceStudy(setting, made=provenance() | _stamp(setting))
-    for one in load_ensembles(setting.data, split="test", limit=setting.limit or None):
+    for one in ensembles:
         try:
             found.rows += rows_of(one, model, energy, setting)
         except (InvalidInput, CalculationFailed) as error:
