@@ -14,7 +14,6 @@ from molkit.cgcf.energy_training import load_energy
 from molkit.cgcf.model import load_flow
 from molkit.claims.ledger import REPOSITORY, Measurement
 from molkit.claims.provenance import commit, hash_files
-from molkit.claims.store import record
 from molkit.data.ensembles import WHAT, load_ensembles
 from molkit.data.registry import data_root, sha256_of
 from molkit.errors import DataNotFound, InvalidInput
@@ -22,6 +21,7 @@ from molkit.farm.folder import Result
 from molkit.farm.run import run_farm
 from molkit.metrics.statistics import Interval, bootstrap_interval
 from molkit.studies.conformer_arms import ARMS, NUMBERS, ArmsTask, measure
+from molkit.studies.method_orders import record_order
 from molkit.training.files import write_text
 from molkit.training.run_folder import provenance
 from molkit.training.weights import resolve
@@ -284,17 +284,15 @@ def record_orders(study: ConformerStudy, prefix: str, *, source: str) -> list[Me
         if not name.startswith(prefix) or value is None:
             continue
         found.append(
-            record(
-                f"cgcf.order.{name}",
-                factor * value.value,
-                interval=(factor * value.low, factor * value.high),
-                interval_kind="bootstrap over molecules, 95 %",
+            record_order(
+                name,
+                value,
                 n=len(study.molecules),
-                counts="molecules",
-                basis="trained_here",
+                seconds=sum(row.seconds * row.num_generated for row in study.rows if row.arm in (arm, other)),
                 weights=study.setting.weights,
                 seeds=study.setting.seeds,
-                data_files=[path] if path.is_file() else [],
+                stored=path,
+                factor=factor,
                 notes=what_data(study),
             )
         )

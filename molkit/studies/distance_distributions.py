@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,7 @@ from molkit.chem.conformer_rmsd import heavy_pairs
 from molkit.chem.rdkit_conformers import rdkit_conformers
 from molkit.claims.ledger import REPOSITORY
 from molkit.claims.provenance import commit, hash_files
-from molkit.claims.store import record
-from molkit.data.ensembles import Ensemble, ensemble_mol, load_ensembles
+from molkit.data.ensembles import WHAT, Ensemble, ensemble_mol, load_ensembles
 from molkit.data.registry import data_root, sha256_of
 from molkit.errors import CalculationFailed, DataNotFound, InvalidInput
 from molkit.metrics.conformers import diversity
@@ -29,6 +29,7 @@ from molkit.metrics.distance_mmd import distances_mmd, heavy_distances
 from molkit.metrics.statistics import Interval, bootstrap_interval
 from molkit.rng import generator_from
 from molkit.studies.conformer_arms import refined
+from molkit.studies.method_orders import record_order
 from molkit.training.files import write_text
 from molkit.training.run_folder import provenance
 from molkit.training.weights import resolve
@@ -78,6 +79,7 @@ class DistanceStudy:
     setting: Setting
     rows: list[DistanceRow] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0  # CPU
     made: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -90,7 +92,7 @@ def run_study(setting: Setting, *, say: Callable[[str], object] | None = None) -
     """All arms on the test molecules of the set. Raises DataNotFound where weights or the set are not there."""
     model, energy = load_flow(setting.weights), load_energy(setting.energy)
     ensembles = load_ensembles(setting.data, split="test", limit=setting.limit or None)
-    found = DistanceStudy(setting, made=provenance() | _stamp(setting))
+    found, started = DistanceStudy(setting, made=provenance() | _stamp(setting)), process_time()
     for one in ensembles:
         try:
             found.rows += rows_of(one, model, energy, setting)
@@ -98,6 +100,7 @@ def run_study(setting: Setting, *, say: Callable[[str], object] | None = None) -
             found.failures[one.name] = str(error)
         if say is not None:
             say(one.name)
+    found.seconds = round(process_time() - started, 1)
     return found
 
 
@@ -180,27 +183,26 @@ def difference(study: DistanceStudy, arm: str, other: str, measure: Callable[[Di
 
 
 CLAIMS: Mapping[str, tuple[str, str, Callable[[DistanceRow], float]]] = {
-    "cgcf.order.distances.flow_rdkit": ("flow", "rdkit", lambda row: float(np.mean(row.single))),
-    "cgcf.order.distances.etm_flow": ("etm", "flow", lambda row: float(np.mean(row.single))),
-    "cgcf.order.diversity.flow_rdkit": ("flow", "rdkit", lambda row: row.diversity),
-    "cgcf.order.diversity.etm_flow": ("etm", "flow", lambda row: row.diversity),
+    "distances.flow_rdkit": ("flow", "rdkit", lambda row: float(np.mean(row.single))),
+    "distances.etm_flow": ("etm", "flow", lambda row: float(np.mean(row.single))),
+    "diversity.flow_rdkit": ("flow", "rdkit", lambda row: row.diversity),
+    "diversity.etm_flow": ("etm", "flow", lambda row: row.diversity),
 }
 
 
 def record_orders(study: DistanceStudy) -> dict[str, Interval]:
     """Record the paired differences behind the claims about distances and diversity; returns them by claim."""
     found = {claim: difference(study, *what) for claim, what in CLAIMS.items()}
+    setting = study.setting
     for claim, value in found.items():
-        record(
+        record_order(
             claim,
-            value.value,
-            interval=(value.low, value.high),
-            interval_kind="bootstrap over molecules, 95 %",
+            value,
             n=len(study.molecules),
-            counts="molecules",
-            basis="trained_here",
-            weights=study.setting.weights,
-            seeds=[study.setting.seed],
-            data_files=[STORED] if STORED.is_file() else [],
+            seconds=study.seconds,
+            weights=setting.weights,
+            seeds=[setting.seed],
+            stored=STORED,
+            notes=WHAT[setting.data],
         )
     return found

@@ -19,11 +19,11 @@ from molkit.cgcf.model import Cgcf, load_flow
 from molkit.cgcf.refinement import POLISH, Walk, refine
 from molkit.chem.bond_graph import graph_mol
 from molkit.chem.xtb import XtbEnergy
-from molkit.claims.store import record
 from molkit.errors import CalculationFailed, InvalidInput
 from molkit.metrics.statistics import Interval, bootstrap_interval
 from molkit.molecule import Molecule
 from molkit.rng import generator_from
+from molkit.studies.method_orders import record_order
 from molkit.training.weights import resolve
 from molkit.units import EV_TO_KCAL
 
@@ -178,18 +178,10 @@ def tilt_rows(found: Sequence[Tilted], *, num_energies: int) -> list[TiltRow]:
     return rows
 
 
-def clash_change(found: Sequence[Tilted]) -> Interval:
-    """Clashes of a conformer after less before, mean over molecules; recorded as a claim."""
+def clash_change(found: Sequence[Tilted], weights: str, *, seconds: float = 0.0) -> Interval:
+    """Clashes of a conformer after less before the walk, mean over molecules; recorded as a claim."""
     change = _over([clashes(one.graph, one.after) - clashes(one.graph, one.before) for one in found])
-    record(
-        "cgcf.order.clashes",
-        change.value,
-        interval=(change.low, change.high),
-        interval_kind="bootstrap over molecules, 95 %",
-        n=len(found),
-        counts="molecules",
-        basis="trained_here",
-    )
+    record_order("clashes", change, n=len(found), seconds=seconds, weights=weights)
     return change
 
 
