@@ -24,7 +24,7 @@ class FlowConfig:
     noise: float = 0.1  # angstrom, added to every distance in training, drawn anew at each step
     norm_rate: float = 0.1  # with which the moving batch norms follow the batches
     training_steps: int = 4  # fixed Runge-Kutta steps of a solve in training
-    sampling_steps: int = 8  # and in sampling
+    sampling_steps: int = 4  # and in sampling, shorter near the data
 
     def __post_init__(self) -> None:
         if not all(1 <= number < self.table_rows for number in self.elements):

@@ -7,7 +7,7 @@ together. Nothing in the stress sees pairs further apart, nor handedness.
 
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -44,11 +44,19 @@ def radius_of_gyration(positions: Tensor) -> Tensor:
     return centred.square().sum(-1).mean(-1).sqrt()
 
 
+def times(matrix: Tensor, positions: Tensor) -> Tensor:
+    """A matrix [B, A] times positions [A, 3, C]."""
+    return (matrix @ positions.reshape(len(positions), -1)).reshape(len(matrix), *positions.shape[1:])
+
+
 Step = tuple[Tensor, Tensor, Tensor]  # how positions moved, how the gradient changed, 1 / their product
 
 
 class Stress:
-    """The stress of one molecule and its gradient, for many conformers at once, in float64."""
+    """The stress of one molecule and its gradient, for many conformers at once, in float64.
+
+    Positions are laid out [A, 3, C] here and in the searches, so that all conformers share one matrix product.
+    """
 
     def __init__(self, graph: PairGraph, distances: Tensor) -> None:
         """distances [C, P] of a graph of one molecule. Raises InvalidInput for another shape or values not finite."""
@@ -59,8 +67,8 @@ class Stress:
         if not bool(torch.isfinite(distances).all()):
             raise InvalidInput("distances must be finite numbers; did the flow diverge?")
         self.num_atoms, self.count = int(graph.num_atoms), len(distances)
-        self.target = distances.double()
-        self.weights = 0.5 ** (graph.hops - 1).double()
+        self.target = distances.double().T.contiguous()  # [P, C]
+        self.weights = (0.5 ** (graph.hops - 1).double()).unsqueeze(-1)
         rows = torch.arange(graph.pairs.shape[1])
         self.incidence = torch.zeros(len(rows), self.num_atoms, dtype=torch.float64)
         self.incidence[rows, graph.pairs[0]], self.incidence[rows, graph.pairs[1]] = 1.0, -1.0
@@ -68,24 +76,25 @@ class Stress:
     def select(self, rows: Tensor) -> "Stress":
         """The stress of some of the conformers."""
         other = copy(self)
-        other.target = self.target[rows]
-        other.count = len(other.target)
+        other.target = self.target[:, rows]
+        other.count = other.target.shape[1]
         return other
 
     def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Stress [C] and gradient [C, A, 3] at positions [C, A, 3]."""
-        gap = self.incidence @ positions
-        length = gap.square().sum(-1).clamp(min=1e-24).sqrt()
+        """Stress [C] and gradient [A, 3, C] at positions [A, 3, C]."""
+        gap = times(self.incidence, positions)
+        length = gap.square().sum(1).clamp(min=1e-24).sqrt()
         miss = length - self.target
-        pull = (2.0 * self.weights * miss / length).unsqueeze(-1) * gap
-        return (self.weights * miss.square()).sum(-1), self.incidence.T @ pull
+        weighted = self.weights * miss
+        pull = (2.0 * weighted / length).unsqueeze(1) * gap
+        return (weighted * miss).sum(0), times(self.incidence.T, pull)
 
     def inverse_laplacian(self) -> Tensor:
         """Pseudo-inverse [A, A] of twice the weighted Laplacian: with it a plain gradient step never climbs.
 
         That step is the Guttman transform of stress majorisation. Source: de Leeuw, J. Classif. 5, 163 (1988).
         """
-        return torch.linalg.pinv(2.0 * self.incidence.T @ (self.weights.unsqueeze(-1) * self.incidence), hermitian=True)
+        return torch.linalg.pinv(2.0 * self.incidence.T @ (self.weights * self.incidence), hermitian=True)
 
 
 def embed(
@@ -111,15 +120,18 @@ def embed(
         start = start_spread * torch.randn(shape, generator=generator, dtype=torch.float64, device=generator.device)
     elif start.shape != shape:
         raise InvalidInput(f"expected a start of shape {list(shape)}, got {list(start.shape)}")
+    start = start.double().permute(1, 2, 0).contiguous()
     if search == "lbfgs":
-        return minimise(stress, start.double(), max_iterations=max_iterations or 400)
-    if search == "adam":
-        return published_search(stress, start.double(), step=step, iterations=max_iterations or 1000)
-    raise InvalidInput(f"unknown search {search!r}: expected lbfgs or adam")
+        found = minimise(stress, start, max_iterations=max_iterations or 400)
+    elif search == "adam":
+        found = published_search(stress, start, step=step, iterations=max_iterations or 1000)
+    else:
+        raise InvalidInput(f"unknown search {search!r}: expected lbfgs or adam")
+    return replace(found, positions=found.positions.permute(2, 0, 1).contiguous())
 
 
 def published_search(stress: Stress, positions: Tensor, *, step: float = 3.0, iterations: int = 1000) -> Embedding:
-    """Adam on the coordinates with a constant step, as in the CGCF reference code (3.0 for QM9, 5.0 for ISO17)."""
+    """Adam on coordinates [A, 3, C] with a constant step, as in the CGCF code (3.0 for QM9, 5.0 for ISO17)."""
     mean, square = torch.zeros_like(positions), torch.zeros_like(positions)
     value, gradient = stress(positions)
     change = torch.full_like(value, float("inf"))
@@ -135,7 +147,7 @@ def published_search(stress: Stress, positions: Tensor, *, step: float = 3.0, it
 
 
 def minimise(stress: Stress, positions: Tensor, *, max_iterations: int = 400, tolerance: float = 1e-8) -> Embedding:
-    """L-BFGS of every conformer, preconditioned with the inverse Laplacian that all of them share.
+    """L-BFGS of every conformer of positions [A, 3, C], preconditioned with the inverse Laplacian that all share.
 
     Conformers that have settled leave the working set, so that the last ones do not make the others wait.
     """
@@ -153,14 +165,14 @@ def minimise(stress: Stress, positions: Tensor, *, max_iterations: int = 400, to
             _put(out, rows, now)
             keep = ~now.stopped
             rows, stress, now = rows[keep], stress.select(keep), now.select(keep)
-            history = [tuple(part[keep] for part in step) for step in history]
+            history = [tuple(part[..., keep] for part in step) for step in history]
     _put(out, rows, now)
     return Embedding(out.positions, out.stress, out.converged, iteration)
 
 
 @dataclass(frozen=True, eq=False)
 class _Search:
-    """Conformers on their way: positions, stress, gradient, steps remembered [C], whether they have settled [C]."""
+    """Conformers on their way: positions and gradient [A, 3, C], stress, steps remembered, whether settled, [C]."""
 
     positions: Tensor
     value: Tensor
@@ -169,11 +181,12 @@ class _Search:
     stopped: Tensor
 
     def select(self, keep: Tensor) -> "_Search":
-        return _Search(*(getattr(self, part.name)[keep] for part in fields(self)))
+        parts = (self.positions, self.value, self.gradient, self.remembered, self.stopped)
+        return _Search(*(part[..., keep] for part in parts))
 
 
 def _put(out: Embedding, rows: Tensor, now: _Search) -> None:
-    out.positions[rows], out.stress[rows], out.converged[rows] = now.positions, now.value, now.stopped
+    out.positions[..., rows], out.stress[rows], out.converged[rows] = now.positions, now.value, now.stopped
 
 
 def _advance(
@@ -186,7 +199,7 @@ def _advance(
     """
     direction = -two_loops(now.gradient, history, inverse)
     descends = _dot(direction, now.gradient) < 0.0
-    direction = torch.where(descends[:, None, None], direction, -(inverse @ now.gradient))
+    direction = torch.where(descends, direction, -times(inverse, now.gradient))
     moved, value, gradient, found = line_search(stress, now.positions, now.value, now.gradient, direction, ~now.stopped)
     settled = found & ((now.value - value <= tolerance * now.value) | (value < EXACT))
     lost = ~found & ~now.stopped
@@ -207,27 +220,26 @@ def line_search(
     slope = _dot(direction, gradient)
     length = active.double()
     for _ in range(MAX_HALVINGS):
-        moved = positions + length[:, None, None] * direction
+        moved = positions + length * direction
         new_value, new_gradient = stress(moved)
         good = new_value <= value + ARMIJO * length * slope
         if bool((good | ~active).all()):
             return moved, new_value, new_gradient, active
         length = torch.where(good, length, 0.5 * length)
-    keep = (good & active)[:, None, None]
-    moved = torch.where(keep, moved, positions)
+    moved = torch.where(good & active, moved, positions)
     return moved, *stress(moved), good & active
 
 
 def two_loops(gradient: Tensor, history: Sequence[Step], inverse: Tensor) -> Tensor:
-    """The inverse Hessian of L-BFGS times the gradient [C, A, 3]. Source: Nocedal, Math. Comp. 35, 773 (1980)."""
+    """The inverse Hessian of L-BFGS times the gradient [A, 3, C]. Source: Nocedal, Math. Comp. 35, 773 (1980)."""
     factors = []
     for move, change, rho in reversed(history):
         factor = rho * _dot(move, gradient)
-        gradient = gradient - factor[:, None, None] * change
+        gradient = gradient - factor * change
         factors.append(factor)
-    found = inverse @ gradient
+    found = times(inverse, gradient)
     for (move, change, rho), factor in zip(history, reversed(factors), strict=True):
-        found = found + (factor - rho * _dot(change, found))[:, None, None] * move
+        found = found + (factor - rho * _dot(change, found)) * move
     return found
 
 
@@ -239,4 +251,4 @@ def _memory(move: Tensor, change: Tensor) -> Step:
 
 
 def _dot(first: Tensor, second: Tensor) -> Tensor:
-    return (first * second).sum((-2, -1))
+    return (first * second).sum((0, 1))

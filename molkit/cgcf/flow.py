@@ -15,6 +15,7 @@ from molkit.cgcf.graph import PairGraph
 from molkit.cgcf.solver import Solver, State, solve
 
 NORM_EPSILON = 1e-4
+GRADING = 1.5  # of the steps of sampling: 4 of them err as 8 equal ones do (published weights)
 TRACE_CHUNK = 64  # directions of an exact trace that are carried at once
 
 
@@ -76,7 +77,7 @@ class Flow(nn.Module):
 
     def sampling_solver(self) -> Solver:
         """Fixed steps of the configuration, for samples."""
-        return Solver("rk4", self.config.sampling_steps)
+        return Solver("rk4", self.config.sampling_steps, grading=GRADING)
 
 
 Trace = Literal["hutchinson", "exact"]

@@ -173,6 +173,18 @@ def test_runge_kutta_is_of_fourth_order():
     assert errors[0] / errors[1] > 12.0
 
 
+def test_graded_steps_are_shorter_near_zero_and_the_same_both_ways():
+    """Times of four steps with grading 1.5 are 8 (k/4)^1.5; a flow that goes and comes back meets the same times."""
+    zero, end = torch.zeros(()), torch.tensor(8.0)
+    solver = Solver("rk4", 4, grading=1.5)
+    times = torch.stack(solver.times(zero, end))
+    torch.testing.assert_close(times, 8.0 * (torch.arange(5) / 4.0) ** 1.5)
+    torch.testing.assert_close(torch.stack(solver.times(end, zero)), times.flip(0))
+    torch.testing.assert_close(torch.stack(Solver("rk4", 4).times(zero, end)), torch.arange(0.0, 10.0, 2.0))
+    with pytest.raises(InvalidInput, match="grading"):
+        Solver("rk4", 4, grading=0.5)
+
+
 def test_numbers_that_are_not_finite_end_in_one_line():
     flow, graph = loud_flow(), batch(ETHANOL)
     latent = torch.full((graph.pairs.shape[1],), float("nan"), dtype=torch.float64)
