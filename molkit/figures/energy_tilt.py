@@ -1,18 +1,22 @@
 """Figures and tables of the chapters on the ETM and on QM9-size conformers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from IPython.display import HTML
 from matplotlib.figure import Figure
 
+from molkit.data.ensembles import WHAT
 from molkit.figures import style
 from molkit.figures.conformers import interval_text
 from molkit.figures.tables import html_table
 from molkit.figures.view3d import show_grid
+from molkit.metrics.statistics import Interval
+from molkit.studies import distance_distributions as distances
 from molkit.studies.conformer_overlays import Overlay
 from molkit.studies.conformers import ARMS, Bar, ConformerStudy, arms_of, coverage_at, what_data
+from molkit.studies.distance_distributions import KINDS, DistanceStudy, Drawn, values_of
 from molkit.studies.energy_tilt import Curves, Level, NoiseRow, Tilted, TiltRow, lengths
 
 ARM_STYLE = {
@@ -119,6 +123,57 @@ def coverage_figure(study: ConformerStudy) -> Figure:
     return figure
 
 
+def change_table(change: Interval, num_molecules: int) -> HTML:
+    """Clashes after less before."""
+    caption = f"Clashes of a conformer after less before the tilt, {num_molecules} molecules, 95 % bootstrap."
+    return html_table(["", "pairs"], [["change", interval_text(change, 3)]], caption=caption)
+
+
+def distance_table(study: DistanceStudy) -> HTML:
+    """MMD of distances of every arm: mean and median of each kind, and diversity."""
+    head = ["method", *(f"{name}: {what}" for name in KINDS.values() for what in ("mean", "median")), "diversity, Å"]
+    rows = []
+    for arm, title in distances.ARMS.items():
+        numbers = [values_of(study, arm, kind) for kind in KINDS]
+        cells = [f"{what(values):.3f}" for values in numbers for what in (np.mean, np.median)]
+        spread = [row.diversity for row in study.rows if row.arm == arm and row.diversity is not None]
+        rows.append([title, *cells, f"{np.mean(spread):.3f}" if spread else "–"])
+    row = study.rows[0]
+    caption = (
+        f"MMD of heavy-atom distances up to three bonds, n = {len(study.molecules)} test isomers, {row.num_generated} "
+        f"generated conformers against up to {max(one.num_references for one in study.rows)} frames each; single: over "
+        f"{len(values_of(study, 'rdkit', 'single'))} distances of all of them. Data: {WHAT[study.setting.data]}. Flow: "
+        f"{study.setting.weights}, energy: {study.setting.energy}. Finite samples give more than 0 even for equal "
+        "distributions."
+    )
+    return html_table(head, rows, caption=caption)
+
+
+def distances_figure(found: Drawn) -> Figure:
+    """Histograms of heavy-atom distances one and three bonds apart: trajectory and arms."""
+    colours = {"rdkit": "#555555", "flow": style.VERMILION, "etm": style.BLUE}
+    count = len(found.distances["flow"])
+    caption = f"{found.name}: {len(found.target)} frames (filled) and {count} conformers of each method (lines)."
+    with style.panels(2, width=8.0, height=3.0, caption=caption) as (figure, axes):
+        for axis, hop in zip(axes, (1, 3), strict=True):
+            chosen = found.hops == hop
+            bins = np.linspace(found.target[:, chosen].min() - 0.3, found.target[:, chosen].max() + 0.3, 60)
+            axis.hist(found.target[:, chosen].ravel(), bins=bins, density=True, color="#cccccc", label="trajectory")
+            for arm, colour in colours.items():
+                values = found.distances[arm][:, chosen].ravel()
+                title = distances.ARMS[arm]
+                axis.hist(values, bins=bins, density=True, histtype="step", color=colour, label=title)
+            axis.set(xlabel=f"distance over {hop} bond{'s' if hop > 1 else ''}, Å", ylabel="density, 1/Å")
+        axes[-1].legend(fontsize=7)
+    return figure
+
+
+def order_table(orders: Mapping[str, Interval]) -> HTML:
+    """Paired differences behind the claims about order."""
+    rows = [[name, interval_text(value, 3)] for name, value in orders.items()]
+    return html_table(["claim", "difference"], rows, caption="Paired differences over molecules, 95 % bootstrap.")
+
+
 def bar_table(bars: Sequence[Bar]) -> HTML:
     """Aims fixed beforehand, and what was measured."""
     rows = [[bar.what, bar.aim, bar.measured, bar.verdict] for bar in bars]
@@ -127,7 +182,7 @@ def bar_table(bars: Sequence[Bar]) -> HTML:
 
 def overlay_grid(found: Sequence[Overlay]) -> HTML:
     """References, and under each the nearest generated conformer laid on it."""
-    caption = "Above: references; below: the nearest conformer of the flow with ETM, laid on it. " + "; ".join(
+    caption = "Above: references; below: the nearest generated conformer, laid on it. " + "; ".join(
         f"{one.name}: {one.rmsd:.2f} Å" for one in found
     )
     shown = [one.reference for one in found] + [one.nearest for one in found]

@@ -11,6 +11,7 @@ from molkit.cgcf.energy_training import load_energy
 from molkit.cgcf.model import load_flow
 from molkit.chem.conformer_rmsd import rmsd_matrix
 from molkit.data.ensembles import ensemble_mol, load_ensembles
+from molkit.errors import InvalidInput
 from molkit.geometry import superpose
 from molkit.molecule import Molecule
 
@@ -26,13 +27,19 @@ class Overlay:
 
 
 def overlays(weights: str, energy: str, *, data: str, num_molecules: int, count: int, seed: int) -> list[Overlay]:
-    """The lowest reference of test molecules and the nearest of `count` refined conformers; molecules spread evenly."""
-    model, network = load_flow(weights), load_energy(energy)
+    """The lowest reference of test molecules and the nearest of `count` conformers; molecules spread evenly.
+
+    With an energy the conformers are refined by it. Molecules that the flow does not know are passed over.
+    """
+    model, network = load_flow(weights), load_energy(energy) if energy else None
     found = []
     for row, one in enumerate(load_ensembles(data, split="test", limit=num_molecules)):
         mol, generator = ensemble_mol(one), torch.Generator().manual_seed(seed + row)
-        made = generate(model, one.smiles, count, generator=generator, mol=mol)
-        made = tilted(made, model, network, generator=generator)
+        try:
+            made = generate(model, one.smiles, count, generator=generator, mol=mol)
+        except InvalidInput:  # an element that the weights never saw
+            continue
+        made = made if network is None else tilted(made, model, network, generator=generator)
         reference = one.positions[np.argsort(one.energies, kind="stable")[0]]
         distances = rmsd_matrix(mol, reference[None], made.positions)[0]
         best = int(distances.argmin())

@@ -244,7 +244,8 @@ def bars(study: ConformerStudy) -> list[Bar]:
     """The aims of the comparison and what came out. Raises InvalidInput for a study without an energy."""
     if "etm" not in arms_of(study):
         raise InvalidInput("the aims are about CGCF + ETM; this study has no arms with an energy")
-    found = [_order_bar(study, *pair) for pair in (("etm", "flow"), ("etm_published", "flow_published"))]
+    pairs = [("etm", "flow"), ("etm_published", "flow_published")]
+    found = [_order_bar(study, *pair) for pair in pairs if set(pair) <= set(arms_of(study))]
     found += [force_field_bar(study, arm) for arm in ("flow_ff", "etm_ff")]
     for arm in ("flow", "etm"):
         spread = mean_of(study, arm, "bond_spread")

@@ -104,21 +104,46 @@ def run_study(setting: Setting, *, say: Callable[[str], object] | None = None) -
     return found
 
 
-def rows_of(one: Ensemble, model: Cgcf, energy: EnergyNetwork, setting: Setting) -> list[DistanceRow]:
-    """The arms of one molecule. The ETM starts from the flow's conformers. Raises what making conformers raises."""
-    mol, count = ensemble_mol(one), setting.count
-    edges, references = heavy_pairs(mol), one.positions
-    made = generate(model, one.smiles, count, generator=generator_from("distances", one.name, setting.seed), mol=mol)
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """Distances [n, E] of pairs of heavy atoms [2, E] that `hops` [E] bonds join: in the trajectory and by arm."""
+
+    name: str
+    edges: np.ndarray
+    hops: np.ndarray
+    target: np.ndarray
+    distances: Mapping[str, np.ndarray]
+    spreads: Mapping[str, float]  # diversity of the arms that have positions, angstrom
+
+
+def drawn(one: Ensemble, model: Cgcf, energy: EnergyNetwork, count: int, seed: int) -> Drawn:
+    """`count` conformers of every arm. The ETM starts from the flow's. Raises what making conformers raises."""
+    mol = ensemble_mol(one)
+    edges = heavy_pairs(mol)
+    made = generate(model, one.smiles, count, generator=generator_from("distances", one.name, seed), mol=mol)
     positions = {
-        "rdkit": rdkit_conformers(mol, count, seed=setting.seed),
+        "rdkit": rdkit_conformers(mol, count, seed=seed),
         "flow": made.positions,
-        "etm": refined(model, energy, mol, made.positions, setting.seed),
+        "etm": refined(model, energy, mol, made.positions, seed),
     }
-    drawn = {arm: heavy_distances(at, edges) for arm, at in positions.items()}
-    drawn["distances"] = raw_distances(model, mol, edges, count, generator_from("raw", one.name, setting.seed))
-    target = heavy_distances(references, edges)
+    found = {arm: heavy_distances(at, edges) for arm, at in positions.items()}
+    found["distances"] = raw_distances(model, mol, edges, count, generator_from("raw", one.name, seed))
+    graph = graph_of(mol)
+    hops = np.array([graph.hops[(pair == graph.pairs.T).all(1)][0] for pair in edges.T])
     spreads = {arm: float(diversity(mol, at)[0]) for arm, at in positions.items()}
-    return [_row(one, arm, edges, target, drawn[arm], spreads.get(arm)) for arm in ARMS]
+    return Drawn(one.name, edges, hops, heavy_distances(one.positions, edges), found, spreads)
+
+
+def one_isomer(weights: str, energy: str, *, count: int, seed: int, data: str = DATA) -> Drawn:
+    """The first test molecule of a set, drawn now."""
+    one = load_ensembles(data, split="test")[0]
+    return drawn(one, load_flow(weights), load_energy(energy), count, seed)
+
+
+def rows_of(one: Ensemble, model: Cgcf, energy: EnergyNetwork, setting: Setting) -> list[DistanceRow]:
+    """The arms of one molecule. Raises what making conformers raises."""
+    found = drawn(one, model, energy, setting.count, setting.seed)
+    return [_row(one, arm, found.edges, found.target, found.distances[arm], found.spreads.get(arm)) for arm in ARMS]
 
 
 def raw_distances(model: Cgcf, mol: Any, edges: np.ndarray, count: int, generator: torch.Generator) -> np.ndarray:
