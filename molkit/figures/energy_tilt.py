@@ -17,7 +17,7 @@ from molkit.studies import distance_distributions as distances
 from molkit.studies.conformer_overlays import Overlay
 from molkit.studies.conformers import ARMS, Bar, ConformerStudy, arms_of, coverage_at, what_data
 from molkit.studies.distance_distributions import KINDS, DistanceStudy, Drawn, values_of
-from molkit.studies.energy_tilt import Curves, Level, NoiseRow, Tilted, TiltRow, lengths
+from molkit.studies.energy_tilt import Curves, Level, NoiseRow, SpringRow, Tilted, TiltRow, lengths
 
 ARM_STYLE = {
     "rdkit": ("#555555", "--"),
@@ -121,6 +121,15 @@ def coverage_figure(study: ConformerStudy) -> Figure:
         axis.set(xlabel="threshold (Å, heavy-atom RMSD)", ylabel="references covered, %", ylim=(0, 102))
         axis.legend(fontsize=7)
     return figure
+
+
+def spring_table(rows: Sequence[SpringRow], smiles: str) -> HTML:
+    """Springs of one molecule."""
+    lines = [
+        [row.ends, str(row.hops), f"{row.length:.3f}", "–" if row.width is None else f"{row.width:.3f}"] for row in rows
+    ]
+    caption = f"Springs of {smiles} from its graph alone: all between heavy atoms, and four to hydrogen."
+    return html_table(["pair", "bonds apart", "length, Å", "width, Å"], lines, caption=caption)
 
 
 def change_table(change: Interval, num_molecules: int) -> HTML:

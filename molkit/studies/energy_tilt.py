@@ -17,6 +17,7 @@ from molkit.cgcf.energy_training import load_energy, read_energy_recipe
 from molkit.cgcf.graph import PairGraph, collate
 from molkit.cgcf.model import Cgcf, load_flow
 from molkit.cgcf.refinement import POLISH, Walk, refine
+from molkit.cgcf.templates import UNIT
 from molkit.chem.bond_graph import graph_mol
 from molkit.chem.xtb import XtbEnergy
 from molkit.errors import CalculationFailed, InvalidInput
@@ -117,6 +118,37 @@ def curves(energy: str) -> Curves:
     shares = bridge_shares(energy)
     told = np.array([[row[f"told_apart_{k}"] for k in range(len(shares) - 1)] for row in rows])
     return Curves(np.array([row["step"] for row in rows]), told, shares)
+
+
+@dataclass(frozen=True)
+class SpringRow:
+    """A spring: its ends as element symbols with numbers, bonds between them, length and width of its Gaussian."""
+
+    ends: str
+    hops: int
+    length: float  # angstrom
+    width: float | None  # angstrom; None where the stiffness of all levels together is not positive
+
+
+def springs_of(energy: str, smiles: str) -> list[SpringRow]:
+    """The springs that an energy gives a molecule; bonds and angles between heavy atoms, then the first to hydrogen.
+
+    exp(-E) of a spring is a Gaussian of variance 1 / (2 stiffness). Raises InvalidInput for an energy without springs.
+    """
+    mol = graph_mol(smiles)
+    found = load_energy(energy).springs(collate([graph_of(mol)]))
+    if found is None:
+        raise InvalidInput(f"{energy}: this energy has no springs")
+    names = [f"{atom.GetSymbol()}{atom.GetIdx() + 1}" for atom in mol.GetAtoms()]
+    bonded = {frozenset((bond.GetBeginAtomIdx(), bond.GetEndAtomIdx())) for bond in mol.GetBonds()}
+    stiffness = UNIT * found.stiffness.sum(-1)
+    rows = []
+    for (first, second), length, stiff in zip(found.pairs.T.tolist(), found.lengths, stiffness, strict=True):
+        width = float((0.5 / stiff).sqrt()) if stiff > 0.0 else None
+        hops = 1 if frozenset((first, second)) in bonded else 2
+        rows.append(SpringRow(f"{names[first]}–{names[second]}", hops, float(length), width))
+    heavy = [row for row in rows if "H" not in row.ends]
+    return heavy + [row for row in rows if row not in heavy][:4]
 
 
 def tilt_molecules(
