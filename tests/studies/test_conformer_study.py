@@ -17,11 +17,13 @@ from molkit.figures import conformers as draw
 from molkit.studies.conformer_arms import ARMS, NUMBERS, ArmsTask, bond_spread, measure, thinned
 from molkit.studies.conformers import (
     ConformerStudy,
+    Row,
     Setting,
     by_molecule,
     difference,
     mean_of,
     read_study,
+    record_orders,
     rows_of,
     run_study,
     stored_study,
@@ -148,3 +150,15 @@ def test_references_are_thinned_evenly():
 def test_a_missing_study_says_how_to_make_it(tmp_path):
     with pytest.raises(DataNotFound, match="molkit study conformers"):
         read_study(tmp_path / "none.json")
+
+
+def test_orders_are_recorded_for_the_arms_that_are_there():
+    """RDKit covers 0.5 more than the flow on each of three molecules; arms without rows give no record."""
+    rows = [
+        Row(name, arm, 0, value, 0.1, None, None, 2, 4, 0, None, None, 0.01)
+        for name in ("a", "b", "c")
+        for arm, value in (("rdkit", 0.75), ("flow", 0.25))
+    ]
+    found = record_orders(ConformerStudy(Setting(weights="cgcf_qm9"), rows), "drugs", source="none")
+    assert [one.claim_id for one in found] == ["cgcf.order.drugs.rdkit_cov"]
+    assert found[0].value == pytest.approx(50.0) and found[0].n == 3

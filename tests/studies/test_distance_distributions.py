@@ -114,3 +114,14 @@ def test_the_command_and_its_errors(world, tmp_path, capsys):
     out.write_text("{}")
     with pytest.raises(InvalidInput, match="not a study"):
         study.stored_study(out)
+
+
+def test_tables_and_figure_of_the_study(world):
+    from molkit.figures import energy_tilt as draw
+
+    found = study.run_study(world)
+    html = draw.distance_table(found).data
+    assert "ETKDGv3" in html and "not ISO17" in html and "n = 2 test isomers" in html
+    assert "diversity.etm_flow" in draw.order_table(study.record_orders(found)).data
+    figure = draw.distances_figure(study.one_isomer(world.weights, world.energy, count=3, seed=0))
+    assert "6 frames" in figure.texts[-1].get_text().replace("\n", " ")

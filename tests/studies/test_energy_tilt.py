@@ -92,3 +92,27 @@ def test_aims_are_judged_by_their_intervals():
     draw.coverage_figure(study)
     with pytest.raises(InvalidInput, match="no arms with an energy"):
         bars(ConformerStudy(study.setting, rows=rows_with("flow", cov, mat)))
+
+
+def test_springs_of_propanol_are_its_bonds_and_angles():
+    """Lengths known to any chemist: C-C 1.53, C-O 1.43, C-H 1.09, C...C over one atom 2.5 angstrom."""
+    rows = {row.ends: row for row in study.springs_of(ENERGY, "CCCO")}
+    assert rows["C1–C2"].length == pytest.approx(1.53, abs=0.03)
+    assert rows["C3–O4"].length == pytest.approx(1.42, abs=0.03)
+    assert rows["C1–H5"].length == pytest.approx(1.09, abs=0.03)
+    assert rows["C1–C3"].length == pytest.approx(2.52, abs=0.06) and rows["C1–C3"].hops == 2
+    assert all(0.0 < row.width < 0.1 for row in rows.values())
+    assert "C3–O4" in draw.spring_table(list(rows.values()), "CCCO").data
+
+
+def test_the_change_of_clashes_is_a_difference(tilted):
+    found = study.clash_change(tilted, FLOW)
+    expected = [study.clashes(one.graph, one.after) - study.clashes(one.graph, one.before) for one in tilted]
+    assert found.value == pytest.approx(np.mean(expected))
+    assert "2 molecules" in draw.change_table(found, 2).data
+
+
+def test_overlays_pass_over_molecules_of_unknown_elements():
+    """Of the drug-size molecules some have sulphur or halogens, which these weights never saw."""
+    found = overlays(FLOW, "", data="conformers_dft", num_molecules=4, count=1, seed=0)
+    assert all(set(one.reference.atomic_numbers.tolist()) <= {1, 6, 7, 8} for one in found) and len(found) < 4
