@@ -1,6 +1,8 @@
 """What the chapter on the flow computes in front of the reader: graphs, distances, likelihood, searches."""
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter, process_time
 
 import numpy as np
@@ -17,7 +19,9 @@ from molkit.cgcf.model import build_flow, load_flow
 from molkit.cgcf.solver import Solver
 from molkit.chem.bond_graph import graph_mol, mol_with_conformers
 from molkit.chem.rdkit_tools import molecule_from_rdkit
+from molkit.claims.ledger import REPOSITORY
 from molkit.claims.store import record
+from molkit.errors import DataNotFound, InvalidInput
 from molkit.metrics.statistics import Interval, bootstrap_interval
 from molkit.molecule import Molecule
 
@@ -27,6 +31,7 @@ COUNTED = {
     "metoprolol": "COCCc1ccc(OCC(O)CNC(C)C)cc1",
 }
 MAX_EXACT_PAIRS = 300
+COST = REPOSITORY / "benchmarks" / "results" / "conformers.json"
 
 
 @dataclass(frozen=True)
@@ -189,6 +194,41 @@ def searches(weights: str, smiles: str, *, count: int, seed: int) -> list[Search
             )
         )
     return rows
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """CPU milliseconds of one conformer by the published procedure and by the default one, medians over rounds."""
+
+    smiles: str
+    num_pairs: int
+    published: float
+    default: float
+    ratio: float
+    lowest_ratio: float
+    aim: float
+
+
+def stored_cost(path: Path = COST) -> list[CostRow]:
+    """What `python -m benchmarks.conformers` measured. Raises DataNotFound or InvalidInput."""
+    if not path.is_file():
+        raise DataNotFound(f"{path}: no such measurement; `python -m benchmarks.conformers cgcf_qm9` makes it")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return [
+            CostRow(
+                row["smiles"],
+                row["pairs"],
+                row["milliseconds"]["published"]["median"],
+                row["milliseconds"]["default"]["median"],
+                row["speedup"]["median"],
+                row["speedup"]["min"],
+                row["bar"],
+            )
+            for row in values["rows"]
+        ]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise InvalidInput(f"{path}: not a measurement of conformers ({error})") from error
 
 
 def some_conformers(weights: str, smiles: str, *, count: int, seed: int) -> list[Molecule]:

@@ -1,5 +1,7 @@
 """The comparison of conformers: resumable, truthful about what it left out, and its tables."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -29,6 +31,7 @@ from molkit.studies.conformers import (
     stored_study,
     write_study,
 )
+from molkit.studies.conformers_live import stored_cost
 
 
 @pytest.fixture(scope="module")
@@ -162,3 +165,16 @@ def test_orders_are_recorded_for_the_arms_that_are_there():
     found = record_orders(ConformerStudy(Setting(weights="cgcf_qm9"), rows), "drugs", source="none")
     assert [one.claim_id for one in found] == ["cgcf.order.drugs.rdkit_cov"]
     assert found[0].value == pytest.approx(50.0) and found[0].n == 3
+
+
+def test_the_cost_of_a_conformer_is_read_from_its_measurement(tmp_path):
+    numbers = {name: {"median": value, "min": value} for name, value in (("published", 80.0), ("default", 10.0))}
+    row = {"smiles": "CC", "pairs": 28, "milliseconds": numbers, "speedup": {"median": 8.0, "min": 7.5}, "bar": 8.0}
+    path = tmp_path / "cost.json"
+    path.write_text(json.dumps({"rows": [row]}))
+    assert "8, met" in draw.cost_table(stored_cost(path)).data
+    path.write_text("{}")
+    with pytest.raises(InvalidInput, match="not a measurement"):
+        stored_cost(path)
+    with pytest.raises(DataNotFound, match="benchmarks"):
+        stored_cost(tmp_path / "none.json")
