@@ -143,6 +143,11 @@ def pages_of(site: Path) -> list[Path]:
     return pages
 
 
+def is_redirect(page: Path) -> bool:
+    """Whether a page only sends the browser on to another."""
+    return 'http-equiv="Refresh"' in page.read_text(encoding="utf-8")[:2000]
+
+
 def check_pages(site: Path, *, browser: bool = True) -> tuple[int, list[str], list[str]]:
     """All checks: number passed, problems, and what was skipped and why."""
     passed, problems = check_files(site)
@@ -151,7 +156,7 @@ def check_pages(site: Path, *, browser: bool = True) -> tuple[int, list[str], li
     program = find_browser()
     if program is None:
         return passed, problems, ["browser checks: no Chromium found (name one with the variable CHROMIUM)"]
-    names = [page.relative_to(site).as_posix() for page in pages_of(site)]
+    names = [page.relative_to(site).as_posix() for page in pages_of(site) if not is_redirect(page)]
     views = [(name, window) for name in names for window in WINDOWS]
     with serving(site) as (address, missing), ThreadPoolExecutor(BROWSERS_AT_ONCE) as pool:
 

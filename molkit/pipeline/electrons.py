@@ -38,13 +38,14 @@ class WithOrbitals:
 
 
 @lru_cache(maxsize=2)
-def _functional(name: str) -> CompactFunctional | AttentionFunctional:
+def functional_named(name: str) -> CompactFunctional | AttentionFunctional:
+    """A functional, loaded once in a process."""
     return load_functional(name)
 
 
 def orbital_free(molecule: Molecule, functional: str) -> WithoutOrbitals:
     """Minimise the density from the MINAO start. Raises InvalidInput for a molecule the functional does not serve."""
-    found = density_of(molecule, _functional(functional))
+    found = density_of(molecule, functional_named(functional))
     return WithoutOrbitals(
         found.result.energy, found.dipole, found.coefficients, found.result.converged, found.result.num_steps
     )

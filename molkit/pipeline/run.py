@@ -18,9 +18,8 @@ from molkit.metrics.stability import stability
 from molkit.molecule import Molecule, PackedMolecules
 from molkit.pipeline.journey import DRAWN, LOWEST, Journey, Stage, from_arrays, to_arrays
 from molkit.pipeline.settings import PipelineSettings
-from molkit.pipeline.stages import Task, travel
+from molkit.pipeline.stages import Task, load_all, travel
 from molkit.training.files import write_text
-from molkit.training.weights import resolve
 
 LONGEST = 1800.0  # seconds a molecule, all stages
 ACCEPTED = "stable by EDM's rule, in one piece, accepted by RDKit"
@@ -47,14 +46,13 @@ def run_pipeline(
     """`count` molecules from noise to electrons in a folder, which a second call continues.
 
     `sizes` are numbers of atoms to draw, in turn; default: as in the training data. Raises InvalidInput for a count
-    below 1 or a folder of another pipeline, DataNotFound for weights that are not there; what goes wrong with a
-    molecule is noted in its journey.
+    below 1 or a folder of another pipeline, what the loaders raise for weights that are not there or of another kind;
+    what goes wrong with a molecule is noted in its journey.
     """
     if count < 1 or any(size < 2 for size in sizes):
         raise InvalidInput("a pipeline draws at least one molecule, of two atoms or more")
     settings = PipelineSettings() if settings is None else settings
-    for name in settings.weights:
-        resolve(name)
+    load_all(settings)
     folder = Path(folder).resolve()
     began = process_time()
     drawn = draw(count, sizes, settings, folder / "drawn", executor=executor, progress=progress)

@@ -20,8 +20,3 @@ class PipelineSettings:
     def __post_init__(self) -> None:
         if self.num_conformers < 1 or self.num_calls < 1:
             raise InvalidInput("a pipeline needs at least one conformer and one network call")
-
-    @property
-    def weights(self) -> tuple[str, ...]:
-        """Names of all weights in use."""
-        return tuple(name for name in (self.generator, self.flow, self.energy, self.functional) if name)

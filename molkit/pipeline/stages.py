@@ -22,7 +22,7 @@ from molkit.edm.model import Edm, load
 from molkit.errors import CalculationFailed, InvalidInput, MolkitError
 from molkit.geometry import aligned_rmsd
 from molkit.molecule import Molecule
-from molkit.pipeline.electrons import kohn_sham, orbital_free
+from molkit.pipeline.electrons import functional_named, kohn_sham, orbital_free
 from molkit.pipeline.journey import (
     CONFORMERS,
     DRAWN,
@@ -65,6 +65,15 @@ def _flow(name: str) -> Cgcf:
 @lru_cache(maxsize=2)
 def _energy(name: str) -> EnergyNetwork:
     return load_energy(name)
+
+
+def load_all(settings: PipelineSettings) -> None:
+    """Load every model once, so that a wrong name is said before anything is drawn. Raises what the loaders raise."""
+    _edm(settings.generator)
+    _flow(settings.flow)
+    if settings.energy:
+        _energy(settings.energy)
+    functional_named(settings.functional)
 
 
 def travel(task: Task) -> Journey:

@@ -117,6 +117,10 @@ def test_mistakes_end_in_one_line(tmp_path, capsys):
     with pytest.raises(DataNotFound):
         run.run_pipeline(1, tmp_path, settings=replace(FEW, flow="no_such_weights"))
     with pytest.raises(InvalidInput):
+        run.run_pipeline(1, tmp_path, settings=replace(FEW, flow="edm_qm9"))
+    with pytest.raises(InvalidInput):
+        run.run_pipeline(1, tmp_path, settings=replace(FEW, functional="edm_qm9"))
+    with pytest.raises(InvalidInput):
         PipelineSettings(num_conformers=0)
     assert command(["pipeline", "--sizes", "many", "--out", str(tmp_path / "out")]) == 2
     assert "such as 3-8" in capsys.readouterr().err.strip().splitlines()[-1]
