@@ -23,7 +23,7 @@ def exact(method, exponent, factor, sizes):
 
 @pytest.fixture
 def found():
-    costs = exact("orbital-free", 1.5, 1e-3, (3, 10, 30, 100)) + exact("Kohn-Sham", 2.5, 1e-4, (3, 6, 12))
+    costs = exact("orbital-free", 1.5, 1e-3, (3, 30, 60, 100)) + exact("Kohn-Sham", 2.5, 1e-4, (3, 6, 12))
     return study.ScalingStudy(tuple(costs), 10, 1, {})
 
 
@@ -34,6 +34,10 @@ def test_exponents_of_power_laws_are_found(found):
     ratio = study.extrapolated_ratio(found, 2700.0)
     assert ratio.value == pytest.approx(0.1 * 2700.0) and ratio.low == pytest.approx(ratio.high)
     assert np.allclose(ours.band(100.0)[:, 0], ours.seconds(100.0))
+
+
+def test_the_last_decade_leaves_the_small_ones_out(found):
+    assert [entry.size for entry in study.last_decade(found.of("orbital-free"))] == [30, 60, 100]
 
 
 def test_noise_widens_the_band():

@@ -14,7 +14,7 @@ def cost(method, family, size, seconds, memory=1.0):
 
 @pytest.fixture
 def found():
-    costs = [cost("orbital-free", "alkane", n, 1e-2 * n**1.5) for n in (3, 10, 30, 100)]
+    costs = [cost("orbital-free", "alkane", n, 1e-2 * n**1.5) for n in (3, 10, 30, 60, 100)]
     costs += [cost("Kohn-Sham", "alkane", n, 1e-1 * n**2.5) for n in (3, 10, 12)]
     costs += [cost("orbital-free", "peptide", n, 1e-1 * n) for n in (1, 4)]
     return study.ScalingStudy(tuple(costs), 10, 1, {})
@@ -26,7 +26,11 @@ def test_tables_name_molecules_and_ratios(found):
     ratios = draw.ratios_table(found).data
     assert "C10H22" in ratios and "lines extended" in ratios and "27.4" in ratios
     exponents = draw.exponents_table(found).data
-    assert "orbital-free, total" in exponents and "Kohn-Sham, set-up" in exponents and "1.46" in exponents
+    assert (
+        "orbital-free, alkanes, total" in exponents
+        and "Kohn-Sham, alkanes, set-up" in exponents
+        and "1.46" in exponents
+    )
 
 
 def test_the_figure_has_lines_bands_and_the_extended_ratio(found):
