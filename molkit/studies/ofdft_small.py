@@ -290,7 +290,8 @@ def run_study(
         report(f"{arm}, seed {seed}: {np.abs(start.after).mean():.3f} mHa")
     head, dirty = commit()
     stamp = {"commit": head, "dirty": dirty, "machine": machine()}
-    size = sum(p.numel() for p in load(run_folder(runs, *wanted[0])).network.parameters())
+    snapshot = next(iter(snapshots_of(run_folder(runs, *wanted[0]), until).values()))
+    size = sum(p.numel() for p in load(snapshot).network.parameters())
     formulas = {name: [entry.molecule.formula for entry in molecules] for name, molecules in sets.items()}
     atoms = {name: [entry.molecule.num_atoms for entry in molecules] for name, molecules in sets.items()}
     return SmallStudy(tuple(found), formulas, atoms, arm_recipe("full", seed=0).data.count, size, stamp)
