@@ -21,7 +21,7 @@ from molkit.ofdft.channels import Prepared, fit_energies
 from molkit.ofdft.guess import guess_coefficients
 from molkit.ofdft.label_files import LabelledMolecule
 from molkit.ofdft.optimise import OptimiseOptions, optimise
-from molkit.studies.ofdft_water import MILLI, StartResult
+from molkit.studies.ofdft_water import MILLI, StartResult, rounded
 from molkit.training.files import write_text
 from molkit.training.run_folder import load_state
 from molkit.units import HARTREE_TO_KCAL
@@ -299,7 +299,7 @@ def run_study(
 
 def write_study(study: SmallStudy, path: Path) -> None:
     """Keep a study as JSON. Raises RunError when the disk refuses."""
-    write_text(path, json.dumps(asdict(study)) + "\n")
+    write_text(path, json.dumps(rounded(asdict(study))) + "\n")
 
 
 def stored_study(path: Path = STORED) -> SmallStudy:

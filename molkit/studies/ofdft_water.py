@@ -241,16 +241,16 @@ def run_study(
 
 def write_study(study: WaterStudy, path: Path) -> None:
     """Keep a study as JSON. Raises RunError when the disk refuses."""
-    write_text(path, json.dumps(_rounded(asdict(study)), indent=None) + "\n")
+    write_text(path, json.dumps(rounded(asdict(study)), indent=None) + "\n")
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     """Six significant digits for every number, so that the table stays small."""
     if isinstance(value, float):
         return float(f"{value:.6g}")
     if isinstance(value, dict):
-        return {key: _rounded(entry) for key, entry in value.items()}
-    return [_rounded(entry) for entry in value] if isinstance(value, list | tuple) else value
+        return {key: rounded(entry) for key, entry in value.items()}
+    return [rounded(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 def stored_study(path: Path = STORED) -> WaterStudy:
