@@ -116,7 +116,7 @@ def cost_figure(study: ScalingStudy) -> Figure:
     caption += f"{len(study.of('orbital-free', 'peptide'))} peptides (open), Kohn-Sham on {len(alkanes[1])} and "
     caption += f"{len(study.of('Kohn-Sham', 'peptide'))}. Dashed: Kohn-Sham's line beyond its molecules, up to "
     caption += f"{TARGET:,} electrons; bands: 95 % of molecules resampled. Middle: stages. Right: peak memory."
-    with panels(3, width=11.0, height=3.8, caption=caption) as (figure, (left, middle, right)):
+    with panels(3, width=10.2, height=3.7, caption=caption) as (figure, (left, middle, right)):
         for method in METHODS:
             _totals(left, study, method)
             right.plot(*_columns(study.of(method), lambda cost: cost.memory), "o-", color=COLOURS[method], label=method)
