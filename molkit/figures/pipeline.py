@@ -47,7 +47,8 @@ def stage_table(result: PipelineResult) -> "HTML":
     caption = (
         f"{count} molecules of {result.settings.generator}, {result.num_failed_chains} of them failed chains. "
         "Orbital-free: passed where the molecule is in the domain of "
-        f"{result.settings.functional} and the density converged. Shares with Wilson 95 % intervals."
+        f"{result.settings.functional} and the density converged. Shares with Wilson 95 % intervals. "
+        "Seconds of drawing by the wall clock."
     )
     return html_table(head, rows, caption=caption)
 
@@ -102,7 +103,7 @@ def journey_view(journey: Journey) -> "HTML":
     energies = ", ".join(f"{name} {journey.energies[name]:.1f}" for name in names if name in journey.energies)
     caption = f"{journey.smiles or journey.molecule.formula}: {', '.join(names)}."
     caption += f" GFN2-xTB, kcal/mol above the minimum: {energies}." if energies else ""
-    return show_grid([journey.at(name) for name in names], caption=caption, columns=4, cell=190)
+    return show_grid([journey.at(name) for name in names], caption=caption, columns=4, cell=150)
 
 
 def journey_views(journeys: Sequence[Journey], *, count: int) -> "HTML":

@@ -21,7 +21,7 @@ LOWEST = "lowest"  # name of the structure that the minima lead to
 
 @dataclass(frozen=True)
 class Stage:
-    """One hand-over: whether what came out may go on, what was looked at, and CPU seconds."""
+    """One hand-over: whether what came out may go on, what was looked at, CPU seconds (drawing: by the wall clock)."""
 
     name: str
     passed: bool

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from time import process_time
+from time import perf_counter
 
 import numpy as np
 
@@ -54,9 +54,9 @@ def run_pipeline(
     settings = PipelineSettings() if settings is None else settings
     load_all(settings)
     folder = Path(folder).resolve()
-    began = process_time()
+    began = perf_counter()
     drawn = draw(count, sizes, settings, folder / "drawn", executor=executor, progress=progress)
-    seconds = _kept_seconds(folder / "drawn" / "seconds.json", (process_time() - began) / count)
+    seconds = _kept_seconds(folder / "drawn" / "seconds.json", (perf_counter() - began) / count)
     known = [examined(f"molecule_{row:04d}", molecule) for row, molecule in enumerate(drawn)]
     accepted = {journey.name: Task(journey, settings) for journey, reason in known if not reason}
     finished = _journeys(accepted, folder / "journeys", settings, executor, progress=progress)
@@ -69,7 +69,7 @@ def run_pipeline(
 
 
 def _kept_seconds(path: Path, seconds: float) -> float:
-    """The CPU seconds of the drawing when it was done; a continued pipeline only reads what was drawn."""
+    """The seconds of the drawing when it was done; a continued pipeline only reads what was drawn."""
     if not path.is_file():
         write_text(path, json.dumps(round(seconds, 4)) + "\n")
     return float(json.loads(path.read_text(encoding="utf-8")))
