@@ -12,8 +12,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 from molkit.book.notebooks import write_whole
+
+NOT_STARTED = "died before replying"  # as when two kernels that start together draw the same port; tried once more
 
 
 class OverLimit(Exception):
@@ -42,15 +45,12 @@ def execute(job: dict) -> str:
 
     try:
         with at_most(job["limit_seconds"]):
-            papermill.execute_notebook(
-                job["source"],
-                job["output"],
-                parameters=job["parameters"],
-                kernel_name="python3",
-                cwd=job["folder"],
-                progress_bar=False,
-                start_timeout=180,
-            )
+            try:
+                run_notebook(papermill, job)
+            except RuntimeError as error:
+                if NOT_STARTED not in str(error):
+                    raise
+                run_notebook(papermill, job)
     except PapermillExecutionError as error:
         return f"{error.ename}: {error.evalue}"
     except OverLimit:
@@ -60,6 +60,19 @@ def execute(job: dict) -> str:
     except (PapermillException, RuntimeError, OSError) as error:
         return f"could not be executed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
     return ""
+
+
+def run_notebook(papermill: ModuleType, job: dict) -> None:
+    """Start a kernel and run the notebook in it."""
+    papermill.execute_notebook(
+        job["source"],
+        job["output"],
+        parameters=job["parameters"],
+        kernel_name="python3",
+        cwd=job["folder"],
+        progress_bar=False,
+        start_timeout=180,
+    )
 
 
 @contextmanager

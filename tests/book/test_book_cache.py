@@ -23,8 +23,9 @@ def append(path, text="\n"):
 
 
 def test_the_second_run_takes_every_chapter_from_the_cache(toy):
-    assert {outcome.state for outcome in run(toy).values()} == {"run"}
-    assert {outcome.state for outcome in run(toy).values()} == {"cached"}
+    for state in ("run", "cached"):
+        found = run(toy)
+        assert {outcome.state for outcome in found.values()} == {state}, [o.record.error for o in found.values()]
 
 
 def test_exactly_the_chapters_that_depend_on_a_changed_byte_run_again(toy):
@@ -145,3 +146,23 @@ def test_results_of_a_run_are_kept_beside_it_and_published_ones_are_seen(toy, pr
     assert [path.name for path in toy.results("second", profile).glob("*")] == (["new.json"] if kept else [])
     (published / "old.json").write_text("[]")
     assert would_run(toy, profile) == {"second": ["data/results/old.json"]}
+
+
+def test_a_kernel_that_dies_before_it_begins_is_started_once_more(monkeypatch):
+    import papermill
+
+    from molkit.book import worker
+
+    job = {"source": "a", "output": "b", "parameters": {}, "folder": ".", "limit_seconds": 60, "budget_seconds": 15}
+    calls = []
+
+    def start(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("Kernel died before replying to kernel_info")
+
+    monkeypatch.setattr(papermill, "execute_notebook", start)
+    assert worker.execute(job) == "" and len(calls) == 2
+    monkeypatch.setattr(papermill, "execute_notebook", lambda *a, **k: calls[99])
+    with pytest.raises(IndexError):
+        worker.execute(job)
