@@ -8,7 +8,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from molkit.chem.ensembles import EnsembleRules
 from molkit.figures.style import BLACK, BLUE, GREEN, ORANGE, SKY, panels
 from molkit.figures.tables import Text, html_table, percent, sentence
 from molkit.figures.view3d import show_grid
@@ -16,6 +15,7 @@ from molkit.metrics.statistics import bootstrap_interval, proportion_interval
 from molkit.ofdft.observables import density_at
 from molkit.pipeline.journey import CONFORMERS, DRAWN, KOHN_SHAM, LOWEST, ORBITAL_FREE, PRE_RELAXED, STAGES, Journey
 from molkit.pipeline.run import PipelineResult
+from molkit.pipeline.stages import RULES
 from molkit.units import ANGSTROM_TO_BOHR
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ LADDER = {
     PRE_RELAXED: ("pre-relaxed by EDM", SKY),
     CONFORMERS: ("best conformer as generated", GREEN),
 }
-RULES = EnsembleRules()
 LEAST_KCAL = 1e-2  # lower end of the energy axis
 PLANE_POINTS, PLANE_MARGIN = 90, 1.9  # points a side; angstrom beyond the atoms
 LEVELS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # electrons per cubic bohr
