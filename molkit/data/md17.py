@@ -10,14 +10,15 @@ from typing import Literal
 
 import numpy as np
 
-from molkit.data.registry import read_npz
-from molkit.errors import InvalidInput
+from molkit.data.registry import load_arrays, read_npz
+from molkit.errors import DataNotFound, InvalidInput
 from molkit.molecule import Molecule, PackedMolecules
 
 RMD17_NAMES = (
     *("ethanol", "malonaldehyde", "uracil", "benzene", "toluene", "salicylic", "naphthalene", "paracetamol"),
     *("aspirin", "azobenzene"),
 )
+RMD17_AT_HAND = ("ethanol",)
 FLEXIBLE_NAMES = (
     *("acac_train300", "acac_train600", "acac_test300", "acac_test600", "acac_dihedral", "acac_htransfer"),
     *("bpa3_train300", "bpa3_trainmixed"),
@@ -57,13 +58,64 @@ class Trajectory:
         )
 
 
-def load_rmd17(name: str, *, split: Literal["train", "test", "all"] = "all", root: Path | None = None) -> Trajectory:
-    """Frames of one revised-MD17 molecule, kcal/mol: half of the published split 01 (1,000 frames) or all at hand."""
+def load_rmd17(
+    name: str,
+    *,
+    split: Literal["train", "test", "all"] = "all",
+    root: Path | None = None,
+    release: Path | None = None,
+) -> Trajectory:
+    """Frames of one revised-MD17 molecule, kcal/mol: half of the published split 01 (1,000 frames) or all at hand.
+
+    Ethanol comes with the repository (the 2,000 frames of split 01). `release` is the unpacked archive of the authors
+    (the folder with `npz_data` and `splits`), which holds all ten molecules. Raises InvalidInput for an unknown name
+    or split, or a molecule that only the release has, and DataNotFound where a file of it is missing.
+    """
     _check(name, RMD17_NAMES, "rMD17 molecule")
     _check(split, ("train", "test", "all"), "split")
+    if release is not None:
+        return _release_trajectory(Path(release), name, split)
+    if name not in RMD17_AT_HAND:
+        raise InvalidInput(
+            f"{name} of rMD17 does not come with molkit (only {', '.join(RMD17_AT_HAND)}): unpack the authors' archive "
+            "(arXiv:2007.09593) and give its folder as release="
+        )
     arrays = read_npz("rmd17.npz", root=root)
     frames = _trajectory(arrays, name, "kcal/mol")
     return frames if split == "all" else frames.select(arrays[f"{name}_{split}01"])
+
+
+def _release_trajectory(folder: Path, name: str, split: str) -> Trajectory:
+    """One molecule of the authors' archive; a split is a CSV file of frame numbers, counted from 0."""
+    arrays = load_arrays(folder / "npz_data" / f"rmd17_{name}.npz")
+    frames = Trajectory(
+        name=name,
+        atomic_numbers=_release_array(arrays, "nuclear_charges", name).astype(np.int64),
+        positions=_release_array(arrays, "coords", name),
+        energies=_release_array(arrays, "energies", name),
+        forces=_release_array(arrays, "forces", name),
+        energy_unit="kcal/mol",
+    )
+    return frames if split == "all" else frames.select(_split_rows(folder / "splits" / f"index_{split}_01.csv", frames))
+
+
+def _release_array(arrays: dict[str, np.ndarray], key: str, name: str) -> np.ndarray:
+    if key not in arrays:
+        raise InvalidInput(f"rmd17_{name}.npz has no array {key!r}: is this the authors' archive?")
+    return arrays[key].astype(np.float64)
+
+
+def _split_rows(path: Path, frames: Trajectory) -> np.ndarray:
+    """Frame numbers of one published split."""
+    if not path.is_file():
+        raise DataNotFound(f"no split of rMD17 at {path}")
+    try:
+        rows = np.loadtxt(path, dtype=np.int64, ndmin=1)
+    except ValueError as error:
+        raise InvalidInput(f"{path}: expected one frame number a line ({error})") from None
+    if len(rows) and (rows.min() < 0 or rows.max() >= len(frames)):
+        raise InvalidInput(f"{path}: frame {rows.max()} does not exist, {frames.name} has {len(frames)}")
+    return rows
 
 
 def load_flexible(name: str, *, root: Path | None = None) -> Trajectory:

@@ -5,13 +5,13 @@ from molkit.data.card import read_card, section_of
 from molkit.data.conformers import load_conformer_ensembles
 from molkit.data.geom import load_geom_test
 from molkit.data.large import load_druglike, load_qm7, load_tripeptides
-from molkit.data.md17 import FLEXIBLE_NAMES, RMD17_NAMES, load_flexible, load_rmd17
+from molkit.data.md17 import FLEXIBLE_NAMES, RMD17_AT_HAND, load_flexible, load_rmd17
 from molkit.data.pdb import load_pdb, read_pdb
 from molkit.data.registry import listed_checksums
-from molkit.errors import InvalidInput
+from molkit.errors import DataNotFound, InvalidInput
 
 
-@pytest.mark.parametrize("name", RMD17_NAMES)
+@pytest.mark.parametrize("name", RMD17_AT_HAND)
 def test_rmd17_splits_are_disjoint_thousands_and_no_net_force_acts(name):
     train, test = load_rmd17(name, split="train"), load_rmd17(name, split="test")
     assert len(train) == len(test) == 1_000
@@ -20,7 +20,7 @@ def test_rmd17_splits_are_disjoint_thousands_and_no_net_force_acts(name):
     assert np.abs(train.forces.sum(axis=1)).max() < 2e-3  # kcal/mol/angstrom
 
 
-@pytest.mark.parametrize("name", RMD17_NAMES)
+@pytest.mark.parametrize("name", RMD17_AT_HAND)
 def test_energies_of_close_frames_differ_by_minus_force_times_displacement(name):
     """A finite difference over the 100 closest pairs of frames checks units and signs of energies and forces."""
     frames = load_rmd17(name, split="train")
@@ -33,6 +33,46 @@ def test_energies_of_close_frames_differ_by_minus_force_times_displacement(name)
     difference = frames.energies[one] - frames.energies[two]
     assert np.corrcoef(predicted, difference)[0, 1] > 0.96
     assert predicted @ difference / (difference @ difference) == pytest.approx(1.0, abs=0.06)
+
+
+def write_release(folder, num_frames=5, **changed):
+    """The layout of the authors' archive of rMD17, in small: `changed` replaces arrays of aspirin, None drops one."""
+    random = np.random.default_rng(0)
+    arrays = {
+        "nuclear_charges": np.array([6] * 9 + [8] * 4 + [1] * 8, dtype=np.uint8),
+        "coords": random.normal(size=(num_frames, 21, 3)),
+        "energies": random.normal(size=num_frames),
+        "forces": random.normal(size=(num_frames, 21, 3)),
+        **changed,
+    }
+    for name in ("npz_data", "splits"):
+        (folder / name).mkdir()
+    np.savez(folder / "npz_data" / "rmd17_aspirin.npz", **{k: v for k, v in arrays.items() if v is not None})
+    (folder / "splits" / "index_train_01.csv").write_text("3\n0\n")
+    return arrays
+
+
+def test_the_release_of_rmd17_is_read_with_its_published_splits(tmp_path):
+    arrays = write_release(tmp_path)
+    train = load_rmd17("aspirin", split="train", release=tmp_path)
+    np.testing.assert_array_equal(train.positions, arrays["coords"][[3, 0]])
+    np.testing.assert_array_equal(train.energies, arrays["energies"][[3, 0]])
+    assert train.molecule(0).formula == "C9H8O4" and len(load_rmd17("aspirin", release=tmp_path)) == 5
+
+
+def test_a_release_with_missing_or_impossible_parts_is_refused_in_one_line(tmp_path):
+    write_release(tmp_path, forces=None)
+    with pytest.raises(InvalidInput, match="rmd17_aspirin.npz has no array 'forces'"):
+        load_rmd17("aspirin", release=tmp_path)
+    with pytest.raises(InvalidInput, match="aspirin of rMD17 does not come with molkit"):
+        load_rmd17("aspirin")
+    other = tmp_path / "other"
+    other.mkdir()
+    write_release(other, num_frames=3)
+    with pytest.raises(InvalidInput, match="frame 3 does not exist, aspirin has 3"):
+        load_rmd17("aspirin", split="train", release=other)
+    with pytest.raises(DataNotFound, match="no split of rMD17"):
+        load_rmd17("aspirin", split="test", release=other)
 
 
 @pytest.mark.parametrize("name", FLEXIBLE_NAMES)
