@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -13,9 +12,9 @@ from molkit.cgcf.conformers import Conformers, Stereo, generate, ranked, relaxed
 from molkit.cgcf.datasets import graph_of
 from molkit.cgcf.embedding import Search
 from molkit.cgcf.energy import EnergyNetwork
-from molkit.cgcf.energy_training import load_energy
 from molkit.cgcf.graph import collate
-from molkit.cgcf.model import Cgcf, load_flow
+from molkit.cgcf.loaded import shared_energy, shared_flow
+from molkit.cgcf.model import Cgcf
 from molkit.cgcf.refinement import POLISH, Walk, refine
 from molkit.errors import InvalidInput, MolkitError
 
@@ -47,16 +46,6 @@ class JobResult:
     error: str = ""
 
 
-@lru_cache(maxsize=4)
-def _flow(name: str) -> Cgcf:
-    return load_flow(name)
-
-
-@lru_cache(maxsize=4)
-def _energy(name: str) -> EnergyNetwork:
-    return load_energy(name)
-
-
 def run_jobs(jobs: Sequence[ConformerJob], *, executor: Executor | None = None) -> list[JobResult]:
     """Every job in its order, on the executor or here; one that fails carries its reason.
 
@@ -65,9 +54,9 @@ def run_jobs(jobs: Sequence[ConformerJob], *, executor: Executor | None = None) 
     for job in jobs[:1]:
         if job.rank == "etm" and not job.energy:
             raise InvalidInput("a ranking by the ETM needs weights of its energy (--etm etm_qm9)")
-        _flow(job.weights)
+        shared_flow(job.weights)
         if job.energy:
-            _energy(job.energy)
+            shared_energy(job.energy)
     return list((map if executor is None else executor.map)(run_job, jobs))
 
 
@@ -82,9 +71,9 @@ def run_job(job: ConformerJob) -> JobResult:
 
 def conformers_of(job: ConformerJob) -> Conformers:
     """The conformers of one job. Raises what its steps raise."""
-    model, generator = _flow(job.weights), torch.Generator().manual_seed(job.seed)
+    model, generator = shared_flow(job.weights), torch.Generator().manual_seed(job.seed)
     made = generate(model, job.smiles, job.count, generator=generator, search=job.search, stereo=job.stereo)
-    energy = _energy(job.energy) if job.energy else None
+    energy = shared_energy(job.energy) if job.energy else None
     if energy is not None and len(made):
         made = tilted(made, model, energy, generator=generator)
     made = relaxed(made) if job.mmff else made

@@ -352,6 +352,22 @@ def distances(weights: str, energy: str, data: str, count: int, limit: int, seed
     click.echo(f"{out or STORED}: {len(found.molecules)} molecules, {len(found.failures)} left out")
 
 
+@study.command("flow-objectives")
+@click.argument("weights", nargs=-1, required=True)
+@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder; continued.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="A .json file.  [default: data/studies]")
+def flow_objectives(weights: tuple[str, ...], keep: Path, out: Path | None) -> None:
+    """Likelihood, coverage and cost of flows: the one in WEIGHTS that comes first, and those trained on from it."""
+    import torch
+
+    from molkit.studies import flow_objectives as objectives
+
+    torch.set_num_threads(1)
+    found = objectives.run_study(weights, keep, report=click.echo)
+    objectives.write_study(found, out or objectives.STORED)
+    click.echo(f"{out or objectives.STORED}: {len(found.flows)} flows")
+
+
 @study.command("conformers")
 @click.argument("weights")
 @click.option("--energy", default="", help="Weights of an energy (ETM); default: arms without it.")

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from molkit.data.ensembles import WHAT
 from molkit.figures import style
 from molkit.figures.conformers import interval_text
-from molkit.figures.tables import html_table
+from molkit.figures.tables import html_table, stacked
 from molkit.figures.view3d import show_grid
 from molkit.metrics.statistics import Interval
 from molkit.studies import distance_distributions as distances
@@ -76,15 +76,19 @@ def _deviations(one: Tilted, positions: np.ndarray) -> np.ndarray:
 
 
 def tilt_table(rows: Sequence[TiltRow]) -> HTML:
-    """What the tilt does to conformers of both searches."""
-    head = ["search", "ETM", "spread of bonds, Å", "error of bonds, Å", "clashes", "E", "GFN2-xTB, kcal/mol", "without"]
-    lines = [
+    """What the tilt does to conformers of both searches: geometry, and below it energies."""
+    shapes = [
         [
-            row.search,
-            row.stage,
+            f"{row.search}, {row.stage} the ETM",
             interval_text(row.spread, 3),
             interval_text(row.error, 3),
             interval_text(row.clashes, 2),
+        ]
+        for row in rows
+    ]
+    energies = [
+        [
+            f"{row.search}, {row.stage} the ETM",
             interval_text(row.tilt, 1),
             interval_text(row.xtb_kcal, 0),
             str(row.xtb_failed),
@@ -93,10 +97,17 @@ def tilt_table(rows: Sequence[TiltRow]) -> HTML:
     ]
     caption = (
         f"{rows[0].num_conformers} conformers of {rows[0].num_molecules} held-back QM9 molecules (validation split), "
-        "means over molecules with 95 % bootstrap intervals. Energies: median over a molecule's conformers, above its "
-        "B3LYP minimum. Clashes: pairs more than three bonds apart nearer than 1.8 Å (H–H), 2.1 Å (H–X) or 2.6 Å."
+        "means over molecules with 95 % bootstrap intervals. Clashes: pairs more than three bonds apart nearer than "
+        "1.8 Å (H–H), 2.1 Å (H–X) or 2.6 Å."
     )
-    return html_table(head, lines, caption=caption)
+    below = (
+        "The same conformers: energy of the tilt, GFN2-xTB energy above the B3LYP minimum (median over a molecule's "
+        "conformers), conformers without one."
+    )
+    return stacked(
+        html_table(["", "spread of bonds, Å", "error of bonds, Å", "clashes"], shapes, caption=caption),
+        html_table(["", "E", "GFN2-xTB, kcal/mol", "without"], energies, caption=below),
+    )
 
 
 def walk_table(rows: Sequence[NoiseRow], smiles: str) -> HTML:
@@ -140,17 +151,18 @@ def change_table(change: Interval, num_molecules: int) -> HTML:
 
 def distance_table(study: DistanceStudy) -> HTML:
     """MMD of distances of every arm: mean and median of each kind, and diversity."""
-    head = ["method", *(f"{name}: {what}" for name in KINDS.values() for what in ("mean", "median")), "diversity, Å"]
+    head = ["method", *KINDS.values(), "diversity, Å"]
     rows = []
     for arm, title in distances.ARMS.items():
         numbers = [values_of(study, arm, kind) for kind in KINDS]
-        cells = [f"{what(values):.3f}" for values in numbers for what in (np.mean, np.median)]
+        cells = [f"{np.mean(values):.3f}\n({np.median(values):.3f})" for values in numbers]
         spread = [row.diversity for row in study.rows if row.arm == arm and row.diversity is not None]
         rows.append([title, *cells, f"{np.mean(spread):.3f}" if spread else "–"])
     row = study.rows[0]
     caption = (
-        f"MMD of heavy-atom distances up to three bonds, n = {len(study.molecules)} test isomers, {row.num_generated} "
-        f"generated conformers against up to {max(one.num_references for one in study.rows)} frames each; single: over "
+        "MMD of heavy-atom distances up to three bonds, mean and (median), "
+        f"n = {len(study.molecules)} test isomers, {row.num_generated} generated conformers against up "
+        f"to {max(one.num_references for one in study.rows)} frames each; single: over "
         f"{len(values_of(study, 'rdkit', 'single'))} distances of all of them. Data: {WHAT[study.setting.data]}. Flow: "
         f"{study.setting.weights}, energy: {study.setting.energy}. Finite samples give more than 0 even for equal "
         "distributions."
@@ -185,8 +197,10 @@ def order_table(orders: Mapping[str, Interval]) -> HTML:
 
 def bar_table(bars: Sequence[Bar]) -> HTML:
     """Aims fixed beforehand, and what was measured."""
-    rows = [[bar.what, bar.aim, bar.measured, bar.verdict] for bar in bars]
-    return html_table(["", "aim", "measured", ""], rows, caption="Aims that were fixed before anything was measured.")
+    rows = [
+        [f"{bar.what}. Aim: {bar.aim}", bar.measured.replace(" points, ", " points,\n"), bar.verdict] for bar in bars
+    ]
+    return html_table(["", "measured", ""], rows, caption="Aims that were fixed before anything was measured.")
 
 
 def overlay_grid(found: Sequence[Overlay]) -> HTML:

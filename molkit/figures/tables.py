@@ -38,6 +38,13 @@ def html_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, caption: s
     return HTML("".join([*lines, "</tbody></table></div>"]))
 
 
+def stacked(*tables: "HTML") -> "HTML":
+    """Tables below each other, for what would be too wide for a page as one."""
+    from IPython.display import HTML
+
+    return HTML("".join(table.data for table in tables))
+
+
 def sentence(text: str, *values: object) -> "Text":
     """A sentence with measured values in it, as plain text in the page."""
     return Text(text.format(*values))

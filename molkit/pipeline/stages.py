@@ -11,9 +11,7 @@ import torch
 
 from molkit.cgcf.conformer_jobs import tilted
 from molkit.cgcf.conformers import Conformers, generate
-from molkit.cgcf.energy import EnergyNetwork
-from molkit.cgcf.energy_training import load_energy
-from molkit.cgcf.model import Cgcf, load_flow
+from molkit.cgcf.loaded import shared_energy, shared_flow
 from molkit.chem.ensembles import EnsembleRules, distinct_rows, keeps_bonds, xtb_minima
 from molkit.chem.rdkit_conformers import with_stereo_of
 from molkit.chem.rdkit_tools import graph_by_distance, stereo_smiles
@@ -57,22 +55,12 @@ def _edm(name: str) -> Edm:
     return load(name)
 
 
-@lru_cache(maxsize=2)
-def _flow(name: str) -> Cgcf:
-    return load_flow(name)
-
-
-@lru_cache(maxsize=2)
-def _energy(name: str) -> EnergyNetwork:
-    return load_energy(name)
-
-
 def load_all(settings: PipelineSettings) -> None:
     """Load every model once, so that a wrong name is said before anything is drawn. Raises what the loaders raise."""
     _edm(settings.generator)
-    _flow(settings.flow)
+    shared_flow(settings.flow)
     if settings.energy:
-        _energy(settings.energy)
+        shared_energy(settings.energy)
     functional_named(settings.functional)
 
 
@@ -118,11 +106,11 @@ def pre_relaxed(journey: Journey, settings: PipelineSettings) -> Outcome:
 def conformers(journey: Journey, settings: PipelineSettings) -> Outcome:
     """Conformers with the handedness of the pre-relaxed structure, by the flow and, where asked for, its ETM."""
     mol = handed_graph(journey, journey.structures[PRE_RELAXED])
-    model, generator = _flow(settings.flow), generator_from("pipeline", settings.seed, journey.name, "conformers")
+    model, generator = shared_flow(settings.flow), generator_from("pipeline", settings.seed, journey.name, "conformers")
     count = settings.num_conformers
     made = generate(model, journey.smiles, count, generator=generator, stereo="redraw", mol=mol)
     if settings.energy and len(made):
-        made = tilted(made, model, _energy(settings.energy), generator=generator)
+        made = tilted(made, model, shared_energy(settings.energy), generator=generator)
     whole = _with_bonds(mol, journey.molecule, made)
     if not len(whole):
         raise CalculationFailed(f"none of {made.num_drawn} conformers has the bonds and the handedness asked for")

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from time import process_time
 from typing import Any
 
@@ -13,9 +12,9 @@ from molkit.cgcf.conformers import Stereo, draw_distances, generate, require_kno
 from molkit.cgcf.datasets import graph_of
 from molkit.cgcf.embedding import embed, radius_of_gyration
 from molkit.cgcf.energy import EnergyNetwork
-from molkit.cgcf.energy_training import load_energy
 from molkit.cgcf.graph import collate
-from molkit.cgcf.model import Cgcf, load_flow
+from molkit.cgcf.loaded import shared_energy, shared_flow
+from molkit.cgcf.model import Cgcf
 from molkit.cgcf.refinement import POLISH, Walk, refine
 from molkit.chem.bond_graph import mol_with_conformers
 from molkit.chem.rdkit_conformers import rdkit_conformers, relax_conformers
@@ -65,16 +64,6 @@ class ArmsTask:
     only: tuple[str, ...] = ()  # arms; empty: all
 
 
-@lru_cache(maxsize=4)
-def _flow(name: str) -> Cgcf:
-    return load_flow(name)
-
-
-@lru_cache(maxsize=4)
-def _energy(name: str) -> EnergyNetwork:
-    return load_energy(name)
-
-
 def measure(task: ArmsTask) -> dict[str, np.ndarray]:
     """All arms on one molecule: as many conformers as the papers draw, two for each reference.
 
@@ -82,12 +71,12 @@ def measure(task: ArmsTask) -> dict[str, np.ndarray]:
     reference `nearest` [arms, R], and the mean radius of gyration of the references. Raises InvalidInput for a molecule
     that the weights cannot treat.
     """
-    one, model = task.ensemble, _flow(task.weights)
+    one, model = task.ensemble, shared_flow(task.weights)
     mol = ensemble_mol(one)
     require_known(model, mol, one.smiles)
     references = thinned(one.positions, task.max_references)
     count = PER_REFERENCE * len(references)
-    drawn = arms(task, mol, model, _energy(task.energy) if task.energy else None, count)
+    drawn = arms(task, mol, model, shared_energy(task.energy) if task.energy else None, count)
     energy = _AboveLowest(one, mol, task.num_energies)
     numbers, nearest = [], []
     for positions, seconds in drawn.values():

@@ -1,6 +1,8 @@
 """Conformers of the flow beside RDKit's: coverage, matching, geometry, energies and cost, kept row by row."""
 
+import gzip
 import json
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, field, fields
@@ -22,7 +24,7 @@ from molkit.farm.run import run_farm
 from molkit.metrics.statistics import Interval, bootstrap_interval
 from molkit.studies.conformer_arms import ARMS, NUMBERS, ArmsTask, measure
 from molkit.studies.method_orders import record_order
-from molkit.training.files import write_text
+from molkit.training.files import whole_file, write_text
 from molkit.training.run_folder import provenance
 from molkit.training.weights import resolve
 
@@ -154,10 +156,15 @@ def stamp(setting: Setting) -> dict[str, Any]:
 
 
 def write_study(study: ConformerStudy, path: Path) -> None:
-    """Keep a study as JSON, its rows as columns. Raises RunError when the disk refuses."""
+    """Keep a study as JSON, rows as columns; packed where the name ends in .gz. Raises RunError as the disk refuses."""
     values = asdict(study)
     columns = {part.name: [row[part.name] for row in values["rows"]] for part in fields(Row)}
-    write_text(path, json.dumps(values | {"rows": columns}, separators=(",", ":")) + "\n")
+    text = json.dumps(values | {"rows": columns}, separators=(",", ":")) + "\n"
+    if path.suffix == ".gz":
+        with whole_file(path) as temporary:
+            temporary.write_bytes(gzip.compress(text.encode("utf-8"), mtime=0))
+    else:
+        write_text(path, text)
 
 
 def read_study(path: Path) -> ConformerStudy:
@@ -165,13 +172,14 @@ def read_study(path: Path) -> ConformerStudy:
     if not path.is_file():
         raise DataNotFound(f"{path}: no such study; `molkit study conformers` makes it")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        values = json.loads(gzip.decompress(content) if path.suffix == ".gz" else content)
         values["setting"] = _setting(values["setting"])
         columns = values["rows"]
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         values["rows"] = [Row(**row | {"nearest": tuple(row["nearest"])}) for row in rows]
         return ConformerStudy(**values)
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (OSError, EOFError, zlib.error, KeyError, TypeError, ValueError, AttributeError) as error:
         raise InvalidInput(f"{path}: not a study of conformers ({error})") from error
 
 
@@ -180,9 +188,15 @@ def _setting(values: dict[str, Any]) -> Setting:
     return Setting(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
+def stored_path(name: str) -> Path:
+    """Where the study of that name is in data/studies: plain, or packed."""
+    packed = STORED / f"{name}.json.gz"
+    return packed if packed.is_file() else STORED / f"{name}.json"
+
+
 def stored_study(name: str) -> ConformerStudy:
     """The study of that name in data/studies."""
-    return read_study(STORED / f"{name}.json")
+    return read_study(stored_path(name))
 
 
 def mean_of(study: ConformerStudy, arm: str, measure: str) -> Interval | None:
@@ -279,7 +293,7 @@ ORDERS = {  # claims about the order of arms: arm, other, measure, factor
 
 def record_orders(study: ConformerStudy, prefix: str, *, source: str) -> list[Measurement]:
     """Record the paired differences of a stored study `source` whose claims begin with the prefix."""
-    found, path = [], STORED / f"{source}.json"
+    found, path = [], stored_path(source)
     for name, (arm, other, what, factor) in ORDERS.items():
         value = difference(study, arm, other, what)
         if not name.startswith(prefix) or value is None:

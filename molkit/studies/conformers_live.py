@@ -13,7 +13,7 @@ from molkit.cgcf.conformer_set import Batcher
 from molkit.cgcf.conformers import draw_distances, generate
 from molkit.cgcf.datasets import graph_of, qm9_minima
 from molkit.cgcf.embedding import embed, radius_of_gyration
-from molkit.cgcf.flow import GRADING, log_density
+from molkit.cgcf.flow import GRADING, Flow, log_density
 from molkit.cgcf.graph import PairGraph, collate
 from molkit.cgcf.model import build_flow, load_flow
 from molkit.cgcf.solver import Solver
@@ -150,13 +150,14 @@ def likelihood(weights: str, *, num_molecules: int, num_probes: int, seed: int) 
         exact = graph.distances(batcher.positions(torch.tensor([row])).double())
         noise = flow.config.noise * torch.randn(exact.shape, generator=generator, dtype=torch.float64)
         with torch.no_grad():
-            clean.append(_per_pair(flow, graph, exact))
-            noised.append(_per_pair(flow, graph, exact + noise))
+            clean.append(nats_per_pair(flow, graph, exact))
+            noised.append(nats_per_pair(flow, graph, exact + noise))
             gaps.append(_gap(flow, graph, exact + noise, -noised[-1] * len(exact), num_probes, generator))
     return Likelihood(len(clean), _interval(noised), _interval(clean), float(np.max(np.abs(gaps))), num_probes)
 
 
-def _per_pair(flow: object, graph: PairGraph, distances: torch.Tensor) -> float:
+def nats_per_pair(flow: Flow, graph: PairGraph, distances: torch.Tensor) -> float:
+    """-log p(d|G) of one molecule's distances [P] divided by P, exact trace, RK4 with 8 steps."""
     return -float(log_density(flow, graph, distances, solver=Solver("rk4", 8)).sum()) / len(distances)
 
 

@@ -178,3 +178,16 @@ def test_the_cost_of_a_conformer_is_read_from_its_measurement(tmp_path):
         stored_cost(path)
     with pytest.raises(DataNotFound, match="benchmarks"):
         stored_cost(tmp_path / "none.json")
+
+
+def test_a_packed_study_is_the_plain_one_in_fewer_bytes(tmp_path):
+    study, plain, packed = stored_study("conformers"), tmp_path / "one.json", tmp_path / "one.json.gz"
+    write_study(study, plain)
+    write_study(study, packed)
+    first = packed.read_bytes()
+    write_study(study, packed)
+    assert packed.read_bytes() == first and len(first) < 0.5 * plain.stat().st_size
+    assert read_study(packed) == read_study(plain)
+    packed.write_bytes(first[:-20])
+    with pytest.raises(InvalidInput, match="not a study of conformers"):
+        read_study(packed)
