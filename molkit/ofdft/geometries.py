@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 
 from molkit.data.md17 import load_rmd17
 from molkit.data.qm9 import load_qm9
@@ -21,6 +22,12 @@ ANGLE, ANGLE_SPREAD = 104.5, 6.0  # degrees
 VALIDATION_FRAMES = 100  # the last ones of the published training split of rMD17
 DIATOMICS = ((1, 9, 0.917), (6, 8, 1.128))  # experimental bond lengths of HF and CO, angstrom
 DISPLACEMENT = 0.04  # angstrom, of every coordinate of a molecule of several compositions
+ETHANOL_ROW = 13  # of QM9; trans, atoms C C O, methyl, methylene, hydroxyl
+# For each torsion of ethanol: the four atoms of its dihedral angle, what turns with the last one, and its degrees.
+TORSIONS: dict[str, tuple[tuple[int, int, int, int], tuple[int, ...], tuple[int, ...]]] = {
+    "hydroxyl": ((0, 1, 2, 8), (8,), tuple(range(0, 360, 30))),
+    "methyl": ((2, 1, 0, 5), (3, 4, 5), tuple(range(60, 181, 15))),
+}
 QM9_UP_TO_TWO, QM9_UP_TO_THREE = 8, 17  # QM9 is ordered by heavy atoms: numbers 1-8 have up to two, 9-17 three
 
 
@@ -51,6 +58,48 @@ def ethanol(split: Split, index: int) -> Molecule:
     if index >= len(chosen):
         raise InvalidInput(f"the {split} split of ethanol has {len(chosen)} frames, asked for number {index}")
     return Molecule(frames.atomic_numbers, frames.positions[chosen[index]], name=f"ethanol-{split}-{index}")
+
+
+def torsion_points() -> list[tuple[str, float]]:
+    """Name and degrees of every point of the torsion curves of ethanol, hydroxyl first."""
+    return [(name, float(degrees)) for name, (_, _, angles) in TORSIONS.items() for degrees in angles]
+
+
+def ethanol_torsions(split: Split, index: int) -> Molecule:
+    """QM9's ethanol as it lies (number 0, the reference of relative energies), then turned rigidly about one bond.
+
+    Raises InvalidInput beyond the points, and for training or validation: the curves judge.
+    """
+    points = torsion_points()
+    if split != "test" or index > len(points):
+        raise InvalidInput(f"the torsions of ethanol are {1 + len(points)} test geometries, asked for {split} {index}")
+    resting = load_qm9(split="all")[ETHANOL_ROW]
+    name = f"ethanol-torsions-{index}"
+    if index == 0:
+        return Molecule(resting.atomic_numbers, resting.positions, name=name)
+    torsion, degrees = points[index - 1]
+    atoms, moving, _ = TORSIONS[torsion]
+    turned = turn_to(resting.positions, atoms, moving, degrees)
+    return Molecule(resting.atomic_numbers, turned, name=name)
+
+
+def turn_to(
+    positions: np.ndarray, atoms: tuple[int, int, int, int], moving: Sequence[int], degrees: float
+) -> np.ndarray:
+    """Positions [A, 3] with the dihedral angle of four atoms at so many degrees; `moving` turn, all others stay."""
+    axis = positions[atoms[2]] - positions[atoms[1]]
+    missing = math.radians(degrees) - dihedral_angle(positions, atoms)
+    rotation = Rotation.from_rotvec(missing * axis / np.linalg.norm(axis))
+    found, origin = positions.copy(), positions[atoms[2]]
+    found[list(moving)] = rotation.apply(positions[list(moving)] - origin) + origin
+    return found
+
+
+def dihedral_angle(positions: np.ndarray, atoms: tuple[int, int, int, int]) -> float:
+    """Of four atoms, radians; turning the last one about the middle bond by the right hand makes it larger."""
+    first, middle, last = (positions[b] - positions[a] for a, b in zip(atoms, atoms[1:], strict=False))
+    one, other = np.cross(first, middle), np.cross(middle, last)
+    return math.atan2(float(np.linalg.norm(middle) * (first @ other)), float(one @ other))
 
 
 @lru_cache(maxsize=1)
@@ -89,6 +138,7 @@ def _displaced(known: Sequence[Molecule], name: str, split: Split, index: int) -
 GEOMETRIES: dict[str, Callable[[Split, int], Molecule]] = {
     "water": water,
     "ethanol": ethanol,
+    "ethanol_torsions": ethanol_torsions,
     "small": small,
     "larger": larger,
 }
