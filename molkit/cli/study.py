@@ -240,6 +240,26 @@ def ofdft_small(arms: str, labels: Path, runs: Path, until: int | None, out: Pat
     click.echo(f"{out}: {len(found.runs)} runs, {len(sets['test'])} and {len(sets['larger'])} molecules")
 
 
+@study.command("ofdft-ethanol")
+@click.option("--arms", default="full:0", show_default=True, help="Pairs ARM:SEED with commas.")
+@click.option("--labels", type=click.Path(path_type=Path), required=True, help="With train, valid, test, torsions.")
+@click.option("--runs", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the runs.")
+@click.option("--until", type=click.IntRange(min=1), help="A step with a snapshot, at which trainings end.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
+def ofdft_ethanol(arms: str, labels: Path, runs: Path, until: int | None, out: Path) -> None:
+    """Train the functional of ethanol and its ablations, and minimise on unseen frames and along torsions."""
+    import torch
+
+    from molkit.studies import ofdft_ethanol as ethanol
+    from molkit.studies import ofdft_small as small
+
+    torch.set_num_threads(1)
+    wanted = small.read_pairs(arms, ethanol.PLAN)
+    found = ethanol.run(wanted, labels=labels, runs=runs, until=until, report=click.echo)
+    ethanol.write_study(found, out)
+    click.echo(f"{out}: {len(found.found.runs)} runs, {len(found.energies['test'])} test frames")
+
+
 @study.command("ofdft-extrapolation")
 @click.option("--arms", default="full:0,geometry:0", show_default=True, help="Pairs ARM:SEED with commas.")
 @click.option("--largest", default=8, show_default=True, type=click.IntRange(min=1), help="Carbon atoms.")
@@ -298,12 +318,17 @@ def ofdft_scaling(
 
 @study.command("ofdft-classical")
 @click.option("--steps", default=300, show_default=True, type=click.IntRange(min=1), help="L-BFGS steps at most.")
+@click.option("--geometries", default="water:0", show_default=True, help="Test geometries, CLASS:NUMBER with commas.")
+@click.option("--functionals", default="", help="Names with commas; default: all four.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
-def ofdft_classical(steps: int, out: Path) -> None:
-    """Minimise classical kinetic functionals over densities of water."""
+def ofdft_classical(steps: int, geometries: str, functionals: str, out: Path) -> None:
+    """Minimise classical kinetic functionals over densities."""
     from molkit.studies import ofdft_classical as classical
 
-    classical.write_classical(classical.minimise_classical(max_steps=steps), out, report=click.echo)
+    names = [name.strip() for name in functionals.split(",") if name.strip()] or classical.MINIMISED
+    molecules = classical.read_geometries(geometries)
+    found = [row for m in molecules for row in classical.minimise_classical(names, max_steps=steps, molecule=m)]
+    classical.write_classical(found, out, report=click.echo)
 
 
 def _is_positive(text: str) -> bool:

@@ -157,14 +157,15 @@ def live_table(entries: Sequence[SeveralEntry]) -> "HTML":
             number(entry.selected_error, 3),
             number(entry.reference_error, 3),
             number(entry.predicted_error, 3),
+            number(entry.moved, 3),
             f"{entry.steps}{'' if entry.converged else ', not converged'}",
         ]
         for entry in entries
     ]
     head = ["molecule", "Kohn-Sham (Ha)", "MINAO (mHa)", "minimised (mHa)", "selected step (mHa)"]
-    head += ["from the reference (mHa)", "not minimised (mHa)", "steps"]
+    head += ["from the reference (mHa)", "not minimised (mHa)", "moved (electrons)", "steps"]
     caption = "Errors against Kohn-Sham of geometries no table has used; the same weights for all rows. Not minimised: "
-    caption += "the energy at the reference density."
+    caption += "the energy at the reference density. Moved: integral of |rho - rho_KS| of the minimised density."
     return html_table(head, lines, caption=caption)
 
 

@@ -20,7 +20,7 @@ GATE_SCALE = 10.0  # of the shrink gate at the beginning
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionConfig:
-    """Size of an attention functional; basis is set by its training data."""
+    """Size of an attention functional; basis and domain are set by its training data."""
 
     counts: tuple[int, ...] = (4, 3, 2, 1)  # radial channels of l = 0, 1, 2, 3
     width: int = 48
@@ -29,6 +29,7 @@ class AttentionConfig:
     num_gaussians: int = 16
     roots: Roots = "molecule"  # of the overlap: of the whole molecule, or of every atom's block (no cubic step)
     basis: str = ""
+    domain: tuple[str, ...] = ()  # kinds of molecules, see `molkit.ofdft.domain`
 
     def __post_init__(self) -> None:
         if not 2 <= len(self.counts) <= 5 or min(self.counts) < 1:

@@ -14,6 +14,7 @@ from molkit.ofdft.attention import AttentionConfig, AttentionNetwork, surroundin
 from molkit.ofdft.attention_functional import AttentionModel, build, save
 from molkit.ofdft.basis import basis_fingerprint
 from molkit.ofdft.channels import ENERGY_RIDGE, ChannelReduction, Prepared, fit_channels, prepare_molecule
+from molkit.ofdft.domain import kind_of
 from molkit.ofdft.label_files import LabelledMolecule
 from molkit.ofdft.recipes import Recipe, read_recipe, train_recipe
 from molkit.training.loop import TrainResult
@@ -131,7 +132,8 @@ def prepare(
     """Reduction, samples, and a model whose quadratic form begins with that of the gradient labels."""
     molecules = [prepare_molecule(entry, ceiling=data.ceiling, roots=config.roots) for entry in labelled]
     reduction = fit_channels(molecules, config.layout, floor=data.floor, energy_ridge=data.energy_ridge)
-    config = replace(config, basis=basis_fingerprint())
+    domain = tuple(dict.fromkeys(kind_of(entry.molecule) for entry in labelled))
+    config = replace(config, basis=basis_fingerprint(), domain=domain)
     model = build(config, seed=seed)
     model.stored.store(reduction)
     samples = channel_samples(model.stored.reduction(config), molecules)

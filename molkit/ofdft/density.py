@@ -13,6 +13,7 @@ from molkit.ofdft import attention_functional, compact
 from molkit.ofdft.attention_functional import AttentionEnergy, AttentionFunctional
 from molkit.ofdft.basis import require_supported
 from molkit.ofdft.compact import CompactEnergy, CompactFunctional
+from molkit.ofdft.domain import require_kind
 from molkit.ofdft.guess import ORBITAL_GUESSES, guess_coefficients
 from molkit.ofdft.integrals import DensityIntegrals
 from molkit.ofdft.observables import atomic_charges, density_at, dipole
@@ -21,7 +22,6 @@ from molkit.training.weights import resolve
 from molkit.units import ANGSTROM_TO_BOHR
 
 WEIGHTS = "ofdft_water"
-KNOWN = ("CH4", "H3N", "H2O", "C2H2", "CHN", "CH2O", "C2H6", "CH4O", "FH", "CO")  # of weights ofdft_small
 FARTHEST = 4.0  # standard deviations of a training distance, beyond which a geometry is out of the domain
 STARTS = ("minao", "huckel", "reference", "mean")
 
@@ -108,8 +108,7 @@ def _energy_for(
         require_in_domain(energy)
         return ordered, rows, energy
     require_supported(molecule)
-    if molecule.formula not in KNOWN:
-        raise InvalidInput(f"{molecule.formula}: this functional is for {', '.join(KNOWN)}; others it gets wrong")
+    require_kind(molecule, functional.config.domain)
     return molecule, np.arange(molecule.num_atoms), functional.energy_of(molecule)
 
 

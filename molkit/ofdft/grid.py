@@ -49,15 +49,21 @@ class Grid:
 def build_grid(molecule: Molecule, *, level: int = 2) -> Grid:
     """PySCF's grid of the level with NWChem pruning. Raises InvalidInput where its tables would not fit in memory."""
     orbitals, density = orbital_mole(molecule), density_mole(molecule)
-    grid = dft.gen_grid.Grids(orbitals)
-    grid.level, grid.prune = level, dft.gen_grid.nwchem_prune
-    grid.build(with_non0tab=False)
-    size = 32 * len(grid.weights) * (orbitals.nao + density.nao) / 2**30
+    points, weights = grid_points(molecule, level=level)
+    size = 32 * len(weights) * (orbitals.nao + density.nao) / 2**30
     if size > LARGEST_GIB:
         raise InvalidInput(
             f"{molecule.formula}: basis functions on the grid take {size:.1f} GiB, at most {LARGEST_GIB}"
         )
-    return Grid(grid.coords, grid.weights, values_at(orbitals, grid.coords), values_at(density, grid.coords))
+    return Grid(points, weights, values_at(orbitals, points), values_at(density, points))
+
+
+def grid_points(molecule: Molecule, *, level: int) -> tuple[np.ndarray, np.ndarray]:
+    """Points [G, 3] in bohr and weights [G] of PySCF's grid of the level with NWChem pruning."""
+    grid = dft.gen_grid.Grids(orbital_mole(molecule))
+    grid.level, grid.prune = level, dft.gen_grid.nwchem_prune
+    grid.build(with_non0tab=False)
+    return grid.coords, grid.weights
 
 
 def values_at(mole: gto.Mole, points: np.ndarray) -> np.ndarray:

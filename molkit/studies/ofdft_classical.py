@@ -71,6 +71,7 @@ class Minimised:
     least: float
     num_steps: int
     converged: bool
+    geometry: str = "water-test-0"
 
 
 def solved(molecule: Molecule, *, grid_level: int) -> tuple[System, KohnShamRun]:
@@ -139,10 +140,14 @@ def offsets_by_basis(bases: Sequence[str] = ORBITAL_BASES, *, grid_level: int = 
 
 
 def minimise_classical(
-    names: Sequence[str] = MINIMISED, *, max_steps: int, grid_level: int = 1, index: int = 0
+    names: Sequence[str] = MINIMISED, *, max_steps: int, grid_level: int = 1, molecule: Molecule | None = None
 ) -> list[Minimised]:
-    """Functionals from the MINAO density of a test geometry of water, with L-BFGS in natural coordinates."""
-    system, run = solved(geometry("water", "test", index), grid_level=grid_level)
+    """Functionals from the MINAO density of a molecule, with L-BFGS in natural coordinates.
+
+    Without a molecule, the first test geometry of water.
+    """
+    molecule = geometry("water", "test", 0) if molecule is None else molecule
+    system, run = solved(molecule, grid_level=grid_level)
     first, last = system.fit(np.stack([run.steps[0].matrix, run.steps[-1].matrix]))
     truth = system.grid.fields(last[None])[0, 0]
     found = []
@@ -161,8 +166,20 @@ def minimise_classical(
                 least=float(density.min()),
                 num_steps=result.num_steps,
                 converged=result.converged,
+                geometry=molecule.name,
             )
         )
+    return found
+
+
+def read_geometries(text: str) -> list[Molecule]:
+    """Test geometries such as `water:0,ethanol:3`. Raises InvalidInput for another form or an unknown class."""
+    found = []
+    for part in text.split(","):
+        name, _, index = part.strip().partition(":")
+        if not index.isdigit():
+            raise InvalidInput(f"geometries are CLASS:NUMBER with commas, got {part.strip()!r}")
+        found.append(geometry(name, "test", int(index)))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Molecules of several compositions, minimised in front of the reader with one functional."""
+"""Molecules minimised in front of the reader with an attention functional."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ import numpy as np
 from molkit.molecule import Molecule
 from molkit.ofdft.attention_functional import AttentionFunctional, load
 from molkit.ofdft.geometries import geometry
+from molkit.ofdft.grid import grid_points
 from molkit.ofdft.label_files import LabelSettings, make_labels
 from molkit.ofdft.labels import FrozenSampling
 from molkit.ofdft.observables import density_at
@@ -35,16 +36,22 @@ class SeveralEntry:
     converged: bool
     radial: np.ndarray  # [R], 4 pi r^2 rho, electrons per bohr
     kohn_sham_radial: np.ndarray
+    moved: float  # integral of |rho - rho_KS| of the minimised density, electrons
 
 
-def live_several(weights: str, *, count: int, grid_level: int) -> list[SeveralEntry]:
-    """The first `count` compositions, each at a geometry that no table has used."""
+def live_several(
+    weights: str, *, count: int, grid_level: int, name: str = "small", first: int = FIRST_LIVE
+) -> list[SeveralEntry]:
+    """`count` test geometries of a class from number `first` on, which no table has used.
+
+    Of the class `small`, one composition after the other.
+    """
     functional = load(weights)
-    return [_entry(functional, FIRST_LIVE + k, grid_level=grid_level) for k in range(count)]
+    molecules = [geometry(name, "test", index) for index in range(first, first + count)]
+    return [_entry(functional, molecule, grid_level=grid_level) for molecule in molecules]
 
 
-def _entry(functional: AttentionFunctional, index: int, *, grid_level: int) -> SeveralEntry:
-    molecule = geometry("small", "test", index)
+def _entry(functional: AttentionFunctional, molecule: Molecule, *, grid_level: int) -> SeveralEntry:
     entry = make_labels(molecule, LabelSettings(FrozenSampling(count=0), grid_level=grid_level))
     energy = functional.energy_of(molecule)
     results: dict[str, Optimised] = {}
@@ -52,6 +59,7 @@ def _entry(functional: AttentionFunctional, index: int, *, grid_level: int) -> S
         results[start] = optimise(energy, start_of(energy, entry, start), constraint=energy.constraint, options=OPTIONS)
     found = {start: MILLI * (result.energies - entry.energy) for start, result in results.items()}
     result = results["MINAO"]
+    ours, theirs = energy.coefficients(result.variables), entry.labels.coefficients[entry.ground_state]
     return SeveralEntry(
         name=molecule.name,
         formula=molecule.formula,
@@ -63,9 +71,16 @@ def _entry(functional: AttentionFunctional, index: int, *, grid_level: int) -> S
         reference_error=float(found["reference"][-1]),
         steps=result.num_steps,
         converged=result.converged,
-        radial=radial_density(molecule, energy.coefficients(result.variables)),
-        kohn_sham_radial=radial_density(molecule, entry.labels.coefficients[entry.ground_state]),
+        radial=radial_density(molecule, ours),
+        kohn_sham_radial=radial_density(molecule, theirs),
+        moved=electrons_moved(molecule, ours - theirs, grid_level=grid_level),
     )
+
+
+def electrons_moved(molecule: Molecule, difference: np.ndarray, *, grid_level: int) -> float:
+    """Integral of the absolute value of a difference of densities with coefficients [M], electrons."""
+    points, weights = grid_points(molecule, level=grid_level)
+    return float(weights @ np.abs(density_at(molecule, difference, points)))
 
 
 def radial_density(molecule: Molecule, coefficients: np.ndarray, *, radii: Sequence[float] = RADII) -> np.ndarray:

@@ -39,6 +39,17 @@ ARMS: dict[str, dict[str, Any]] = {
     "atomic energies": {"roots": "atoms", "energy_ridge": ATOMS_ALONE},
 }
 SETS = ("test", "larger")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The published recipe of a study, and what each arm changes in it."""
+
+    recipe: Path
+    arms: dict[str, dict[str, Any]]
+
+
+PLAN = Plan(RECIPE, ARMS)
 OPTIONS = OptimiseOptions(tolerance=1e-5, max_steps=500)
 
 
@@ -79,8 +90,8 @@ class SmallStudy:
 
     @property
     def arms(self) -> list[str]:
-        """Arms that have runs, in the order of ARMS."""
-        return [arm for arm in ARMS if self.of_arm(arm)]
+        """Arms that have runs, in the order of their first ones."""
+        return list(dict.fromkeys(run.arm for run in self.runs))
 
     def of_arm(self, arm: str) -> list[SmallRun]:
         """The runs of an arm, by seed."""
@@ -100,13 +111,13 @@ class SmallStudy:
         return interval_over_runs(found) if len(found) > 1 else found[0]
 
 
-def arm_recipe(arm: str, *, seed: int, path: Path = RECIPE) -> AttentionRecipe:
+def arm_recipe(arm: str, *, seed: int, plan: Plan = PLAN) -> AttentionRecipe:
     """The published recipe with the changes of an arm. Raises InvalidInput for an unknown arm."""
-    if arm not in ARMS:
-        raise InvalidInput(f"arms are {', '.join(ARMS)}; got {arm!r}")
-    recipe = read_attention_recipe(path)
-    of_model = {name: value for name, value in ARMS[arm].items() if name in AttentionConfig.__dataclass_fields__}
-    of_data = {name: value for name, value in ARMS[arm].items() if name not in of_model}
+    if arm not in plan.arms:
+        raise InvalidInput(f"arms are {', '.join(plan.arms)}; got {arm!r}")
+    recipe, changes = read_attention_recipe(plan.recipe), plan.arms[arm]
+    of_model = {name: value for name, value in changes.items() if name in AttentionConfig.__dataclass_fields__}
+    of_data = {name: value for name, value in changes.items() if name not in of_model}
     return replace(
         recipe,
         data=replace(recipe.data, **of_data),
@@ -115,14 +126,14 @@ def arm_recipe(arm: str, *, seed: int, path: Path = RECIPE) -> AttentionRecipe:
     )
 
 
-def read_pairs(text: str) -> list[tuple[str, int]]:
+def read_pairs(text: str, plan: Plan = PLAN) -> list[tuple[str, int]]:
     """`full:0,geometry:1` as pairs. Raises InvalidInput for another form or an unknown arm."""
     found = []
     for part in text.split(","):
         arm, _, seed = part.strip().partition(":")
         if not seed.isdigit():
             raise InvalidInput(f"--arms takes pairs like full:0 with commas, got {part.strip()!r}")
-        arm_recipe(arm, seed=int(seed))
+        arm_recipe(arm, seed=int(seed), plan=plan)
         found.append((arm, int(seed)))
     return found
 
@@ -173,8 +184,8 @@ def geometry_errors(functional: AttentionFunctional, molecules: Sequence[Labelle
 def evaluate(
     functional: AttentionFunctional, molecules: Sequence[LabelledMolecule], arm: str, starts: Sequence[str]
 ) -> dict[str, StartResult]:
-    """Errors from every start; the arm `geometry` has one, called by its name."""
-    if arm == "geometry":
+    """Errors from every start; the arm `geometry`, of whatever size of training set, has one, called by that name."""
+    if arm.startswith("geometry"):
         return {"geometry": geometry_errors(functional, molecules)}
     return {start: minimise_all(functional, molecules, start, options=OPTIONS) for start in starts}
 
@@ -192,8 +203,8 @@ class _Reached(Exception):
     """The step that was asked for."""
 
 
-def train_arm(arm: str, seed: int, out: Path, until: int | None = None) -> None:
-    """Train one arm to its end, or to the snapshot of a step; what is there is not made again.
+def train_arm(recipe: AttentionRecipe, out: Path, until: int | None = None) -> None:
+    """Train a recipe to its end, or to the snapshot of a step; what is there is not made again.
 
     The schedule is that of the whole training. Raises RunError where the training was stopped before.
     """
@@ -205,9 +216,7 @@ def train_arm(arm: str, seed: int, out: Path, until: int | None = None) -> None:
             raise _Reached
 
     try:
-        finished = train_attention(
-            arm_recipe(arm, seed=seed), out=out, resume=True, progress_bar=False, on_step=on_step
-        ).finished
+        finished = train_attention(recipe, out=out, resume=True, progress_bar=False, on_step=on_step).finished
     except _Reached:
         finished = True
     if not finished or (until is not None and until not in snapshots_of(out, until)):
@@ -224,13 +233,14 @@ def run_arm(
     valid: Sequence[LabelledMolecule],
     sets: dict[str, Sequence[LabelledMolecule]],
     until: int | None = None,
+    plan: Plan = PLAN,
 ) -> SmallRun:
     """Train one arm (or take its run), choose a snapshot by validation, and minimise on every set.
 
     Raises what `train_arm` raises.
     """
     out = run_folder(runs, arm, seed)
-    train_arm(arm, seed, out, until)
+    train_arm(arm_recipe(arm, seed=seed, plan=plan), out, until)
     started, snapshots, functionals = process_time(), [], {}
     for step, folder in snapshots_of(out, until).items():
         functionals[step] = load(folder)
@@ -275,6 +285,7 @@ def run_study(
     valid: Sequence[LabelledMolecule],
     sets: dict[str, Sequence[LabelledMolecule]],
     until: int | None = None,
+    plan: Plan = PLAN,
     report: Callable[[str], None] = lambda text: None,
 ) -> SmallStudy:
     """Every pair of arm and seed, trained until a step; a finished one is kept in `runs` and not made again."""
@@ -283,7 +294,7 @@ def run_study(
         counts = "_".join(str(len(molecules)) for molecules in sets.values())
         kept = run_folder(runs, arm, seed) / f"evaluated_{counts}_{'end' if until is None else until}.json"
         if not kept.is_file():
-            made = run_arm(arm, seed, runs=runs, valid=valid, sets=sets, until=until)
+            made = run_arm(arm, seed, runs=runs, valid=valid, sets=sets, until=until, plan=plan)
             write_text(kept, json.dumps(asdict(made)) + "\n")
         found.append(_run(json.loads(kept.read_text(encoding="utf-8"))))
         start = next(iter(found[-1].results["test"].values()))
@@ -294,7 +305,8 @@ def run_study(
     size = sum(p.numel() for p in load(snapshot).network.parameters())
     formulas = {name: [entry.molecule.formula for entry in molecules] for name, molecules in sets.items()}
     atoms = {name: [entry.molecule.num_atoms for entry in molecules] for name, molecules in sets.items()}
-    return SmallStudy(tuple(found), formulas, atoms, arm_recipe("full", seed=0).data.count, size, stamp)
+    num_train = arm_recipe(next(iter(plan.arms)), seed=0, plan=plan).data.count
+    return SmallStudy(tuple(found), formulas, atoms, num_train, size, stamp)
 
 
 def write_study(study: SmallStudy, path: Path) -> None:
@@ -307,10 +319,14 @@ def stored_study(path: Path = STORED) -> SmallStudy:
     if not path.is_file():
         raise DataNotFound(f"{path}: no stored study; make it with `molkit study ofdft-small --out {path}`")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return SmallStudy(**{**values, "runs": tuple(_run(run) for run in values["runs"])})
+        return read_study(json.loads(path.read_text(encoding="utf-8")))
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise InvalidInput(f"{path}: not a study of several compositions ({error})") from error
+
+
+def read_study(values: dict[str, Any]) -> SmallStudy:
+    """A study from its JSON. Raises KeyError or TypeError for anything else."""
+    return SmallStudy(**{**values, "runs": tuple(_run(run) for run in values["runs"])})
 
 
 def measurements(study: SmallStudy, *, weights: str) -> list[Measurement]:

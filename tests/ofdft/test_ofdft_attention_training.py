@@ -205,17 +205,15 @@ def test_an_arm_is_trained_to_a_snapshot_and_not_again(folder, tmp_path, monkeyp
         model=CONFIG,
         training=TrainConfig(total_steps=50, batch_pairs=60, precision="float32", ema_decay=0.5, snapshot_from=2),
     )
-    monkeypatch.setattr(study, "arm_recipe", lambda arm, seed: recipe)
-    study.train_arm("full", 0, tmp_path / "run", 4)
+    study.train_arm(recipe, tmp_path / "run", 4)
     assert sorted(study.snapshots_of(tmp_path / "run", 4)) == [2, 4]
-    monkeypatch.setattr(study, "arm_recipe", None)
-    study.train_arm("full", 0, tmp_path / "run", 4)
+    monkeypatch.setattr(study, "train_attention", None)
+    study.train_arm(recipe, tmp_path / "run", 4)
     assert sorted(study.snapshots_of(tmp_path / "run", 3)) == [2]
 
 
-def test_a_step_without_a_snapshot_is_said(folder, tmp_path, monkeypatch):
+def test_a_step_without_a_snapshot_is_said(folder, tmp_path):
     training = TrainConfig(total_steps=4, batch_pairs=60, precision="float32", snapshot_from=2)
     recipe = AttentionRecipe(data=AttentionData(folder=str(folder)), model=CONFIG, training=training)
-    monkeypatch.setattr(study, "arm_recipe", lambda arm, seed: recipe)
     with pytest.raises(RunError, match="no snapshot of step 3"):
-        study.train_arm("full", 0, tmp_path / "run", 3)
+        study.train_arm(recipe, tmp_path / "run", 3)

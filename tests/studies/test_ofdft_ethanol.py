@@ -1,0 +1,88 @@
+"""Relative energies of ethanol: what the study makes of errors of totals, and its pages."""
+
+import numpy as np
+import pytest
+
+from molkit.cli import run
+from molkit.errors import DataNotFound, InvalidInput
+from molkit.figures import ofdft_ethanol as draw
+from molkit.ofdft.geometries import torsion_points
+from molkit.studies import ofdft_ethanol as study
+from molkit.studies.ofdft_classical import Minimised, read_geometries
+from molkit.studies.ofdft_small import STARTS, SmallRun, SmallStudy, Snapshot
+from molkit.studies.ofdft_water import StartResult
+from molkit.units import HARTREE_TO_KCAL
+
+POINTS = 1 + len(torsion_points())
+
+
+def _result(errors: np.ndarray) -> StartResult:
+    values, count = errors.tolist(), len(errors)
+    return StartResult(values, values, values, [0.01] * count, [0.0] * count, [10] * count, [True] * count)
+
+
+def _run(arm: str, seed: int, shift: float) -> SmallRun:
+    sets = {"test": np.array([2.0, -1.0, 4.0]) + shift, "torsions": np.arange(POINTS) + shift}
+    starts = ("geometry",) if arm.startswith("geometry") else STARTS
+    results = {name: {start: _result(errors) for start in starts} for name, errors in sets.items()}
+    return SmallRun(arm, seed, (Snapshot(5, 1.0, 1.0), Snapshot(10, 0.5, 1.0)), 10, results, 1.0)
+
+
+@pytest.fixture
+def made() -> study.EthanolStudy:
+    runs = (_run("full", 0, 3.0), _run("full", 1, -5.0), _run("geometry", 0, 1.0), _run("40 frames", 0, 0.0))
+    sets = {"test": 3, "torsions": POINTS}
+    names = {name: ["C2H6O"] * count for name, count in sets.items()}
+    found = SmallStudy(runs, names, {name: [9] * count for name, count in sets.items()}, 4, 10, {})
+    energies = {"test": [-154.99, -154.98, -154.97], "torsions": [-155.0 + 0.001 * k for k in range(POINTS)]}
+    counts = {"full": 160, "geometry": 160, "40 frames": 40}
+    return study.EthanolStudy(found, energies, [-154.985, -154.975], counts)
+
+
+def test_a_constant_error_is_no_error_of_relative_energies(made):
+    """Both trainings miss all totals by a constant of their own, which the geometry at rest takes away."""
+    wanted = study.KCAL * np.array([2.0, -1.0, 4.0])
+    np.testing.assert_allclose(made.errors("full"), [wanted, wanted], atol=1e-12)
+    assert made.error("full").value == pytest.approx(np.abs(wanted).mean())
+    assert made.absolute_error("full").value == pytest.approx(study.KCAL * np.mean([14.0 / 3.0, 10.0 / 3.0]))
+    np.testing.assert_allclose(made.relative(), HARTREE_TO_KCAL * np.array([0.01, 0.02, 0.03]), atol=1e-9)
+    assert made.guess_error().value == pytest.approx(HARTREE_TO_KCAL * (0.01 + 0.0 + 0.01) / 3.0)
+
+
+def test_a_torsion_curve_is_kohn_sham_plus_the_errors(made):
+    degrees, exact = made.curve("methyl")
+    same, ours = made.curve("methyl", "geometry")
+    np.testing.assert_array_equal(degrees, same)
+    assert exact.shape == (1, len(degrees)) and ours.shape == (1, len(degrees))
+    rows = [row for row, (name, _) in enumerate(torsion_points(), start=1) if name == "methyl"]
+    np.testing.assert_allclose(ours - exact, study.KCAL * np.array([rows], dtype=float))
+
+
+def test_the_study_is_written_and_read(made, tmp_path):
+    study.write_study(made, tmp_path / "a.json")
+    again = study.stored_study(tmp_path / "a.json")
+    assert again.found.arms == ["full", "geometry", "40 frames"] and again.num_frames["40 frames"] == 40
+    np.testing.assert_allclose(again.errors("full"), made.errors("full"))
+    with pytest.raises(DataNotFound, match="ofdft-ethanol"):
+        study.stored_study(tmp_path / "none.json")
+    (tmp_path / "b.json").write_text("[]")
+    with pytest.raises(InvalidInput, match="not a study of ethanol"):
+        study.stored_study(tmp_path / "b.json")
+
+
+def test_pages_are_drawn_of_whatever_arms_there_are(made):
+    rows = [Minimised("APBE", 0.0, 1000.0 * k, 0.0, 3.0, 0.0, 5, True, name) for k, name in ((1, "rest"), (3, "frame"))]
+    total, relative = study.classical_errors(rows, "APBE")
+    np.testing.assert_allclose(relative, [2000.0 * study.KCAL])
+    np.testing.assert_allclose(total, study.KCAL * np.array([1000.0, 3000.0]))
+    assert "no density" in draw.ways_table(made, rows).data and "APBE" in draw.ways_table(made, rows).data
+    assert "Hückel" in draw.starts_table(made).data
+    for figure in (draw.frames_figure(made), draw.torsions_figure(made), draw.learning_figure(made)):
+        assert len(figure.axes) == 2
+
+
+def test_a_wrong_arm_or_geometry_is_one_line(capsys):
+    with pytest.raises(InvalidInput, match="CLASS:NUMBER"):
+        read_geometries("ethanol")
+    assert run(["study", "ofdft-ethanol", "--arms", "full", "--labels", "x", "--runs", "y", "--out", "z"]) == 2
+    assert "pairs like full:0" in capsys.readouterr().err
