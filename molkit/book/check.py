@@ -1,24 +1,15 @@
 """Check rendered pages: nothing comes from outside, nothing is missing, and a browser draws what it should."""
 
-import functools
-import http.server
-import io
 import json
-import os
 import re
-import shutil
-import subprocess
-import tempfile
-import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from molkit.book.browser import WINDOWS, console_complaints, find_browser, open_page, serving
 from molkit.errors import InvalidInput
 
 LOADING = {  # tag -> attributes whose address the browser fetches by itself
@@ -47,16 +38,10 @@ LOADING_RELATIONS = {
 CSS_ADDRESS = re.compile(r"""url\(\s*['"]?([^'")]+)['"]?\s*\)|@import\s+['"]([^'"]+)['"]""")
 SCRIPT_ADDRESS = re.compile(r"""['"]((?:https?:)?//[^'"\s]+\.(?:m?js|css|woff2?|ttf|json|png|svg|gif|jpg|wasm))['"]""")
 VIEW = re.compile(r'id="(3dmolviewer_\w+)"')
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-CONSOLE = re.compile(r'CONSOLE[^"]*"(?P<text>.*)", source: (?P<source>\S*)')
-COMPLAINT = re.compile(r"Uncaught|Failed to load|Refused to|net::ERR|\bError\b|is not defined|MathJax:", re.IGNORECASE)
-PAGE_SECONDS = 120.0
 BROWSERS_AT_ONCE = 2
 HEAVIEST_MIB = 3.0  # a page with what it loads, the scripts of viewers and theme left out
 SHARED = ("_static", "vendor")
-LOOKS = Path(__file__).with_name("looks.js")
 LOOKS_ANSWER = re.compile(r'<html[^>]* data-looks="([^"]*)"')
-WINDOWS = {"desktop": (1400, 1200), "phone": (390, 844)}  # pixels
 VIRTUAL_MILLISECONDS = (8_000, 30_000)  # the second is for a page that was not ready in time
 
 
@@ -172,12 +157,6 @@ def check_pages(site: Path, *, browser: bool = True) -> tuple[int, list[str], li
     return passed, problems, []
 
 
-def find_browser() -> str | None:
-    """CHROMIUM, or the first Chromium on the path."""
-    names = [os.environ["CHROMIUM"]] if os.environ.get("CHROMIUM") else BROWSERS
-    return next((found for name in names if (found := shutil.which(name))), None)
-
-
 def check_in_browser(program: str, address: str, html: str, size: tuple[int, int]) -> list[str]:
     """Open one page in headless Chromium, in a window of that size.
 
@@ -205,74 +184,6 @@ def judge_page(html: str, dom: str, console: str) -> list[str]:
         wrong.append(f"{equations} equations, but the browser typeset {typeset}")
     answer = LOOKS_ANSWER.search(dom)
     return wrong + (json.loads(unescape(answer.group(1))) if answer else ["the browser did not say how it looks"])
-
-
-def console_complaints(log: str) -> list[str]:
-    """Errors among the console messages of a browser log."""
-    messages = [match.group("text") for match in CONSOLE.finditer(log)]
-    return [text[:200] for text in messages if COMPLAINT.search(text)]
-
-
-def open_page(program: str, address: str, milliseconds: int, size: tuple[int, int]) -> tuple[str, str]:
-    """DOM and log of a page after some virtual time, in a fresh profile that cannot reach any other host."""
-    with tempfile.TemporaryDirectory(prefix="molkit-browser-") as profile:
-        options = [
-            "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking",
-            "--disable-component-update --disable-sync --disable-dev-shm-usage --enable-logging=stderr --v=0",
-            "--use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader --window-size={},{}".format(*size),
-        ]
-        command = [program, *" ".join(options).split(), f"--user-data-dir={profile}"]
-        command += ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
-        command += [f"--virtual-time-budget={milliseconds}", "--dump-dom", address]
-        try:
-            done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PAGE_SECONDS, check=False
-            )
-        except subprocess.TimeoutExpired:
-            return "", f'CONSOLE "Error: no answer in {PAGE_SECONDS:.0f} s", source: browser'
-    return done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
-
-
-@contextmanager
-def serving(site: Path) -> Iterator[tuple[str, list[str]]]:
-    """Serve a folder on loopback; its address, and the list of paths that were asked for in vain."""
-    missing: list[str] = []
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, format: str, *arguments: object) -> None:
-            """Stay quiet."""
-
-        def send_head(self) -> io.BytesIO | None:
-            """A page that is asked for with `?looks` gets the script that measures it."""
-            parts = urlsplit(self.path)
-            page = site / unquote(parts.path).lstrip("/")
-            if parts.query != "looks" or not page.is_file():
-                return super().send_head()
-            script = f"<script>{LOOKS.read_text(encoding='utf-8')}</script></head>"
-            body = page.read_text(encoding="utf-8").replace("</head>", script, 1).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "text/html; charset=utf-8")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            return io.BytesIO(body)
-
-        def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-            """Note what is missing; /favicon.ico is asked for by browsers, not by pages."""
-            path = urlsplit(self.path).path
-            if path != "/favicon.ico":
-                missing.append(path)
-            with suppress(BrokenPipeError, ConnectionResetError):  # the browser has left
-                super().send_error(code, message, explain)
-
-    handler = functools.partial(Handler, directory=str(site))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}", missing
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def _wrong_content(site: Path, path: Path, content: PageContent) -> list[str]:

@@ -25,6 +25,8 @@ MEANINGS = {
     NOT_ATTEMPTED: "no result that could be judged; the reason is given",
 }
 
+BOOK_ORDER = ("edm", "cgcf", "mofdft", "relaxation")
+
 
 @dataclass(frozen=True)
 class Row:
@@ -136,13 +138,42 @@ def ledger_markdown(rows: Sequence[Row] | None = None) -> str:
         "recorded with has changed since. Published numbers that could not be confirmed are called *unverified* and "
         "not shown.",
     ]
-    for paper in dict.fromkeys(row.claim.paper for row in rows):
+    papers = _papers(rows)
+    parts.append(_overview(papers))
+    for paper, of_paper in papers.items():
         parts.append(f"## {paper}")
-        of_paper = [row for row in rows if row.claim.paper == paper]
         for place in dict.fromkeys(row.claim.place for row in of_paper):
             parts.append(f"### {place[0].upper()}{place[1:]}")
-            parts.append(_html_table([row for row in of_paper if row.claim.place == place], with_rules=True))
+            parts.append(_of_place([row for row in of_paper if row.claim.place == place]))
     return "\n\n".join(parts) + "\n"
+
+
+def _papers(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Rows by paper, in the order of the book."""
+    papers: dict[str, list[Row]] = {}
+    for row in rows:
+        papers.setdefault(row.claim.paper, []).append(row)
+    order = {study: place for place, study in enumerate(BOOK_ORDER)}
+    first = {paper: order.get(study_of(found[0].claim.id), len(order)) for paper, found in papers.items()}
+    return dict(sorted(papers.items(), key=lambda item: first[item[0]]))
+
+
+def _overview(papers: Mapping[str, Sequence[Row]]) -> str:
+    """A table of counts, a line for each paper."""
+    body = []
+    for paper, rows in papers.items():
+        counts = count_verdicts(rows)
+        body.append([_escape_cell(paper), *(str(counts[word]) for word in VERDICTS)])
+    return _markdown_table(["", *VERDICTS], body)
+
+
+def _of_place(rows: Sequence[Row]) -> str:
+    """The rows of one table of a paper, folded away where none has a result."""
+    shown = _html_table(rows, with_rules=True)
+    if any(row.measurement for row in rows):
+        return shown
+    count = "one claim" if len(rows) == 1 else f"{len(rows)} claims"
+    return f'<details class="molkit-fold"><summary>{count}, no result yet</summary>\n{shown}\n</details>'
 
 
 def badge_svg(rows: Sequence[Row] | None = None) -> str:

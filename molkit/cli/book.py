@@ -174,6 +174,21 @@ def check(browser: bool, root: Path) -> None:
 
 
 @book.command()
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the pictures.")
+@ROOT
+def pictures(out: Path, root: Path) -> None:
+    """Take a picture of every rendered page, as wide as a desk and as a phone, opened from the disk."""
+    from molkit.book.pictures import take_pictures
+
+    taken, problems = take_pictures(_book(root, ()).build_folder / "html", out)
+    for line in problems:
+        click.echo(f"failed: {line}", err=True)
+    click.echo(f"{len(taken)} pictures are in {out}")
+    if problems:
+        raise _ours(f"{len(problems)} complaints of the browser; the lines above name the pages")
+
+
+@book.command()
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the archives.")
 @ROOT
 def archive(out: Path, root: Path) -> None:

@@ -27,19 +27,19 @@ COLOURS = {
 
 def conventions_table(rows: Sequence[Conventions]) -> "HTML":
     """Three conventions and two more shares, side by side."""
-    head = (
-        *("", "n", "atoms, EDM's rule", "molecules, EDM's rule", "atoms, charges and aromaticity"),
-        *("molecules, charges and aromaticity", "accepted by RDKit", "accepted, bonds perceived"),
-        *("in one piece", "the three disagree"),
+    measures = (
+        ("molecules", lambda row: f"{row.num_molecules:,}"),
+        ("atoms, EDM's rule", lambda row: percent(row.atoms_edm)),
+        ("molecules, EDM's rule", lambda row: percent(row.share(row.flags[:, 0]))),
+        ("atoms, charges and aromaticity", lambda row: percent(row.atoms_charged)),
+        ("molecules, charges and aromaticity", lambda row: percent(row.share(row.flags[:, 1]))),
+        ("accepted by RDKit", lambda row: percent(row.share(row.flags[:, 2]))),
+        ("accepted, bonds perceived", lambda row: percent(row.share(row.perceived))),
+        ("in one piece", lambda row: percent(row.share(row.connected))),
+        ("the three disagree", lambda row: percent(row.disagreement)),
     )
-    cells = [
-        (
-            *(row.label, f"{row.num_molecules:,}", percent(row.atoms_edm), percent(row.share(row.flags[:, 0]))),
-            *(percent(row.atoms_charged), percent(row.share(row.flags[:, 1])), percent(row.share(row.flags[:, 2]))),
-            *(percent(row.share(row.perceived)), percent(row.share(row.connected)), percent(row.disagreement)),
-        )
-        for row in rows
-    ]
+    head = ["", *(row.label for row in rows)]
+    cells = [(name, *(measure(row) for row in rows)) for name, measure in measures]
     return html_table(
         head,
         cells,

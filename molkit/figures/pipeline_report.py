@@ -31,11 +31,11 @@ STYLE = """
 @media (prefers-color-scheme:dark){:root{--ink:#e8ecef;--paper:#15191d;--line:#4a545d}}
 body{font:16px/1.55 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:60rem;margin:2rem auto;
 padding:0 1rem}
-.molkit-table{overflow-x:auto}table{border-collapse:collapse;margin:1rem 0;font-size:.92rem}
-caption{caption-side:bottom;text-align:left;padding-top:.4rem;font-size:.86rem}
+table{border-collapse:collapse;margin:1rem 0;font-size:.92rem}
 th,td{border-bottom:1px solid var(--line);padding:.3rem .7rem;text-align:right;white-space:pre-line}
 th[scope=row],thead th:first-child{text-align:left}
-figure{margin:1rem 0;overflow-x:auto}img{max-width:100%;background:#fff}figcaption{font-size:.86rem}
+figure{margin:1rem 0;overflow-x:auto}td.words{white-space:normal;text-align:left}
+img{max-width:100%;background:#fff}figcaption{font-size:.86rem}
 """
 
 

@@ -9,6 +9,9 @@ from molkit.metrics.statistics import Interval
 if TYPE_CHECKING:
     from IPython.display import HTML
 
+WIDE = 8  # columns, from which on a table is set closer
+LONGEST_NUMBER = 26  # characters; more is a sentence
+
 
 def percent(share: Interval | None) -> str:
     """A share in [0, 1] as per cent, its interval on a second line."""
@@ -23,19 +26,24 @@ def nats(value: float, digits: int = 2) -> str:
 
 
 def html_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str, bold_last: bool = False) -> "HTML":
-    """A table with a caption; the first column is a label, the others are right-aligned numbers."""
+    """A table under its caption; the first column is a label, the others are right-aligned numbers, or sentences."""
     from IPython.display import HTML
 
-    lines = ['<div class="molkit-table"><table><caption>', escape(caption), "</caption><thead><tr>"]
+    kind = "molkit-table molkit-wide" if len(head) >= WIDE else "molkit-table"
+    lines = [f'<figure class="{kind}"><figcaption>', escape(caption), "</figcaption><div><table><thead><tr>"]
     lines += [f'<th scope="col">{escape(cell)}</th>' for cell in head]
     lines.append("</tr></thead><tbody>")
     for number, row in enumerate(rows):
         bold = bold_last and number == len(rows) - 1
-        cells = [f'<th scope="row">{escape(row[0])}</th>'] + [
-            f"<td>{'<strong>' if bold else ''}{escape(cell)}{'</strong>' if bold else ''}</td>" for cell in row[1:]
-        ]
+        cells = [f'<th scope="row">{escape(row[0])}</th>', *(_cell(text, bold=bold) for text in row[1:])]
         lines.append("<tr>" + "".join(cells) + "</tr>")
-    return HTML("".join([*lines, "</tbody></table></div>"]))
+    return HTML("".join([*lines, "</tbody></table></div></figure>"]))
+
+
+def _cell(text: str, *, bold: bool) -> str:
+    """A number keeps its lines; a sentence wraps."""
+    start = '<td class="words">' if max(map(len, text.split("\n"))) > LONGEST_NUMBER else "<td>"
+    return f"{start}{'<strong>' if bold else ''}{escape(text)}{'</strong>' if bold else ''}</td>"
 
 
 def stacked(*tables: "HTML") -> "HTML":

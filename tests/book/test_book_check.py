@@ -3,23 +3,23 @@
 import urllib.error
 import urllib.request
 
+import numpy as np
 import pytest
+from matplotlib.image import imread, imsave
 
+from molkit.book.browser import WINDOWS, console_complaints, find_browser, serving
 from molkit.book.check import (
-    WINDOWS,
     check_files,
     check_in_browser,
     check_pages,
-    console_complaints,
     css_addresses,
-    find_browser,
     is_outside,
     judge_page,
     page_content,
-    serving,
 )
+from molkit.book.pictures import EMPTIEST, take_pictures, trim
 from molkit.cli import run as molkit
-from molkit.errors import InvalidInput
+from molkit.errors import DataNotFound, InvalidInput
 
 FINE = '<html lang="en" data-looks="[]">'
 
@@ -151,3 +151,33 @@ def test_a_browser_finds_what_is_too_wide_or_too_faint(tmp_path):
             found[name] = check_in_browser(find_browser(), f"{address}/{name}.html", html, WINDOWS["phone"])
     assert found["good"] == []
     assert "wider than the window" in found["bad"][0] and "contrast 2.3" in found["bad"][1]
+
+
+@pytest.mark.skipif(find_browser() is None, reason="no Chromium is installed")
+def test_pictures_are_taken_of_both_windows_without_their_emptiness(tmp_path, capsys):
+    site = tmp_path / "_build" / "html"
+    site.mkdir(parents=True)
+    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: index\n")
+    (site / "index.html").write_text(
+        "<html><body><p>Text</p><script>console.error('Error: wrong')</script></body></html>"
+    )
+    taken, problems = take_pictures(site, tmp_path / "out", tallest={"desktop": 600, "phone": 700})
+    assert [path.name for path in taken] == ["index__desktop.png", "index__phone.png"]
+    assert [imread(path).shape[:2] for path in taken] < [(600, 1400), (700, 390)]
+    assert problems == ["index, desktop: Error: wrong", "index, phone: Error: wrong"]
+
+
+def test_rows_that_repeat_are_shortened_and_others_kept(tmp_path):
+    rows = np.arange(300) // 150  # two blocks of equal rows
+    imsave(tmp_path / "a.png", np.repeat(rows[:, None, None], 3, axis=2).repeat(4, axis=1).astype(np.uint8) * 200)
+    trim(tmp_path / "a.png")
+    pixels = imread(tmp_path / "a.png")
+    assert len(pixels) == 2 * EMPTIEST and pixels[EMPTIEST - 1, 0, 0] == 0 and pixels[EMPTIEST, 0, 0] > 0.7
+
+
+def test_pictures_without_a_browser_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CHROMIUM", raising=False)
+    (tmp_path / "index.html").write_text("<html></html>")
+    with pytest.raises(DataNotFound, match="no Chromium found"):
+        take_pictures(tmp_path, tmp_path / "out")

@@ -81,6 +81,20 @@ def test_the_page_holds_every_claim_and_the_counts_add_up(results):
     assert "\n\n" not in page[page.index("<table") : page.index("</table>")], "a blank line would end the HTML block"
 
 
+def test_the_page_goes_in_the_order_of_the_book_and_folds_what_has_no_result(results):
+    put()
+    page = ledger_markdown()
+    heads = [line for line in page.splitlines() if line.startswith("## ")]
+    assert len(heads) == 4
+    assert "Satorras" in heads[0] and "Luo" in heads[1] and "Rothchild" in heads[3]
+    table = page[page.index("|") : page.index("## ")]
+    assert table.count("\n| ") == 5  # a rule and four papers below the head
+    assert sum(map(int, re.findall(r" (\d+) (?=\|)", table))) == len(load_claims())
+    folded = page.split('<details class="molkit-fold">')[1:]
+    assert folded and all("no result yet</summary>" in part for part in folded)
+    assert not any("reproduced" in part.split("</details>")[0] for part in folded)
+
+
 def test_the_table_is_there_in_markdown_too(results):
     put()
     lines = table("edm.qm9.gschnet").markdown().splitlines()
