@@ -44,9 +44,10 @@ def take_pictures(site: Path, folder: Path, *, tallest: dict[str, int] = TALLEST
 
 def trim(path: Path) -> None:
     """Shorten every run of equal rows of a PNG, such as the emptiness above the foot of a short page."""
-    from matplotlib.image import imread, imsave
+    from PIL import Image
 
-    pixels = imread(path)
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("RGB"))
     fresh = np.append(True, (pixels[1:] != pixels[:-1]).any(axis=(1, 2)))
     since = np.arange(len(pixels)) - np.flatnonzero(fresh)[np.cumsum(fresh) - 1]
-    imsave(path, pixels[since < EMPTIEST])
+    Image.fromarray(pixels[since < EMPTIEST]).save(path)
