@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from molkit.book.cache import RunRecord, read_record
+from molkit.book.colab import add_button, repository_address
 from molkit.book.execute import KEEPS_RESULTS, Outcome, failed_cell
 from molkit.book.layout import CHAPTERS, Book
 from molkit.book.notebooks import INJECTED, PAPERMILL_TAGS, parameters_cell, read_notebook, tags, write_notebook
@@ -28,6 +29,8 @@ def stage(book: Book, profile: str, outcomes: Sequence[Outcome]) -> Path:
     folder.mkdir(parents=True)
     for name in COPIED:
         _copy(book.root / name, folder / name)
+    if address := repository_address():
+        add_button(folder / "_config.yml", address)
     chapters = book.chapters()
     for page in book.pages():
         if not page.startswith(f"{CHAPTERS}/"):

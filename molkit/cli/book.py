@@ -166,8 +166,7 @@ def check(browser: bool, root: Path) -> None:
     passed, problems, skipped = check_pages(chosen.build_folder / "html", browser=browser)
     for line in skipped:
         click.echo(f"skipped: {line}")
-    for line in problems:
-        click.echo(f"failed: {line}", err=True)
+    _say_failed(problems)
     click.echo(f"{passed} passed, {len(problems)} failed")
     if problems:
         raise _ours(f"{len(problems)} checks of the pages failed; the lines above name them")
@@ -181,11 +180,26 @@ def pictures(out: Path, root: Path) -> None:
     from molkit.book.pictures import take_pictures
 
     taken, problems = take_pictures(_book(root, ()).build_folder / "html", out)
-    for line in problems:
-        click.echo(f"failed: {line}", err=True)
+    _say_failed(problems)
     click.echo(f"{len(taken)} pictures are in {out}")
     if problems:
         raise _ours(f"{len(problems)} complaints of the browser; the lines above name the pages")
+
+
+@book.command()
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the notebooks.")
+@ROOT
+def colab(out: Path, root: Path) -> None:
+    """Write the chapters for Google Colab: each fetches the book first. MOLKIT_REPOSITORY says from where."""
+    from molkit.book.colab import VARIABLE, repository_address, write_notebooks
+    from molkit.claims.provenance import commit
+
+    address = repository_address()
+    if not address:
+        raise InvalidInput(f"set {VARIABLE} to the address of the public repository, https://github.com/OWNER/NAME")
+    head, _ = commit()
+    written = write_notebooks(_book(root, ()), out, address=address, commit=head)
+    click.echo(f"{len(written)} notebooks are in {out}; publish them on the branch `colab` of {address}")
 
 
 @book.command()
@@ -231,6 +245,11 @@ def _say(outcome: "Outcome") -> None:
         return
     over = f", over its budget of {duration(record.budget_seconds)}" if record.seconds > record.budget_seconds else ""
     click.echo(f"{outcome.chapter}  ran in {cost}{over} ({_few(outcome.reasons)})")
+
+
+def _say_failed(problems: list[str]) -> None:
+    for line in problems:
+        click.echo(f"failed: {line}", err=True)
 
 
 def _few(reasons: tuple[str, ...] | list[str]) -> str:
