@@ -92,6 +92,8 @@ def test_aims_are_judged_by_their_intervals():
     draw.coverage_figure(study)
     with pytest.raises(InvalidInput, match="no arms with an energy"):
         bars(ConformerStudy(study.setting, rows=rows_with("flow", cov, mat)))
+    published = [*rows_with("flow_published", cov, mat), *rows_with("etm_published", cov, [m - 0.1 for m in mat])]
+    assert [bar.verdict for bar in bars(ConformerStudy(study.setting, rows=published))] == ["better in one of two"]
 
 
 def test_springs_of_propanol_are_its_bonds_and_angles():
