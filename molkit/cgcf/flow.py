@@ -4,7 +4,6 @@ Time runs from 0 (data) to T (latent). log p(d|G) = log N(z; 0, I) + integral of
 """
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -78,9 +77,6 @@ class Flow(nn.Module):
     def sampling_solver(self) -> Solver:
         """Fixed steps of the configuration, for samples."""
         return Solver("rk4", self.config.sampling_steps, grading=GRADING)
-
-
-Trace = Literal["hutchinson", "exact"]
 
 
 def log_density(

@@ -205,11 +205,6 @@ def load_geom_drugs(
     return _join(packs)
 
 
-def is_converted(folder: Path | None = None) -> bool:
-    """Whether a finished conversion lies in the folder."""
-    return ((data_root() / FOLDER if folder is None else Path(folder)) / INDEX).is_file()
-
-
 def leaky_split(num_conformers: int) -> dict[str, np.ndarray]:
     """Rows of train, valid and test by a random permutation of conformers, ascending in each."""
     order = np.random.RandomState(0).permutation(num_conformers)

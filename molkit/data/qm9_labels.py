@@ -54,14 +54,6 @@ class LabelledMolecules:
     labels: np.ndarray
 
 
-def property_named(name: str) -> Property:
-    """The property of that name. Raises InvalidInput with the names there are."""
-    for entry in PROPERTIES:
-        if entry.name == name.lower():
-            return entry
-    raise InvalidInput(f"unknown property {name!r}: expected one of {', '.join(NAMES)}")
-
-
 def labels_of(columns: dict[str, np.ndarray], num_atoms: np.ndarray) -> np.ndarray:
     """The six properties [B, 6] from QM9's columns (hartree become eV; Cv without the free atoms)."""
     energies = {"gap", "homo", "lumo"}

@@ -23,7 +23,6 @@ from molkit.molecule import ATOMIC_NUMBER, PackedMolecules
 
 MAX_RECORD_BYTES = 64 * 1024  # the largest published record has about 4 KiB
 RECORD_NAME = re.compile(r"dsgdb9nsd_(\d{6})\.xyz")
-ATOM_REFERENCE_COLUMNS = ("zpve", "U0", "U", "H", "G", "Cv")
 FIGSHARE = ("https://springernature.figshare.com/ndownloader/files/", "https://ndownloader.figshare.com/files/")
 
 

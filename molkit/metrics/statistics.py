@@ -78,26 +78,6 @@ def bootstrap_interval(
     return _percentiles(float(statistic(rows)), np.array(resampled), level)
 
 
-def bootstrap_difference_interval(
-    values: np.ndarray,
-    other: np.ndarray,
-    *,
-    statistic: Statistic = np.mean,
-    level: float = 0.95,
-    num_resamples: int = 1000,
-    seed: int = 0,
-) -> Interval:
-    """Percentile bootstrap interval of statistic(values) - statistic(other) for two independent samples."""
-    first, second = _finite(values), _finite(other)
-    random = np.random.default_rng(seed)
-    resampled = [
-        statistic(first[random.integers(len(first), size=len(first))])
-        - statistic(second[random.integers(len(second), size=len(second))])
-        for _ in range(_positive(num_resamples))
-    ]
-    return _percentiles(float(statistic(first) - statistic(second)), np.array(resampled), level)
-
-
 def ratio_interval(
     numerators: np.ndarray,
     denominators: np.ndarray,

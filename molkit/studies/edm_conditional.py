@@ -28,7 +28,6 @@ from molkit.metrics.statistics import Interval, proportion_interval, ratio_inter
 from molkit.molecule import PackedMolecules
 from molkit.rng import fork, generator_from
 
-JUDGE = "qm9_property_judge"
 SAMPLES = "samples.npz"
 GUIDED_SAMPLES = "samples_guided.npz"
 GUIDANCE = 2.0  # scale of the guided row, fixed before its table was seen

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from molkit.chem import rdkit_tools as rt
-from molkit.chem.drawing import svg_grid
 from molkit.errors import InvalidInput
 from molkit.molecule import Molecule, PackedMolecules
 
@@ -99,21 +98,6 @@ def test_distance_bonds_are_all_single_for_geom():
         for rule in ("qm9", "geom")
     }
     assert orders == {"qm9": [1, 1, 1, 1, 2], "geom": [1, 1, 1, 1, 1]}
-
-
-def test_a_drawing_is_one_self_contained_svg_and_unperceived_molecules_say_so():
-    lone = Molecule([6, 6], [[0, 0, 0], [0, 0, 9.0]])
-    picture = svg_grid(
-        ["CCO", lone, rt.embed_smiles("c1ccccc1")[0]], legends=["ethanol", "<two>", "benzene"], columns=2
-    )
-    assert picture.startswith("<svg") and picture.rstrip().endswith("</svg>")
-    assert "width='360px' height='300px'" in picture
-    assert picture.count("bonds not perceived") == 1 and "&lt;two&gt;" in picture
-    assert "<image" not in picture and "href" not in picture
-    with pytest.raises(InvalidInput, match="one legend per molecule"):
-        svg_grid(["C"], legends=[])
-    with pytest.raises(InvalidInput, match="at least one molecule"):
-        svg_grid([])
 
 
 def test_the_skeleton_forgets_stereo_charge_tautomer_and_bond_orders_but_not_the_graph():

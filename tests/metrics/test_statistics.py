@@ -59,12 +59,6 @@ def test_a_ratio_is_resampled_by_molecule():
     )
 
 
-def test_the_difference_of_two_samples():
-    random = np.random.default_rng(0)
-    interval = stats.bootstrap_difference_interval(random.normal(2, 1, 500), random.normal(1, 1, 400))
-    assert interval.low < 1.0 < interval.high and interval.high - interval.low < 0.4
-
-
 def test_nan_is_an_error_and_says_how_many():
     with pytest.raises(InvalidInput, match="2 of 4 values are NaN or infinite"):
         stats.bootstrap_interval(np.array([1.0, np.nan, 2.0, np.inf]))
