@@ -115,9 +115,12 @@ def walk_on_the_spot(
 
     The state that comes out goes in again as if it were at step t; elements are put back each time. `shape` changes the
     noise of the positions, for example by the Hessian. Every `thin`-th frame is kept, the start is not.
-    Source: Rothchild et al. 2024, Boltzmann sampling. Raises InvalidInput for a step outside 1..T.
+    Source: Rothchild et al. 2024, Boltzmann sampling. Raises InvalidInput for a step outside 1..T, or
+    where no frame would be kept.
     """
     start_step(denoiser, None, step)
+    if not 1 <= thin <= num_steps:
+        raise InvalidInput(f"thin must lie in 1..{num_steps}, the number of steps, got {thin}")
     num_atoms, entered = enter(denoiser.config, molecules, dtype=denoiser.dtype)
     graph = Graph.from_sizes(num_atoms)
     stream = MoleculeNoise(num_atoms, 3 + denoiser.config.num_features, fork(generator, len(num_atoms)))

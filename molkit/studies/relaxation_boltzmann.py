@@ -17,7 +17,7 @@ from molkit.data.qm9 import load_qm9
 from molkit.edm.model import load
 from molkit.edm.published import training_facts
 from molkit.edm.schedule import sigma
-from molkit.errors import CalculationFailed
+from molkit.errors import CalculationFailed, InvalidInput
 from molkit.metrics.statistics import Interval, bootstrap_interval
 from molkit.molecule import Molecule
 from molkit.relaxation import boltzmann
@@ -33,6 +33,7 @@ STEPS = (10, 20, 30, 40)
 KELVIN = 300.0
 SHAPED_STEP = 20
 BURN_IN = 0.2  # of every chain
+FEWEST_FRAMES = 10  # of a chain, from which a variance is taken
 TIGHT = 0.005  # eV/angstrom, of the minimum behind a Hessian
 
 
@@ -158,7 +159,15 @@ EDM, EXACT, METROPOLIS, SHAPED = "diffusion", "perfect model", "Metropolis", "di
 def run_study(
     weights: str, *, num_molecules: int, num_steps: int, metropolis_steps: int, thin: int = 5, seed: int = 0
 ) -> Study:
-    """Chains of the model and of a perfect model at four levels, shaped noise at one, and Metropolis at 300 K."""
+    """Chains of the model and of a perfect model at four levels, shaped noise at one, and Metropolis at 300 K.
+
+    Raises InvalidInput for chains too short to have a variance.
+    """
+    if min(num_steps, metropolis_steps) < FEWEST_FRAMES * thin:
+        raise InvalidInput(
+            f"num_steps and metropolis_steps must be at least {FEWEST_FRAMES * thin}, got {num_steps} and "
+            f"{metropolis_steps}: one frame in {thin} is kept, and {FEWEST_FRAMES} are needed"
+        )
     torch.set_num_threads(1)
     began = perf_counter()
     network = NetworkDenoiser(load(weights))
