@@ -11,10 +11,10 @@ from molkit.cgcf.energy_training import METHOD as ENERGY
 from molkit.cgcf.energy_training import load_energy, save_energy
 from molkit.cgcf.model import load_flow, save_flow
 from molkit.config import read_yaml
-from molkit.errors import DataNotFound, InvalidInput
+from molkit.errors import DataNotFound
 from molkit.training.files import write_text
 from molkit.training.run_folder import load_state
-from molkit.training.weights import WEIGHTS_ROOT, copy_thinned
+from molkit.training.weights import WEIGHTS_ROOT, copy_thinned, folder_to_publish
 
 COPIED = ("training.yaml", "provenance.jsonl", "recipe.yaml")
 CONTRASTIVE = "noise-contrastive"
@@ -37,12 +37,10 @@ def publish(
     `earlier`: run folders whose weights this run began with, first one first, for the card. Raises DataNotFound when a
     run is absent, InvalidInput for a name with a separator or a run of another method.
     """
-    if not name or Path(name).name != name:
-        raise InvalidInput(f"the name of published weights must be a plain word, got {name!r}")
+    target = folder_to_publish(name, root)
     for folder in (run, *earlier):
         if not (folder / "recipe.yaml").is_file():
             raise DataNotFound(f"{folder}: no recipe.yaml; is this the folder of a run of the flow or its energy?")
-    target = root / name
     if read_yaml(run / "config.yaml").get("method") == ENERGY:
         network = load_energy(run)
         save_energy(network, network.config, target)

@@ -13,7 +13,7 @@ from molkit.edm.published import TrainingFacts
 from molkit.errors import DataNotFound, InvalidInput
 from molkit.training.files import write_text
 from molkit.training.run_folder import load_state
-from molkit.training.weights import copy_thinned
+from molkit.training.weights import copy_thinned, folder_to_publish
 
 MAX_FILE_BYTES = 15 * 2**20
 
@@ -35,8 +35,7 @@ def publish(
     Raises DataNotFound when the run or the samples are absent, InvalidInput for a name with a separator, weights that
     are not finite in half precision, or a file above 15 MiB.
     """
-    if not name or Path(name).name != name:
-        raise InvalidInput(f"the name of published weights must be a plain word, got {name!r}")
+    folder = folder_to_publish(name, root)
     if samples is not None and not samples.is_file():
         raise DataNotFound(f"{samples}: no such file")
     edm = load(run, fast=False)
@@ -49,7 +48,6 @@ def publish(
         sampler=sampler,
         remarks=tuple(remarks),
     )
-    folder = root / name
     save(edm, folder, half=True, metadata={"step": facts.step, "passes": facts.passes})
     copy_thinned(run / "metrics.jsonl", folder / "metrics.jsonl")
     for small in ("training.yaml", "provenance.jsonl"):
@@ -68,8 +66,7 @@ def publish_snapshot(run: Path, step: int, name: str, *, root: Path = WEIGHTS_RO
 
     Raises DataNotFound where the run kept no such snapshot or logged no such step.
     """
-    if not name or Path(name).name != name:
-        raise InvalidInput(f"the name of published weights must be a plain word, got {name!r}")
+    folder = folder_to_publish(name, root)
     source = run / "snapshots" / f"step_{step:08d}"
     if not (source / "weights.safetensors").is_file():
         kept = sorted(int(path.name[5:]) for path in (run / "snapshots").glob("step_*"))
@@ -81,7 +78,6 @@ def publish_snapshot(run: Path, step: int, name: str, *, root: Path = WEIGHTS_RO
     edm = load(source, fast=False)
     numbers = {"step": step, "passes": logged["passes"], "seconds": logged["seconds"]}
     facts = _facts(run, edm.config, numbers)
-    folder = root / name
     save(edm, folder, half=True, metadata={"step": facts.step, "passes": facts.passes})
     write_text(folder / "training.json", json.dumps(asdict(facts), indent=2) + "\n")
     write_text(folder / "card.md", _snapshot_card(name, facts, logged["noise_error"]))
@@ -104,12 +100,10 @@ def publish_property(run: Path, name: str, *, num_molecules: int, root: Path = W
 
     num_molecules is the size of its training part.
     """
-    if not name or Path(name).name != name:
-        raise InvalidInput(f"the name of published weights must be a plain word, got {name!r}")
+    folder = folder_to_publish(name, root)
     model = load_property(run)
     _, numbers = load_state(run)
     facts = replace(_facts(run, EdmConfig(), numbers), epochs=round(numbers["passes"] / num_molecules, 2))
-    folder = root / name
     save_property(folder, model.config, model.network, half=True)
     copy_thinned(run / "metrics.jsonl", folder / "metrics.jsonl")
     for small in ("training.yaml", "provenance.jsonl"):

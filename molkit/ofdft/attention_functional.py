@@ -9,11 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from molkit.config import from_dict, read_yaml, to_dict
-from molkit.errors import InvalidInput
+from molkit.config import to_dict
 from molkit.molecule import Molecule
 from molkit.ofdft.attention import AttentionConfig, AttentionNetwork, surroundings
-from molkit.ofdft.basis import basis_fingerprint
 from molkit.ofdft.channels import (
     CENTRES,
     ELEMENTS,
@@ -23,10 +21,11 @@ from molkit.ofdft.channels import (
     Neighbourhood,
     neighbourhood,
 )
+from molkit.ofdft.functional_files import stored_config
 from molkit.ofdft.integrals import DensityIntegrals, density_integrals
 from molkit.training.files import write_text, write_yaml
 from molkit.training.run_folder import load_state
-from molkit.training.weights import WEIGHTS_ROOT, read_weights, resolve, write_weights
+from molkit.training.weights import WEIGHTS_ROOT, folder_to_publish, read_weights, resolve, write_weights
 
 METHOD = "ofdft_attention"
 
@@ -168,14 +167,7 @@ def load(path_or_name: str | Path) -> AttentionFunctional:
     Raises DataNotFound, or InvalidInput for weights of another method, model or density basis.
     """
     folder = resolve(path_or_name)
-    values = read_yaml(folder / "config.yaml")
-    if values.pop("method", None) != METHOD:
-        raise InvalidInput(f"{folder.name} is not an attention functional")
-    config = from_dict(AttentionConfig, values, source=str(folder / "config.yaml"))
-    if config.basis != basis_fingerprint():
-        raise InvalidInput(
-            f"{folder.name}: made for density basis {config.basis}, this version has {basis_fingerprint()}"
-        )
+    config = stored_config(folder, AttentionConfig, method=METHOD, what="an attention functional")
     model = AttentionModel(config)
     model.load_state_dict(read_weights(folder / "weights.safetensors", model.state_dict()))
     return replace(assemble(config, model), name=folder.name)
@@ -186,14 +178,12 @@ def publish(run: Path, name: str, *, remarks: tuple[str, ...] = (), root: Path =
 
     Raises InvalidInput for a name with a separator, or what `load` raises.
     """
-    if not name or Path(name).name != name:
-        raise InvalidInput(f"the name of published weights must be a plain word, got {name!r}")
+    folder = folder_to_publish(name, root)
     functional = load(run)
     origin = run.parents[1] if run.parent.name == "snapshots" else run
     if origin != run:
         remarks = (f"The weights are those of snapshot {run.name} of that run.", *remarks)
     _, numbers = load_state(origin)
-    folder = root / name
     folder.mkdir(parents=True, exist_ok=True)
     for part in ("config.yaml", "weights.safetensors"):
         shutil.copyfile(run / part, folder / part)

@@ -12,17 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from molkit.config import from_dict, read_yaml, to_dict
+from molkit.config import to_dict
 from molkit.errors import InvalidInput
 from molkit.molecule import Molecule
-from molkit.ofdft.basis import basis_fingerprint, density_mole
+from molkit.ofdft.basis import density_mole
 from molkit.ofdft.classes import MolecularClass, class_named, monomials
+from molkit.ofdft.functional_files import stored_config
 from molkit.ofdft.integrals import density_integrals
 from molkit.ofdft.natural import NaturalFrame, natural_frame
 from molkit.ofdft.reduction import Reduction
 from molkit.training.files import write_text, write_yaml
 from molkit.training.run_folder import load_state
-from molkit.training.weights import WEIGHTS_ROOT, read_weights, resolve, write_weights
+from molkit.training.weights import WEIGHTS_ROOT, folder_to_publish, read_weights, resolve, write_weights
 
 METHOD = "ofdft_compact"
 
@@ -206,14 +207,7 @@ def load(path_or_name: str | Path) -> CompactFunctional:
     Raises DataNotFound, or InvalidInput for weights of another method, model or density basis.
     """
     folder = resolve(path_or_name)
-    values = read_yaml(folder / "config.yaml")
-    if values.pop("method", None) != METHOD:
-        raise InvalidInput(f"{folder.name} is not a compact density functional")
-    config = from_dict(CompactConfig, values, source=str(folder / "config.yaml"))
-    if config.basis != basis_fingerprint():
-        raise InvalidInput(
-            f"{folder.name}: made for density basis {config.basis}, this version has {basis_fingerprint()}"
-        )
+    config = stored_config(folder, CompactConfig, method=METHOD, what="a compact density functional")
     network = CompactNetwork(config)
     network.load_state_dict(read_weights(folder / "weights.safetensors", network.state_dict()))
     return replace(assemble(config, network), name=folder.name)
@@ -224,11 +218,9 @@ def publish(run: Path, name: str, *, remarks: tuple[str, ...] = (), root: Path =
 
     Raises InvalidInput for a name with a separator, or what `load` raises.
     """
-    if not name or Path(name).name != name:
-        raise InvalidInput(f"the name of published weights must be a plain word, got {name!r}")
+    folder = folder_to_publish(name, root)
     functional = load(run)
     _, numbers = load_state(run)
-    folder = root / name
     save(folder, functional.config, functional.network.float())
     write_text(folder / "card.md", card(functional, numbers, remarks))
     for small in ("training.yaml", "provenance.jsonl"):

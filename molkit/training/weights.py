@@ -27,6 +27,13 @@ def resolve(path_or_name: str | Path) -> Path:
     )
 
 
+def folder_to_publish(name: str, root: Path = WEIGHTS_ROOT) -> Path:
+    """root/name, which need not exist yet. Raises InvalidInput for a name that is no plain word."""
+    if not name or Path(name).name != name:
+        raise InvalidInput(f"the name of published weights must be a plain word, got {name!r}")
+    return root / name
+
+
 def read_weights(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of a safetensors file in float32, checked against the expected names and shapes."""
     try:
