@@ -30,6 +30,7 @@ def overlays(weights: str, energy: str, *, data: str, num_molecules: int, count:
     """The lowest reference of test molecules and the nearest of `count` conformers; molecules spread evenly.
 
     With an energy the conformers are refined by it. Molecules that the flow does not know are passed over.
+    Raises InvalidInput where that leaves none.
     """
     model, network = load_flow(weights), load_energy(energy) if energy else None
     found = []
@@ -46,4 +47,8 @@ def overlays(weights: str, energy: str, *, data: str, num_molecules: int, count:
         nearest = superpose(made.positions[best], reference)
         pair = (Molecule(one.atomic_numbers, positions) for positions in (reference, nearest))
         found.append(Overlay(one.smiles, *pair, float(distances[best])))
+    if not found:
+        raise InvalidInput(
+            f"{weights} knows the elements of none of the {num_molecules} molecules of {data} that were chosen; choose more"
+        )
     return found

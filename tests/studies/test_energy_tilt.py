@@ -118,3 +118,8 @@ def test_overlays_pass_over_molecules_of_unknown_elements():
     """Of the drug-size molecules some have sulphur or halogens, which these weights never saw."""
     found = overlays(FLOW, "", data="conformers_dft", num_molecules=4, count=1, seed=0)
     assert all(set(one.reference.atomic_numbers.tolist()) <= {1, 6, 7, 8} for one in found) and len(found) < 4
+
+
+def test_an_overlay_of_nothing_is_refused_with_the_reason():
+    with pytest.raises(InvalidInput, match="knows the elements of none of the 1 molecules of ensembles_drugs"):
+        overlays(FLOW, "", data="ensembles_drugs", num_molecules=1, count=1, seed=0)
