@@ -49,6 +49,7 @@ def overlays(weights: str, energy: str, *, data: str, num_molecules: int, count:
         found.append(Overlay(one.smiles, *pair, float(distances[best])))
     if not found:
         raise InvalidInput(
-            f"{weights} knows the elements of none of the {num_molecules} molecules of {data} that were chosen; choose more"
+            f"{weights} knows the elements of none of the {num_molecules} molecules of {data} that were chosen; "
+            "choose more"
         )
     return found
