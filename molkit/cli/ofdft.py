@@ -53,7 +53,9 @@ def labels(
 
 @click.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--weights", default="ofdft_water", show_default=True, help="ofdft_water, ofdft_small, or a run.")
+@click.option(
+    "--weights", default="ofdft_water", show_default=True, help="ofdft_water, ofdft_small, ofdft_ethanol, or a run."
+)
 @click.option("--start", default="minao", show_default=True, help="minao, huckel, reference, or mean (water).")
 @click.option("--method", default="lbfgs", show_default=True, help="lbfgs or descent.")
 @click.option("--steps", default=500, show_default=True, type=click.IntRange(min=1), help="At most.")

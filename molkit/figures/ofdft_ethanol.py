@@ -8,18 +8,26 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from molkit.figures.ofdft import interval, number
-from molkit.figures.style import BLACK, BLUE, GREEN, ORANGE, VERMILION, panels
+from molkit.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILION, panels
 from molkit.figures.tables import html_table
+from molkit.metrics.statistics import bootstrap_interval
 from molkit.ofdft.geometries import TORSIONS
 from molkit.studies.ofdft_classical import Minimised
-from molkit.studies.ofdft_ethanol import LEARNING, EthanolStudy, classical_errors
+from molkit.studies.ofdft_ethanol import COUNTS, LEARNING, EthanolStudy, classical_errors
 from molkit.studies.ofdft_small import STARTS
 
 if TYPE_CHECKING:
     from IPython.display import HTML
 
 AIM = 1.0  # kcal/mol
-COLOURS = {"full": BLUE, "geometry": ORANGE, "no gradient labels": VERMILION, "no perturbed samples": GREEN}
+LOOKS = ((BLUE, "o"), (ORANGE, "s"), (PURPLE, "o"), (VERMILION, "s"))
+COLOURS = {
+    "full": BLUE,
+    "geometry": ORANGE,
+    "no gradient labels": VERMILION,
+    "no perturbed samples": GREEN,
+    "no published energies": PURPLE,
+}
 
 
 def ways_table(study: EthanolStudy, classical: Sequence[Minimised]) -> "HTML":
@@ -32,8 +40,10 @@ def ways_table(study: EthanolStudy, classical: Sequence[Minimised]) -> "HTML":
     ]
     others = [arm for arm in study.found.arms if arm != "full" and "frames" not in arm]
     for arm in others:
-        label = "no density, the network alone" if arm == "geometry" else f"{arm}, minimised"
+        label = arm.replace("geometry", "no density").replace("density no", "density, no")
+        label = label if arm.startswith("geometry") else f"{arm}, minimised"
         lines.append([label, *_cells(study, arm, "MINAO", "after"), str(len(study.found.of_arm(arm)))])
+    lines.append(["the reference energy alone", *_of_surface(study), ""])
     lines.append(["always the mean of the training frames", interval(study.guess_error(), 2), "", ""])
     for functional in dict.fromkeys(row.functional for row in classical):
         total, relative = classical_errors(classical, functional)
@@ -44,6 +54,10 @@ def ways_table(study: EthanolStudy, classical: Sequence[Minimised]) -> "HTML":
     caption += f"{study.num_frames['full']} training frames; relative energies are those above ethanol at rest. "
     caption += "Intervals: 95 %, over trainings where there are several, else over frames."
     return html_table(head, lines, caption=caption)
+
+
+def _of_surface(study: EthanolStudy) -> list[str]:
+    return [interval(bootstrap_interval(np.abs(values)), 2) for values in study.surface_errors()]
 
 
 def _cells(study: EthanolStudy, arm: str, start: str, column: str) -> list[str]:
@@ -119,22 +133,31 @@ def _curves(place: Axes, study: EthanolStudy, torsion: str, arms: Sequence[str])
         place.plot(degrees, energies.mean(0), "--", color=COLOURS[arm], label=label)
 
 
+def _learned(place: Axes, study: EthanolStudy, arms: Sequence[str], label: str, colour: str, marker: str) -> None:
+    """Errors of arms with their intervals against their training frames."""
+    if not arms:
+        return
+    errors = [study.error(arm) for arm in arms]
+    spread = [[e.value - e.low for e in errors], [e.high - e.value for e in errors]]
+    counts = [study.num_frames[arm] for arm in arms]
+    place.errorbar(counts, [e.value for e in errors], spread, fmt=marker, color=colour, label=label, capsize=3)
+
+
 def learning_figure(study: EthanolStudy) -> Figure:
     """Errors against the number of training frames, and the errors of validation along the trainings."""
     caption = "Left: mean absolute error of relative energies of "
     caption += f"{len(study.energies['test'])} test frames against the number of training frames; bars: 95 %, over "
-    caption += "trainings or frames. Right: error of the validation frames after minimisation, which chooses the step."
+    caption += "trainings or frames; grey: the reference energy alone. Right: error of the validation frames after "
+    caption += "minimisation, which chooses the step."
     with panels(2, width=8.6, height=3.4, caption=caption) as (figure, (left, right)):
-        for (label, arms), colour in zip(LEARNING.items(), (BLUE, ORANGE), strict=True):
-            found = [(study.num_frames[arm], study.error(arm)) for arm in arms if study.found.of_arm(arm)]
-            if found:
-                counts, errors = zip(*found, strict=True)
-                spread = [[e.value - e.low for e in errors], [e.high - e.value for e in errors]]
-                left.errorbar(counts, [e.value for e in errors], spread, fmt="o-", color=colour, label=label, capsize=3)
+        for (label, curve), line in zip(study.surfaces.items(), ("-", "--"), strict=True):
+            counts = [int(count) for count in curve]
+            left.plot(counts, list(curve.values()), line, color="#888888", label=label)
+        for (label, arms), (colour, marker) in zip(LEARNING.items(), LOOKS, strict=True):
+            _learned(left, study, [arm for arm in arms if study.found.of_arm(arm)], label, colour, marker)
         left.axhline(AIM, color="#888888", linestyle="--", linewidth=1.0)
         left.set(xscale="log", yscale="log", xlabel="training frames", ylabel="error (kcal/mol)")
-        counts = sorted(study.num_frames.values())
-        left.set_xticks(counts, [str(count) for count in counts])
+        left.set_xticks(COUNTS, [str(count) for count in COUNTS])
         left.minorticks_off()
         left.legend(fontsize=8)
         for arm in [arm for arm in study.found.arms if arm in COLOURS]:
@@ -142,6 +165,9 @@ def learning_figure(study: EthanolStudy) -> Figure:
                 steps, errors = zip(*((entry.step, entry.error) for entry in run.snapshots), strict=True)
                 right.plot(steps, errors, "o-", color=COLOURS[arm], markersize=3, label=None if position else arm)
         right.axhline(1.594, color="#888888", linestyle="--", linewidth=1.0)
+        steps = [entry.step for entry in study.found.runs[0].snapshots]
         right.set(xscale="log", yscale="log", xlabel="training step", ylabel="validation error (mHa)")
+        right.set_xticks(steps, [f"{step:,}" for step in steps])
+        right.minorticks_off()
         right.legend(fontsize=8)
     return figure

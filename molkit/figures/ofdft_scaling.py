@@ -109,31 +109,45 @@ def ratios_table(study: ScalingStudy) -> "HTML":
     return html_table(head, lines, caption=caption)
 
 
-def cost_figure(study: ScalingStudy) -> Figure:
-    """Totals against electrons, lines extended to the proteins of the paper; one step, and memory."""
+def totals_figure(study: ScalingStudy) -> Figure:
+    """Totals against electrons, with lines extended to the proteins of the paper."""
     alkanes = [study.of(method) for method in METHODS]
-    caption = f"Left: CPU seconds in total, orbital-free with {COUNTED:,} steps on {len(alkanes[0])} alkanes and "
+    caption = f"CPU seconds in total, orbital-free with {COUNTED:,} steps on {len(alkanes[0])} alkanes and "
     caption += f"{len(study.of('orbital-free', 'peptide'))} peptides (open), Kohn-Sham on {len(alkanes[1])} and "
-    caption += f"{len(study.of('Kohn-Sham', 'peptide'))}. Dashed: Kohn-Sham's line beyond its molecules, up to "
-    caption += f"{TARGET:,} electrons; bands: 95 % of molecules resampled. Middle: stages. Right: peak memory."
-    with panels(3, width=10.2, height=3.7, caption=caption) as (figure, (left, middle, right)):
+    caption += f"{len(study.of('Kohn-Sham', 'peptide'))}. Dashed: lines beyond their molecules, up to "
+    caption += f"{TARGET:,} electrons; bands: 95 % of molecules resampled."
+    with panels(1, width=7.6, height=4.6, caption=caption) as (figure, (place,)):
         for method in METHODS:
-            _totals(left, study, method)
+            _totals(place, study, method)
+        _extended_ratio(place, study)
+        place.set(ylabel="CPU seconds, total")
+        _logarithmic(place)
+    return figure
+
+
+def stages_figure(study: ScalingStudy) -> Figure:
+    """Where the time without orbitals goes, and the memory of both methods."""
+    alkanes = study.of("orbital-free")
+    caption = f"Left: CPU seconds of each stage without orbitals, {len(alkanes)} alkanes, {COUNTED:,} steps charged. "
+    caption += f"Right: peak memory of the whole process, and of Kohn-Sham on {len(study.of('Kohn-Sham'))}."
+    with panels(2, width=7.6, height=3.6, caption=caption) as (figure, (left, right)):
+        for method in METHODS:
             right.plot(*_columns(study.of(method), lambda cost: cost.memory), "o-", color=COLOURS[method], label=method)
         for stage, colour in zip(STAGES, (ORANGE, GREEN, PURPLE), strict=True):
-            points = _columns(alkanes[0], partial(_of_stage, STAGES.index(stage)))
-            middle.plot(*points, "o-", color=colour, label=stage)
-        _extended_ratio(left, study)
-        left.set(ylabel="CPU seconds", title="total")
-        middle.set(ylabel="CPU seconds", title="orbital-free, by stage")
-        right.set(ylabel="GiB", title="memory")
-        for place in (left, middle, right):
-            place.set(xscale="log", yscale="log", xlabel="electrons")
-            place.xaxis.set_minor_formatter(NullFormatter())
-            place.yaxis.set_minor_formatter(NullFormatter())
-            if place.get_legend_handles_labels()[0]:
-                place.legend(fontsize=7)
+            left.plot(*_columns(alkanes, partial(_of_stage, STAGES.index(stage))), "o-", color=colour, label=stage)
+        left.set(ylabel="CPU seconds")
+        right.set(ylabel="peak memory (GiB)")
+        for place in (left, right):
+            _logarithmic(place)
     return figure
+
+
+def _logarithmic(place: Axes) -> None:
+    place.set(xscale="log", yscale="log", xlabel="electrons")
+    place.xaxis.set_minor_formatter(NullFormatter())
+    place.yaxis.set_minor_formatter(NullFormatter())
+    if place.get_legend_handles_labels()[0]:
+        place.legend(fontsize=8)
 
 
 def _of_stage(stage: int, cost: Cost) -> float:
@@ -173,7 +187,7 @@ def _extended_ratio(place: Axes, study: ScalingStudy) -> None:
     published = " and ".join(f"{ratio}" for ratio in PUBLISHED_RATIOS.values())
     text = f"x {found.value:.0f} [{found.low:.0f}, {found.high:.0f}] if extended\npublished: x {published}"
     place.plot([TARGET] * 2, [ours, ours * found.value], ":", color=BLACK, linewidth=1.2)
-    place.text(0.98, 0.03, text, transform=place.transAxes, ha="right", va="bottom", fontsize=7)
+    place.text(0.98, 0.03, text, transform=place.transAxes, ha="right", va="bottom", fontsize=9)
 
 
 def _banded(place: Axes, law: PowerLaw, electrons: np.ndarray, colour: str) -> None:

@@ -198,14 +198,15 @@ def card(functional: AttentionFunctional, numbers: Mapping[str, float], remarks:
     config = functional.config
     count = sum(parameter.numel() for parameter in functional.network.parameters())
     channels = ", ".join(f"{number} of l = {momentum}" for momentum, number in enumerate(config.counts))
+    kinds = "; ".join(config.domain) or "not recorded"
     lines = [
-        "# Density functional of several compositions",
+        "# Density functional of several compositions" if len(config.domain) > 1 else "# Density functional",
         f"T_s + E_xc of PBE / 6-31G(2df,p) densities of H, C, N, O, F; channels of an atom: {channels}; {count:,} "
         "parameters.",
         f"Training: {numbers['step']} steps, {numbers['passes']:,} sample passes, {numbers['seconds']:.0f} s wall time "
-        "on one CPU thread. Labels: `molkit labels small`; recipe: `training.yaml` and `data/recipes`.",
-        "Limits: neutral closed-shell molecules of at most two heavy atoms near equilibrium; the ten compositions it "
-        "was trained on. Energies of molecules with three heavy atoms, measured in the book, are wrong by hartrees.",
+        "on one CPU thread. Labels: `molkit labels`; recipe: `training.yaml` and `data/recipes`.",
+        f"Limits: neutral closed-shell molecules with the atoms and bonds of its training set, near its geometries: "
+        f"{kinds}. Others are refused.",
         *remarks,
     ]
     return "\n\n".join(lines) + "\n"

@@ -16,6 +16,7 @@ from molkit.ofdft.basis import basis_fingerprint
 from molkit.ofdft.channels import ENERGY_RIDGE, ChannelReduction, Prepared, fit_channels, prepare_molecule
 from molkit.ofdft.domain import kind_of
 from molkit.ofdft.label_files import LabelledMolecule
+from molkit.ofdft.published_energies import published_surface
 from molkit.ofdft.recipes import Recipe, read_recipe, train_recipe
 from molkit.training.loop import TrainResult
 
@@ -33,6 +34,7 @@ class AttentionData:
     energy_weight: float = 1.0
     gradient_weight: float = 1.0
     energy_ridge: float = ENERGY_RIDGE  # restraint of pairs and triples in the reference energy
+    published: bool = False  # restrained towards a fit of published energies, not towards zero
 
     def __post_init__(self) -> None:
         if min(self.ceiling, self.floor, self.energy_ridge) <= 0.0:
@@ -131,7 +133,10 @@ def prepare(
 ) -> tuple[AttentionTask, AttentionModel]:
     """Reduction, samples, and a model whose quadratic form begins with that of the gradient labels."""
     molecules = [prepare_molecule(entry, ceiling=data.ceiling, roots=config.roots) for entry in labelled]
-    reduction = fit_channels(molecules, config.layout, floor=data.floor, energy_ridge=data.energy_ridge)
+    prior = published_surface(data.name) if data.published else None
+    reduction = fit_channels(
+        molecules, config.layout, floor=data.floor, energy_ridge=data.energy_ridge, energy_prior=prior
+    )
     domain = tuple(dict.fromkeys(kind_of(entry.molecule) for entry in labelled))
     config = replace(config, basis=basis_fingerprint(), domain=domain)
     model = build(config, seed=seed)

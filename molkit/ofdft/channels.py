@@ -223,9 +223,16 @@ def prepare_molecule(entry: LabelledMolecule, *, ceiling: float, roots: Roots = 
 
 
 def fit_channels(
-    molecules: Sequence[Prepared], layout: Layout, *, floor: float, energy_ridge: float = ENERGY_RIDGE
+    molecules: Sequence[Prepared],
+    layout: Layout,
+    *,
+    floor: float,
+    energy_ridge: float = ENERGY_RIDGE,
+    energy_prior: np.ndarray | None = None,
 ) -> ChannelReduction:
     """Reference, channels and the linear model of energies of a training set; energy_ridge restrains pairs and triples.
+
+    energy_prior: weights of that model to begin with, see `ridge_energies`.
 
     Without restraint the model is right to 0.1 mHa where it was fitted and wrong by hartrees for molecules it was not.
     """
@@ -239,19 +246,30 @@ def fit_channels(
         lift, drop = _fit_channel(molecules, moved, momentum, count, floor)
         lifts.append(lift)
         drops.append(drop)
-    return ChannelReduction(layout, reference, lifts, drops, fit_energies(molecules, energy_ridge), roots)
+    return ChannelReduction(layout, reference, lifts, drops, fit_energies(molecules, energy_ridge, energy_prior), roots)
 
 
-def fit_energies(molecules: Sequence[Prepared], ridge: float) -> np.ndarray:
-    """Least squares of ground-state energies by geometry; constants of elements free, the rest scaled and damped."""
+def fit_energies(molecules: Sequence[Prepared], ridge: float, prior: np.ndarray | None = None) -> np.ndarray:
+    """Least squares of ground-state energies by geometry; see `ridge_energies`."""
     features = np.stack([m.place.energy_features() for m in molecules])
+    return ridge_energies(features, np.array([m.entry.energy for m in molecules]), ridge, prior)
+
+
+def ridge_energies(
+    features: np.ndarray, energies: np.ndarray, ridge: float, prior: np.ndarray | None = None
+) -> np.ndarray:
+    """Weights [ENERGY_FEATURES] of features [N, ENERGY_FEATURES] that give energies [N], hartree.
+
+    Constants of elements are free, the others scaled and drawn towards those of `prior`, or towards zero.
+    """
+    prior = np.zeros(features.shape[1]) if prior is None else prior
     scale = features.std(0)
     scale[scale < SMALLEST_SPREAD] = 1.0
     scale[: len(ELEMENTS)] = 1.0
     scaled, penalty = features / scale, np.full(features.shape[1], ridge)
     penalty[: len(ELEMENTS)] = FREE
-    wanted = scaled.T @ np.array([m.entry.energy for m in molecules])
-    return np.linalg.solve(scaled.T @ scaled + np.diag(penalty), wanted) / scale
+    wanted = scaled.T @ (energies - features @ prior)
+    return prior + np.linalg.solve(scaled.T @ scaled + np.diag(penalty), wanted) / scale
 
 
 def _ridge(features: np.ndarray, wanted: np.ndarray) -> np.ndarray:

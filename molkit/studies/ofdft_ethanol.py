@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,34 +12,47 @@ from molkit.claims.ledger import REPOSITORY, Measurement
 from molkit.claims.store import record
 from molkit.errors import DataNotFound, InvalidInput
 from molkit.metrics.statistics import Interval, bootstrap_interval, interval_over_runs
+from molkit.ofdft.attention_functional import load
+from molkit.ofdft.channels import neighbourhood, ridge_energies
 from molkit.ofdft.geometries import TORSIONS, torsion_points
 from molkit.ofdft.label_files import LabelledMolecule, load_folder
+from molkit.ofdft.published_energies import published_surface
 from molkit.studies.ofdft_classical import Minimised
-from molkit.studies.ofdft_small import Plan, SmallStudy, read_study, run_study
+from molkit.studies.ofdft_extrapolation import chosen_weights
+from molkit.studies.ofdft_small import Plan, SmallStudy, arm_recipe, read_study, run_study
 from molkit.studies.ofdft_water import MILLI, rounded
 from molkit.training.files import write_text
 from molkit.units import HARTREE_TO_KCAL
 
 STORED = REPOSITORY / "data" / "studies" / "ofdft_ethanol.json"
 CLASSICAL = REPOSITORY / "data" / "studies" / "ofdft_ethanol_classical.json"
+ALONE: dict[str, Any] = {"published": False, "energy_ridge": 0.1}  # chosen by the energies of validation frames
 PLAN = Plan(
     REPOSITORY / "data" / "recipes" / "ofdft_ethanol.yaml",
     {
         "full": {},
-        "80 frames": {"count": 80},
-        "40 frames": {"count": 40},
+        "60 frames": {"count": 60},
+        "30 frames": {"count": 30},
         "no gradient labels": {"gradient_weight": 0.0},
         "no perturbed samples": {"samples": "steps"},
+        "no published energies": ALONE,
         "geometry": {"samples": "geometry", "gradient_weight": 0.0},
-        "geometry 80 frames": {"samples": "geometry", "gradient_weight": 0.0, "count": 80},
-        "geometry 40 frames": {"samples": "geometry", "gradient_weight": 0.0, "count": 40},
+        "geometry 60 frames": {"samples": "geometry", "gradient_weight": 0.0, "count": 60},
+        "geometry 30 frames": {"samples": "geometry", "gradient_weight": 0.0, "count": 30},
+        "geometry no published energies": {"samples": "geometry", "gradient_weight": 0.0, **ALONE},
     },
+    other_starts=("MINAO", "reference"),
 )
 LEARNING = {
-    "minimised": ("40 frames", "80 frames", "full"),
-    "without a density": ("geometry 40 frames", "geometry 80 frames", "geometry"),
+    "minimised": ("30 frames", "60 frames", "full"),
+    "no density": ("geometry 30 frames", "geometry 60 frames", "geometry"),
+    "minimised, labels alone": ("no published energies",),
+    "no density, labels alone": ("geometry no published energies",),
 }
 KCAL = HARTREE_TO_KCAL / MILLI  # kcal/mol in a millihartree
+COUNTS = (15, 30, 60, 120)
+SURFACES = {"reference energy": "full", "reference energy, labels alone": "no published energies"}  # arms
+FIRST_LIVE = 100  # test frame that no stored study has used
 REFERENCE = 0  # of the torsion points: ethanol at rest
 
 
@@ -53,6 +67,8 @@ class EthanolStudy:
     energies: dict[str, list[float]]
     train_energies: list[float]
     num_frames: dict[str, int]  # training frames of every arm
+    surface: dict[str, list[float]]  # errors of the reference energy of the full arm alone, millihartree
+    surfaces: dict[str, dict[str, float]]  # SURFACES, frames -> mean absolute error of relative energies, kcal/mol
 
     def start(self, arm: str, start: str = "MINAO") -> str:
         """The start of an arm; the arms without a density have but one."""
@@ -71,6 +87,11 @@ class EthanolStudy:
     def absolute_error(self, arm: str, start: str = "MINAO", column: str = "after") -> Interval:
         """Mean absolute error of total energies of test frames, kcal/mol."""
         return _mean(KCAL * np.abs(self.found.errors(arm, "test", self.start(arm, start), column)))
+
+    def surface_errors(self, where: str = "test") -> tuple[np.ndarray, np.ndarray]:
+        """Signed errors of the reference energy alone, kcal/mol: of relative energies, and of totals."""
+        total = KCAL * np.array(self.surface[where])
+        return total - KCAL * self.surface["torsions"][REFERENCE], total
 
     def relative(self, where: str = "test") -> np.ndarray:
         """Kohn-Sham energies above ethanol at rest, kcal/mol."""
@@ -108,14 +129,49 @@ def run(
     until: int | None = None,
     report: Callable[[str], None] = lambda text: None,
 ) -> EthanolStudy:
-    """Every pair of arm and seed; finished ones are kept in `runs`. Raises what training and loader raise."""
+    """Every pair of arm and seed; finished ones are kept in `runs`. The surface is that of the first pair.
+
+    Raises what training and loader raise.
+    """
     read = load_labels(labels)
     sets = {name: read[name] for name in ("test", "torsions")}
     found = run_study(wanted, runs=runs, valid=read["valid"], sets=sets, until=until, plan=PLAN, report=report)
     energies = {name: [entry.energy for entry in molecules] for name, molecules in sets.items()}
     train = load_folder(labels / "train", "ethanol", "train", limit=found.num_train)
     counts = {arm: PLAN.arms[arm].get("count", found.num_train) for arm in found.arms}
-    return EthanolStudy(found, energies, [entry.energy for entry in train], counts)
+    arm, seed = wanted[0]
+    reduction = load(chosen_weights(found, runs, arm, seed)).reduction
+    surface = {name: surface_errors(reduction.energies, molecules) for name, molecules in sets.items()}
+    return EthanolStudy(
+        found, energies, [entry.energy for entry in train], counts, surface, surface_curves(train, **sets)
+    )
+
+
+def energy_features(molecules: Sequence[LabelledMolecule]) -> np.ndarray:
+    """Of every molecule what reference energies are linear in, [N, ENERGY_FEATURES]."""
+    return np.stack([neighbourhood(entry.molecule).energy_features() for entry in molecules])
+
+
+def surface_errors(weights: np.ndarray, molecules: Sequence[LabelledMolecule]) -> list[float]:
+    """Signed errors of reference energies with weights [ENERGY_FEATURES], millihartree."""
+    return (MILLI * (energy_features(molecules) @ weights - [entry.energy for entry in molecules])).tolist()
+
+
+def surface_curves(
+    train: Sequence[LabelledMolecule], test: Sequence[LabelledMolecule], torsions: Sequence[LabelledMolecule]
+) -> dict[str, dict[str, float]]:
+    """Errors of reference energies fitted to the first frames of the training set, for both of SURFACES."""
+    features, energies = energy_features(train), np.array([entry.energy for entry in train])
+    found: dict[str, dict[str, float]] = {name: {} for name in SURFACES}
+    for name, arm in SURFACES.items():
+        data = arm_recipe(arm, seed=0, plan=PLAN).data
+        prior = published_surface(data.name) if data.published else None
+        for count in [count for count in COUNTS if count <= len(train)]:
+            weights = ridge_energies(features[:count], energies[:count], data.energy_ridge, prior)
+            at_rest = surface_errors(weights, torsions[: REFERENCE + 1])[REFERENCE]
+            wrong = np.array(surface_errors(weights, test)) - at_rest
+            found[name][str(count)] = KCAL * float(np.abs(wrong).mean())
+    return found
 
 
 def write_study(study: EthanolStudy, path: Path) -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from molkit.data.md17 import load_rmd17
 from molkit.errors import DataNotFound, InvalidInput, RunError
 from molkit.molecule import Molecule
 from molkit.ofdft import compact
@@ -17,12 +18,21 @@ from molkit.ofdft.attention_training import (
     read_attention_recipe,
     train_attention,
 )
-from molkit.ofdft.channels import fit_channels, fit_energies, prepare_molecule
+from molkit.ofdft.channels import (
+    ENERGY_FEATURES,
+    fit_channels,
+    fit_energies,
+    neighbourhood,
+    prepare_molecule,
+    ridge_energies,
+)
 from molkit.ofdft.density import density_of, load_functional
 from molkit.ofdft.label_files import LabelSettings, generate, load_folder
 from molkit.ofdft.labels import FrozenSampling
+from molkit.ofdft.published_energies import published_surface
 from molkit.studies import ofdft_small as study
 from molkit.training.config import TrainConfig
+from molkit.units import HARTREE_TO_KCAL
 
 CONFIG = AttentionConfig(counts=(4, 3, 2), width=8, num_layers=1, num_heads=2, num_gaussians=4)
 SETTINGS = LabelSettings(FrozenSampling(count=4, scale=(0.003, 0.1)), grid_level=0)
@@ -92,7 +102,7 @@ def test_a_run_is_loaded_published_and_minimised(run, labelled, tmp_path):
     again = load(publish(run / "snapshots" / "step_00000003", "tiny", root=tmp_path))
     energy = again.energy_of(entry.molecule)
     start = energy.on_constraint(np.zeros(len(energy.constraint)))
-    assert np.isfinite(energy(start)[0]) and "wrong by hartrees" in (tmp_path / "tiny" / "card.md").read_text()
+    assert np.isfinite(energy(start)[0]) and "Others are refused" in (tmp_path / "tiny" / "card.md").read_text()
     assert sorted(study.snapshots_of(run)) == [3, 6]
 
 
@@ -217,3 +227,25 @@ def test_a_step_without_a_snapshot_is_said(folder, tmp_path):
     recipe = AttentionRecipe(data=AttentionData(folder=str(folder)), model=CONFIG, training=training)
     with pytest.raises(RunError, match="no snapshot of step 3"):
         study.train_arm(recipe, tmp_path / "run", 3)
+
+
+def test_a_restraint_draws_the_reference_energy_towards_its_prior():
+    random = np.random.default_rng(0)
+    features, prior = random.standard_normal((40, ENERGY_FEATURES)), random.standard_normal(ENERGY_FEATURES)
+    energies = features @ prior
+    assert np.abs(features @ ridge_energies(features, energies, 1e8, prior) - energies).max() < 1e-6
+    assert np.abs(features @ ridge_energies(features, energies, 1e8) - energies).max() > 1.0
+    assert np.abs(features @ ridge_energies(features, energies + 1.0, 1e-9, prior) - energies - 1.0).max() < 1e-4
+
+
+def test_only_ethanol_has_published_energies():
+    with pytest.raises(InvalidInput, match="published for ethanol"):
+        published_surface("water")
+
+
+def test_published_energies_of_frames_that_were_not_fitted_are_close():
+    """Below one kcal/mol on the hundred frames that serve for validation, whose spread is four."""
+    frames, weights = load_rmd17("ethanol", split="train"), published_surface("ethanol")
+    features = np.stack([neighbourhood(frames.molecule(k)).energy_features() for k in range(900, 1000)])
+    wrong = features @ weights * HARTREE_TO_KCAL - frames.energies[900:]
+    assert np.abs(wrong).mean() < 1.0 < frames.energies[900:].std()

@@ -30,13 +30,15 @@ def _run(arm: str, seed: int, shift: float) -> SmallRun:
 
 @pytest.fixture
 def made() -> study.EthanolStudy:
-    runs = (_run("full", 0, 3.0), _run("full", 1, -5.0), _run("geometry", 0, 1.0), _run("40 frames", 0, 0.0))
+    runs = (_run("full", 0, 3.0), _run("full", 1, -5.0), _run("geometry", 0, 1.0), _run("30 frames", 0, 0.0))
     sets = {"test": 3, "torsions": POINTS}
     names = {name: ["C2H6O"] * count for name, count in sets.items()}
     found = SmallStudy(runs, names, {name: [9] * count for name, count in sets.items()}, 4, 10, {})
     energies = {"test": [-154.99, -154.98, -154.97], "torsions": [-155.0 + 0.001 * k for k in range(POINTS)]}
-    counts = {"full": 160, "geometry": 160, "40 frames": 40}
-    return study.EthanolStudy(found, energies, [-154.985, -154.975], counts)
+    counts = {"full": 120, "geometry": 120, "30 frames": 30}
+    curves = {name: {"30": 2.0, "120": 1.0} for name in study.SURFACES}
+    surface = {"test": [3.0, 1.0, 1.0], "torsions": [1.0] * POINTS}
+    return study.EthanolStudy(found, energies, [-154.985, -154.975], counts, surface, curves)
 
 
 def test_a_constant_error_is_no_error_of_relative_energies(made):
@@ -46,6 +48,7 @@ def test_a_constant_error_is_no_error_of_relative_energies(made):
     assert made.error("full").value == pytest.approx(np.abs(wanted).mean())
     assert made.absolute_error("full").value == pytest.approx(study.KCAL * np.mean([14.0 / 3.0, 10.0 / 3.0]))
     np.testing.assert_allclose(made.relative(), HARTREE_TO_KCAL * np.array([0.01, 0.02, 0.03]), atol=1e-9)
+    np.testing.assert_allclose(made.surface_errors()[0], study.KCAL * np.array([2.0, 0.0, 0.0]))
     assert made.guess_error().value == pytest.approx(HARTREE_TO_KCAL * (0.01 + 0.0 + 0.01) / 3.0)
 
 
@@ -61,7 +64,7 @@ def test_a_torsion_curve_is_kohn_sham_plus_the_errors(made):
 def test_the_study_is_written_and_read(made, tmp_path):
     study.write_study(made, tmp_path / "a.json")
     again = study.stored_study(tmp_path / "a.json")
-    assert again.found.arms == ["full", "geometry", "40 frames"] and again.num_frames["40 frames"] == 40
+    assert again.found.arms == ["full", "geometry", "30 frames"] and again.num_frames["30 frames"] == 30
     np.testing.assert_allclose(again.errors("full"), made.errors("full"))
     with pytest.raises(DataNotFound, match="ofdft-ethanol"):
         study.stored_study(tmp_path / "none.json")
@@ -86,3 +89,19 @@ def test_a_wrong_arm_or_geometry_is_one_line(capsys):
         read_geometries("ethanol")
     assert run(["study", "ofdft-ethanol", "--arms", "full", "--labels", "x", "--runs", "y", "--out", "z"]) == 2
     assert "pairs like full:0" in capsys.readouterr().err
+
+
+def test_the_stored_study_is_whole():
+    """A hundred test frames, every start, both curves; the step was chosen by validation."""
+    stored = study.stored_study()
+    assert len(stored.energies["test"]) == 100 and len(stored.energies["torsions"]) == POINTS
+    assert set(STARTS) == set(stored.found.of_arm("full")[0].results["test"])
+    for run_ in stored.found.runs:
+        assert run_.chosen == min(run_.snapshots, key=lambda entry: entry.error).step
+
+
+def test_unseen_frames_are_far_better_than_their_mean_and_starts_agree():
+    stored = study.stored_study()
+    assert stored.error("full").value < 0.5 * stored.guess_error().value
+    ends = [stored.found.errors("full", "test", start) for start in ("MINAO", "reference")]
+    assert np.abs(ends[0] - ends[1]).max() < 0.2

@@ -33,13 +33,13 @@ def test_tables_name_molecules_and_ratios(found):
     )
 
 
-def test_the_figure_has_lines_bands_and_the_extended_ratio(found):
-    figure = draw.cost_figure(found)
-    left, middle, right = figure.axes
-    assert len(left.collections) == 4 and any("if extended" in text.get_text() for text in left.texts)
-    assert len(middle.lines) == 3 and len(right.lines) == 2
+def test_the_figures_have_lines_bands_and_the_extended_ratio(found):
+    (totals,) = draw.totals_figure(found).axes
+    left, right = draw.stages_figure(found).axes
+    assert len(totals.collections) == 4 and any("if extended" in text.get_text() for text in totals.texts)
+    assert len(left.lines) == 3 and len(right.lines) == 2
 
 
 def test_too_few_molecules_give_no_line(found):
     few = study.ScalingStudy(found.costs[:2], 10, 1, {})
-    assert not draw.cost_figure(few).axes[0].texts and "–" in draw.ratios_table(few).data
+    assert not draw.totals_figure(few).axes[0].texts and "–" in draw.ratios_table(few).data
