@@ -43,16 +43,17 @@ def ways_table(study: EthanolStudy, classical: Sequence[Minimised]) -> "HTML":
         label = arm.replace("geometry", "no density").replace("density no", "density, no")
         label = label if arm.startswith("geometry") else f"{arm}, minimised"
         lines.append([label, *_cells(study, arm, "MINAO", "after"), str(len(study.found.of_arm(arm)))])
-    lines.append(["the reference energy alone", *_of_surface(study), ""])
-    lines.append(["always the mean of the training frames", interval(study.guess_error(), 2), "", ""])
+    lines.append(["the reference energy alone", *_of_surface(study), "", ""])
+    lines.append(["always the mean of the training frames", interval(study.guess_error(), 2), "", "", ""])
     for functional in dict.fromkeys(row.functional for row in classical):
         total, relative = classical_errors(classical, functional)
         cells = [number(float(np.abs(relative).mean()), 0), number(float(np.abs(total).mean()), 0)]
-        lines.append([f"{functional}, minimised ({len(relative)} frames)", *cells, ""])
-    head = ["way", "relative energy (kcal/mol)", "total energy (kcal/mol)", "trainings"]
+        lines.append([f"{functional}, minimised ({len(relative)} frames)", *cells, "", ""])
+    head = ["way", "relative energy (kcal/mol)", "total energy (kcal/mol)", "density error", "trainings"]
     caption = f"Mean absolute errors against Kohn-Sham, {len(study.energies['test'])} unseen frames of rMD17, "
     caption += f"{study.num_frames['full']} training frames; relative energies are those above ethanol at rest. "
-    caption += "Intervals: 95 %, over trainings where there are several, else over frames."
+    caption += "Intervals: 95 %, over trainings where there are several, else over frames. Density error: of the "
+    caption += "minimised density, root of the integral of the squared difference, bohr^-3/2."
     return html_table(head, lines, caption=caption)
 
 
@@ -61,8 +62,10 @@ def _of_surface(study: EthanolStudy) -> list[str]:
 
 
 def _cells(study: EthanolStudy, arm: str, start: str, column: str) -> list[str]:
-    relative = study.error(arm, start=start, column=column)
-    return [interval(relative, 2), interval(study.absolute_error(arm, start, column), 2)]
+    energies = [study.error(arm, start=start, column=column), study.absolute_error(arm, start, column)]
+    shown = column == "after" and not arm.startswith("geometry")
+    density = number(float(np.mean(study.found.errors(arm, "test", start, "density"))), 3) if shown else ""
+    return [*(interval(found, 2) for found in energies), density]
 
 
 def starts_table(study: EthanolStudy, arm: str = "full") -> "HTML":
