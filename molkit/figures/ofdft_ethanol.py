@@ -162,7 +162,8 @@ def learning_figure(study: EthanolStudy) -> Figure:
         left.set(xscale="log", yscale="log", xlabel="training frames", ylabel="error (kcal/mol)")
         left.set_xticks(COUNTS, [str(count) for count in COUNTS])
         left.minorticks_off()
-        left.legend(fontsize=8)
+        left.set_ylim(top=8.0 * left.get_ylim()[1])  # room for the names
+        left.legend(fontsize=8, loc="upper right")
         for arm in [arm for arm in study.found.arms if arm in COLOURS]:
             for position, run in enumerate(study.found.of_arm(arm)):
                 steps, errors = zip(*((entry.step, entry.error) for entry in run.snapshots), strict=True)
