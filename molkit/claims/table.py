@@ -231,7 +231,7 @@ def _html_table(
 ) -> str:
     """Five columns (six with results of this run): n and profile stand below ours, so that a page is wide enough.
 
-    with_rules: acceptance rule, commit, basis and weights too, as on the page of the whole ledger.
+    with_rules: acceptance rule, note, commit, basis and weights too, as on the page of the whole ledger.
     """
     columns = ["Claim", "Published", *([THIS_RUN] if this_run else []), "Ours", "Verdict", "Cost"]
     head = "".join(f'<th scope="col" style="text-align:left">{name}</th>' for name in columns)
@@ -239,9 +239,10 @@ def _html_table(
     for row in rows:
         claim, result = row.claim, row.measurement
         rule = rule_text(claim) if with_rules and claim.attempt == "now" else ""
+        below = ". ".join(filter(None, [rule, claim.note if with_rules else ""]))
         now = (this_run or {}).get(claim.measured_as or claim.id)
         cells = [
-            _stacked(escape(claim.label), rule),
+            _stacked(escape(claim.label), below),
             _tight(published_text(claim)),
             *([_stacked(_tight(ours_text(claim, now)), count_text(now))] if this_run else []),
             _stacked(_tight(ours_text(claim, result)), count_text(result) + (f", {result.profile}" if result else "")),

@@ -2,6 +2,7 @@
 
 import re
 import xml.etree.ElementTree as ElementTree
+from html import escape
 
 import pytest
 
@@ -93,6 +94,12 @@ def test_the_page_goes_in_the_order_of_the_book_and_folds_what_has_no_result(res
     folded = page.split('<details class="molkit-fold">')[1:]
     assert folded and all("no result yet</summary>" in part for part in folded)
     assert not any("reproduced" in part.split("</details>")[0] for part in folded)
+
+
+def test_the_page_shows_the_notes_of_the_claims(results):
+    claim = load_claims()["mofdft.ethanol.energy"]
+    assert "without that help 1.5 kcal/mol" in claim.note
+    assert f"{escape(rule_text(claim))}. {escape(claim.note)}" in ledger_markdown()
 
 
 def test_the_table_is_there_in_markdown_too(results):
