@@ -19,6 +19,7 @@ from molkit.studies.conformers import ARMS, Bar, ConformerStudy, arms_of, covera
 from molkit.studies.distance_distributions import KINDS, DistanceStudy, Drawn, values_of
 from molkit.studies.energy_tilt import Curves, Level, NoiseRow, SpringRow, Tilted, TiltRow, lengths
 
+OVERLAY_COLUMNS = 4
 ARM_STYLE = {
     "rdkit": ("#555555", "--"),
     "rdkit_ff": ("#555555", "-"),
@@ -204,9 +205,12 @@ def bar_table(bars: Sequence[Bar]) -> HTML:
 
 
 def overlay_grid(found: Sequence[Overlay]) -> HTML:
-    """References, and under each the nearest generated conformer laid on it."""
-    caption = "Above: references; below: the nearest generated conformer, laid on it. " + "; ".join(
-        f"{one.name}: {one.rmsd:.2f} Å" for one in found
+    """Rows of references, and under each row the nearest generated conformers laid on them; full rows only."""
+    columns = min(OVERLAY_COLUMNS, len(found))
+    drawn = found[: len(found) - len(found) % columns] if columns else found
+    caption = "Upper rows: references; below each: the nearest generated conformer, laid on it. " + "; ".join(
+        f"{one.name}: {one.rmsd:.2f} Å" for one in drawn
     )
-    shown = [one.reference for one in found] + [one.nearest for one in found]
-    return show_grid(shown, caption=caption + " (heavy atoms).", columns=len(found))
+    blocks = [drawn[start : start + columns] for start in range(0, len(drawn), max(columns, 1))]
+    shown = [molecule for row in blocks for molecule in ([one.reference for one in row] + [one.nearest for one in row])]
+    return show_grid(shown, caption=caption + " (heavy atoms).", columns=columns)

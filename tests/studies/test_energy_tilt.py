@@ -69,6 +69,8 @@ def test_overlays_lie_on_their_references():
     gap = one.nearest.positions - one.reference.positions
     assert np.linalg.norm(gap.mean(axis=0)) < 1e-6 and one.rmsd < 3.0
     assert "heavy atoms" in draw.overlay_grid([one]).data
+    many = draw.overlay_grid([one] * 9).data  # two full rows of four
+    assert many.count(f"{one.name}: {one.rmsd:.2f} Å") == 8 * draw.overlay_grid([one]).data.count(f"{one.rmsd:.2f} Å")
 
 
 def rows_with(arm: str, cov: list[float], mat: list[float]) -> list[Row]:
