@@ -16,7 +16,8 @@ from types import ModuleType
 
 from molkit.book.notebooks import write_whole
 
-NOT_STARTED = "died before replying"  # as when two kernels that start together draw the same port; tried once more
+NOT_STARTED = ("died before replying", "Kernel didn't respond")  # two kernels that start together may draw one port
+START_SECONDS = 90  # for a kernel to answer; a start that fails is tried once more
 
 
 class OverLimit(Exception):
@@ -48,7 +49,7 @@ def execute(job: dict) -> str:
             try:
                 run_notebook(papermill, job)
             except RuntimeError as error:
-                if NOT_STARTED not in str(error):
+                if not any(words in str(error) for words in NOT_STARTED):
                     raise
                 run_notebook(papermill, job)
     except PapermillExecutionError as error:
@@ -71,7 +72,7 @@ def run_notebook(papermill: ModuleType, job: dict) -> None:
         kernel_name="python3",
         cwd=job["folder"],
         progress_bar=False,
-        start_timeout=180,
+        start_timeout=START_SECONDS,
     )
 
 

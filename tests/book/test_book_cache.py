@@ -10,7 +10,9 @@ from molkit.book.profiles import load_profile
 
 
 def run(book, profile="smoke", **options):
-    return {o.chapter: o for o in run_chapters(book, profile, load_profile(book, profile), jobs=2, **options)}
+    outcomes = run_chapters(book, profile, load_profile(book, profile), jobs=2, **options)
+    assert [outcome.record.error for outcome in outcomes if outcome.state == "failed"] == []
+    return {outcome.chapter: outcome for outcome in outcomes}
 
 
 def would_run(book, profile="smoke"):
@@ -148,7 +150,8 @@ def test_results_of_a_run_are_kept_beside_it_and_published_ones_are_seen(toy, pr
     assert would_run(toy, profile) == {"second": ["data/results/old.json"]}
 
 
-def test_a_kernel_that_dies_before_it_begins_is_started_once_more(monkeypatch):
+@pytest.mark.parametrize("said", ["Kernel died before replying to kernel_info", "Kernel didn't respond in 90 seconds"])
+def test_a_kernel_that_does_not_begin_is_started_once_more(said, monkeypatch):
     import papermill
 
     from molkit.book import worker
@@ -159,7 +162,7 @@ def test_a_kernel_that_dies_before_it_begins_is_started_once_more(monkeypatch):
     def start(*arguments, **options):
         calls.append(1)
         if len(calls) == 1:
-            raise RuntimeError("Kernel died before replying to kernel_info")
+            raise RuntimeError(said)
 
     monkeypatch.setattr(papermill, "execute_notebook", start)
     assert worker.execute(job) == "" and len(calls) == 2
