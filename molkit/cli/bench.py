@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from molkit.cli.engines import Engine, engine_options
+from molkit.cli.outputs import require_place
 
 ISAS = ("auto", "avx512_bf16", "avx512", "avx2")
 
@@ -48,8 +49,8 @@ def edm(
 
     if isa != "auto" and device != "cpu":
         raise InvalidInput("--isa caps the CPU's instruction sets; leave it out with --device cuda")
-    if out is not None and not out.parent.is_dir():
-        raise InvalidInput(f"{out}: the folder {out.parent} does not exist")
+    if out is not None:
+        require_place(out)
     request = {
         **{"width": width, "layers": layers, "molecules": molecules, "rounds": rounds},
         **{"isa": isa, "device": device, "seed": seed},

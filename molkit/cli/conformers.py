@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from molkit.cli.engines import Engine, engine_options
+from molkit.cli.outputs import require_place
 from molkit.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -56,8 +57,7 @@ def conformers(
     from molkit.cgcf.conformer_jobs import ConformerJob, run_jobs
     from molkit.chem.text_files import write_atomically
 
-    if out.suffix != ".sdf":
-        raise InvalidInput(f"{out}: conformers are written as .sdf")
+    require_place(out, (".sdf",))
     torch.set_num_threads(1)
     how = {"weights": weights, "energy": etm, "search": search, "stereo": stereo, "mmff": mmff, "rank": rank}
     molecules = [line for text in smiles for line in expanded(text)]
@@ -75,14 +75,11 @@ def conformers(
 
 
 def expanded(text: str) -> list[str]:
-    """The text itself, or the first word of each line where it is the name of a file."""
-    if not text.endswith((".smi", ".txt", ".csv")):
-        return [text]
-    path = Path(text)
-    if not path.is_file():
-        raise InvalidInput(f"{path}: no such file of SMILES")
-    words = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
-    return [line[0] for line in words if line]
+    """The text itself, or the SMILES in the file of that name."""
+    from molkit.data.ensemble_molecules import read_smiles_file
+
+    is_file = text.endswith((".smi", ".txt", ".csv"))
+    return [one.smiles for one in read_smiles_file(Path(text))] if is_file else [text]
 
 
 def summary(result: JobResult, count: int) -> str:

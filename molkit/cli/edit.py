@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from molkit.cli.outputs import require_place
 from molkit.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -148,10 +149,7 @@ def _report(
     seed: int,
 ) -> None:
     """Check the target, run the edit, write the molecules, and say how many came out and how many are stable."""
-    if out.suffix not in (".xyz", ".sdf"):
-        raise InvalidInput(f"{out}: the name must end in .xyz or .sdf")
-    if not out.parent.is_dir():
-        raise InvalidInput(f"{out}: the folder {out.parent} does not exist")
+    require_place(out, (".xyz", ".sdf"))
     from molkit.cli.edm import number_of_calls
     from molkit.edm.editing import GUIDANCE
     from molkit.edm.model import load

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from molkit.cli.engines import Engine, engine_options
+from molkit.cli.outputs import require_place
 
 if TYPE_CHECKING:
     from molkit.molecule import PackedMolecules
@@ -57,10 +58,7 @@ def sample(
     from molkit.errors import InvalidInput
 
     require_device(device, engine)
-    if out.suffix not in FORMATS:
-        raise InvalidInput(f"{out}: the name must end in {', '.join(FORMATS)}")
-    if not out.parent.is_dir():
-        raise InvalidInput(f"{out}: the folder {out.parent} does not exist")
+    require_place(out, FORMATS)
     model = load(weights)
     num_calls = min(DEFAULT.num_calls, model.config.num_steps + 1) if calls is None else number_of_calls(calls)
     plain = num_calls is None or model.config.process == "flow"  # a flow takes the plain name for its own plain step

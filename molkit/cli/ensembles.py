@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from molkit.cli.engines import Engine, engine_options
+from molkit.cli.outputs import require_place
 
 
 @click.group()
@@ -69,6 +70,7 @@ def pack(folders: tuple[str, ...], out: Path) -> None:
     from molkit.errors import InvalidInput
     from molkit.studies.reference_ensembles import collect
 
+    require_place(out, (".npz",))
     together = []
     for entry in folders:
         split, _, folder = entry.partition("=")

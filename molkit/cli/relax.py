@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from molkit.cli.outputs import require_place
 from molkit.errors import InvalidInput
 
 
@@ -28,10 +29,7 @@ def relax(structures: Path, weights: str, sigma: str, ending: str, copies: int, 
     from molkit.relaxation.recipe import pre_relax
     from molkit.rng import generator_from
 
-    if out.suffix not in (".xyz", ".sdf"):
-        raise InvalidInput(f"{out}: the name must end in .xyz or .sdf")
-    if not out.parent.is_dir():
-        raise InvalidInput(f"{out}: the folder {out.parent} does not exist")
+    require_place(out, (".xyz", ".sdf"))
     level = sigma if sigma == "auto" else _number(sigma)
     reading = read_molecules(structures)
     edm = load("edm_qm9" if weights == "edm" else weights)

@@ -396,7 +396,14 @@ def flow_objectives(weights: tuple[str, ...], keep: Path, out: Path | None) -> N
 @study.command("conformers")
 @click.argument("weights")
 @click.option("--energy", default="", help="Weights of an energy (ETM); default: arms without it.")
-@click.option("--data", default="conformers_dft", show_default=True, help="A set of ensembles; its test split is used.")
+@click.option("--data", default="conformers_dft", show_default=True, help="A set of ensembles.")
+@click.option(
+    "--split",
+    default="test",
+    show_default=True,
+    type=click.Choice(["train", "valid", "test"]),
+    help="Of it; valid is for choices.",
+)
 @click.option("--threshold", default=1.25, show_default=True, type=click.FloatRange(min=0.01), help="COV, angstrom.")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(min=1), help="Test molecules.")
 @click.option("--max-references", default=25, show_default=True, type=click.IntRange(min=1), help="Of a molecule.")
@@ -412,6 +419,7 @@ def conformers(
     weights: str,
     energy: str,
     data: str,
+    split: str,
     threshold: float,
     limit: int,
     max_references: int,
@@ -424,7 +432,7 @@ def conformers(
     out: Path,
     engine: Engine,
 ) -> None:
-    """Coverage, matching, geometry and cost of conformers by the flow WEIGHTS and by RDKit on a test set."""
+    """Coverage, matching, geometry and cost of conformers by the flow WEIGHTS and by RDKit on molecules of a set."""
     import torch
 
     from molkit.studies.conformers import Setting, run_study, write_study
@@ -434,6 +442,7 @@ def conformers(
         weights=weights,
         energy=energy,
         data=data,
+        split=split,
         threshold=threshold,
         limit=limit,
         max_references=max_references,

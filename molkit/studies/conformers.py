@@ -16,7 +16,7 @@ from molkit.cgcf.energy_training import load_energy
 from molkit.cgcf.model import load_flow
 from molkit.claims.ledger import REPOSITORY, Measurement
 from molkit.claims.provenance import commit, hash_files
-from molkit.data.ensembles import WHAT, load_ensembles
+from molkit.data.ensembles import WHAT, Split, load_ensembles
 from molkit.data.registry import data_root, sha256_of
 from molkit.errors import DataNotFound, InvalidInput
 from molkit.farm.folder import Result
@@ -68,6 +68,7 @@ class Setting:
     num_energies: int = 0  # conformers of each arm whose GFN2-xTB energy is taken
     stereo: str = "mirror"  # what the flow does about wrong handedness, as in `molkit conformers`
     only: tuple[str, ...] = ()  # arms; empty: all
+    split: Split = "test"  # of the set; `valid` is for choices between weights
 
 
 @dataclass
@@ -103,7 +104,8 @@ def run_study(
     if setting.energy:
         load_energy(setting.energy)
     tasks = study_tasks(setting)
-    kept = {name: value for name, value in asdict(setting).items() if name not in ("limit", "seeds")}
+    free = ("limit", "seeds", *(("split",) if setting.split == "test" else ()))  # a folder may hold more of these
+    kept = {name: value for name, value in asdict(setting).items() if name not in free}
     report = run_farm(
         measure, tasks, folder, executor=executor, minutes=minutes, settings=kept, progress=progress, unit="molecule"
     )
@@ -117,7 +119,9 @@ def run_study(
 
 def study_tasks(setting: Setting) -> dict[str, ArmsTask]:
     """One task for each seed and test molecule."""
-    ensembles = load_ensembles(setting.data, split="test", limit=setting.limit)
+    ensembles = load_ensembles(setting.data, split=setting.split, limit=setting.limit)
+    if not ensembles:
+        raise InvalidInput(f"{setting.data}: the split {setting.split} is empty")
     unknown = sorted(set(setting.only) - set(ARMS))
     if unknown or setting.stereo not in get_args(Stereo):
         raise InvalidInput(f"unknown arm or stereo {unknown or setting.stereo}: arms are {', '.join(ARMS)}")

@@ -123,6 +123,23 @@ def test_nothing_is_written_where_nothing_can_be_treated(folder, tmp_path, capfd
     assert "belong to method edm" in capfd.readouterr().err
 
 
+def test_files_and_folders_are_looked_at_before_the_work(folder, tmp_path, capfd):
+    listed, out = tmp_path / "some.smi", tmp_path / "out.sdf"
+    listed.write_text("# two of them\nCO\n\nCC ethane\n")
+    asked = ["-n", "1", "--weights", str(folder), "--stereo", "ignore", "--out"]
+    assert run(["conformers", str(listed), *asked, str(out)]) == 0
+    assert "2 conformers of 2 molecules, 0 failed" in capfd.readouterr().out
+    listed.write_bytes(b"\xff\xfe\x00C")
+    for smiles, target, message in (
+        (str(listed), out, "cannot read"),
+        (str(tmp_path / "none.txt"), out, "cannot read"),
+        ("CC", tmp_path / "nowhere" / "out.sdf", "does not exist"),
+        ("CC", tmp_path / "out.xyz", "must end in .sdf"),
+    ):
+        assert run(["conformers", smiles, *asked, str(target)]) == 2
+        assert message in (seen := capfd.readouterr()).err and not seen.out
+
+
 def test_a_recipe_trains_resumes_and_reloads(tmp_path):
     """Both objectives, a few steps; resumed weights equal those of a run in one go."""
     model = {"width": 8, "training_steps": 1}

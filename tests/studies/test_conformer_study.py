@@ -13,7 +13,7 @@ from molkit.cgcf.model import build_flow, save_flow
 from molkit.chem.bond_graph import graph_mol
 from molkit.chem.rdkit_conformers import rdkit_conformers
 from molkit.cli import run
-from molkit.data.ensembles import Ensemble
+from molkit.data.ensembles import Ensemble, load_ensembles
 from molkit.errors import CalculationFailed, DataNotFound, InvalidInput
 from molkit.figures import conformers as draw
 from molkit.studies.conformer_arms import ARMS, NUMBERS, ArmsTask, bond_spread, measure, thinned
@@ -29,6 +29,7 @@ from molkit.studies.conformers import (
     rows_of,
     run_study,
     stored_study,
+    study_tasks,
     write_study,
 )
 from molkit.studies.conformers_live import stored_cost
@@ -72,6 +73,22 @@ def test_a_study_keeps_what_it_has_and_refuses_another_setting(weights, tmp_path
     assert run([*command, "--out", str(path)]) == 0
     assert "left out" in capfd.readouterr().out
     assert read_study(path).rows == found.rows
+
+
+def test_choices_between_weights_can_be_made_on_another_split(weights, tmp_path):
+    """A folder of the test split and one of another are different settings; an empty split ends in a line."""
+    names = {
+        split: {task.ensemble.name for task in study_tasks(Setting(weights=weights, split=split, limit=3)).values()}
+        for split in ("valid", "test")
+    }
+    assert names["valid"] == {one.name for one in load_ensembles("conformers_dft", split="valid", limit=3)}
+    assert not names["valid"] & names["test"]
+    shared = {"weights": weights, "limit": 1, "max_references": 1, "only": ("flow",)}
+    run_study(Setting(**shared), tmp_path)
+    with pytest.raises(InvalidInput, match="'split'"):
+        run_study(Setting(**shared, split="valid"), tmp_path)
+    with pytest.raises(InvalidInput, match="valid is empty"):
+        study_tasks(Setting(weights=weights, data="ensembles_drugs", split="valid"))
 
 
 def ethanol() -> Ensemble:
