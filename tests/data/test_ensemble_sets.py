@@ -1,7 +1,10 @@
+import hashlib
+
 import numpy as np
 import pytest
 
 from molkit.chem.conformer_rmsd import rmsd_matrix
+from molkit.chem.rdkit_tools import mol_from_smiles, plain_smiles
 from molkit.cli import run
 from molkit.data.ensemble_molecules import choose_molecules, read_smiles_file
 from molkit.data.ensembles import (
@@ -55,6 +58,34 @@ def test_wrong_sets_end_in_a_line(dft, tmp_path):
     for name in ("cut", "lacking"):
         with pytest.raises(InvalidInput):
             read_ensembles(tmp_path / f"{name}.npz")
+
+
+def digest_of(ensembles) -> str:
+    """SHA-256 of names, positions (in units of the file), energies and bonds."""
+    found = hashlib.sha256()
+    for one in ensembles:
+        found.update(f"{one.name} {one.smiles} {one.bonds.tolist()} {one.formal_charges.tolist()}".encode())
+        found.update(np.rint(one.positions / 2.5e-4).astype(np.int32).tobytes())
+        found.update(one.energies.astype(np.float32).tobytes())
+    return found.hexdigest()
+
+
+def test_the_molecules_of_published_results_stay_what_they_were():
+    """Studies were made on these test ensembles, and etm_qm9 was trained on the first 745 training molecules."""
+    train, test = (load_ensembles("ensembles_qm9", split=split) for split in ("train", "test"))
+    assert (len(test), sum(map(len, test))) == (199, 2825)
+    assert digest_of(test).startswith("78241adeb5805418")
+    assert sum(map(len, train[:745])) == 2529
+    assert digest_of(train[:745]).startswith("c74e035698f73940")
+
+
+def test_no_graph_is_in_two_splits_of_the_qm9_ensembles():
+    sizes, graphs = {}, set()
+    for split in ("train", "valid", "test"):
+        found = load_ensembles("ensembles_qm9", split=split)
+        graphs |= (own := {plain_smiles(mol_from_smiles(one.smiles)) for one in found})
+        sizes[split] = len(own)
+    assert sizes["train"] >= 1800 and sizes["valid"] >= 50 and len(graphs) == sum(sizes.values())
 
 
 def test_a_first_part_of_a_choice_is_its_beginning():
