@@ -297,7 +297,7 @@ def relax_mmff94(mol: Chem.Mol, *, label: str, max_iterations: int = 2000) -> li
     Raises InvalidInput, naming the molecule by its label, where the force field has no parameters.
     """
     if not AllChem.MMFFHasAllMoleculeParams(mol):
-        raise InvalidInput(f"MMFF94 has no parameters for {label!r}; only ways without it are open (force_field='none')")
+        raise InvalidInput(f"MMFF94 has no parameters for {label!r}; go without a force field (force_field='none')")
     outcomes = AllChem.MMFFOptimizeMoleculeConfs(mol, maxIters=max_iterations)
     return [{"mmff94_kcal": energy, "mmff94_converged": float(flag == 0)} for flag, energy in outcomes]
 
