@@ -337,3 +337,8 @@ def connectivity(molecule: Molecule, *, factor: float = COVALENT_FACTORS[0]) -> 
     with rdBase.BlockLogs():
         rdDetermineBonds.DetermineConnectivity(mol, useVdw=True, covFactor=factor)
     return mol.GetMol()
+
+
+def num_pieces(molecule: Molecule, *, factor: float = COVALENT_FACTORS[0]) -> int:
+    """Parts of a molecule that no bond of `connectivity` joins."""
+    return len(Chem.GetMolFrags(connectivity(molecule, factor=factor)))

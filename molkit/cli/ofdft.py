@@ -34,9 +34,10 @@ def labels(
     out: Path,
     engine: Engine,
 ) -> None:
-    """Kohn-Sham densities of geometries of CLASS (water, ethanol, small, larger), with value and gradient labels.
+    """Kohn-Sham densities of geometries of CLASS, with value and gradient labels.
 
-    A folder holds labels of one kind; the same command continues after an interruption.
+    Classes: water, ethanol, ethanol_torsions, small, larger, up_to_five, beyond_five. A folder holds labels of one
+    kind; the same command continues after an interruption.
     """
     from molkit.ofdft.geometries import geometry
     from molkit.ofdft.label_files import LabelSettings, generate
@@ -53,32 +54,31 @@ def labels(
 
 @click.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@click.option(
-    "--weights", default="ofdft_water", show_default=True, help="ofdft_water, ofdft_small, ofdft_ethanol, or a run."
-)
+@click.option("--weights", help="Published weights, or a run.  [default: the first published ones that serve it]")
 @click.option("--start", default="minao", show_default=True, help="minao, huckel, reference, or mean (water).")
 @click.option("--method", default="lbfgs", show_default=True, help="lbfgs or descent.")
 @click.option("--steps", default=500, show_default=True, type=click.IntRange(min=1), help="At most.")
 @click.option("--cube", type=click.Path(dir_okay=False, path_type=Path), help="Write the (first) density there.")
-def density(file: Path, weights: str, start: str, method: str, steps: int, cube: Path | None) -> None:
+def density(file: Path, weights: str | None, start: str, method: str, steps: int, cube: Path | None) -> None:
     """Minimise the electron density of the molecules in FILE (.xyz or .sdf) with a learned functional, no orbitals."""
     from molkit.chem.files import read_molecules
     from molkit.errors import InvalidInput
-    from molkit.ofdft.density import density_of, load_functional, write_cube
+    from molkit.ofdft.density import density_of, functional_for, load_functional, write_cube
     from molkit.ofdft.optimise import OptimiseOptions
 
-    functional, options = load_functional(weights), OptimiseOptions(method=method, max_steps=steps, step=0.3)
+    chosen, options = weights and load_functional(weights), OptimiseOptions(method=method, max_steps=steps, step=0.3)
     reading = read_molecules(file)
     problems = [f"molecule {problem.index + 1}: {problem.reason}" for problem in reading.problems]
     first = None
     for number, molecule in zip((index + 1 for index in reading.indices), reading.molecules, strict=True):
         try:
+            functional = chosen or functional_for(molecule)
             found = density_of(molecule, functional, start=start, options=options)
         except InvalidInput as error:
             problems.append(f"molecule {number}: {error}")
             continue
         first = first or found
-        click.echo(_density_line(number, found))
+        click.echo(f"{_density_line(number, found)}, by {functional.name}")
     if cube is not None and first is not None:
         write_cube(cube, first)
         click.echo(f"{cube}: density of the first molecule")

@@ -260,26 +260,58 @@ def ofdft_ethanol(arms: str, labels: Path, runs: Path, until: int | None, out: P
     click.echo(f"{out}: {len(found.found.runs)} runs, {len(found.energies['test'])} test frames")
 
 
-@study.command("ofdft-extrapolation")
-@click.option("--arms", default="full:0,geometry:0", show_default=True, help="Pairs ARM:SEED with commas.")
-@click.option("--largest", default=8, show_default=True, type=click.IntRange(min=1), help="Carbon atoms.")
-@click.option("--runs", type=click.Path(file_okay=False, path_type=Path), required=True, help="Of ofdft-small.")
-@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), required=True, help="Kohn-Sham energies.")
+@study.command("ofdft-folds")
+@click.option("--arms", default="full:0", show_default=True, help="Pairs ARM:FOLD with commas.")
+@click.option("--labels", type=click.Path(path_type=Path), required=True, help="Folder of labels, up_to_five.")
+@click.option("--runs", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the runs.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
-def ofdft_extrapolation(arms: str, largest: int, runs: Path, keep: Path, out: Path) -> None:
-    """Alkanes larger than any molecule of the training, by the stored arms of several compositions."""
+def ofdft_folds(arms: str, labels: Path, runs: Path, out: Path) -> None:
+    """Train functionals without one fold of compositions each, and minimise on the molecules of that fold."""
     import torch
 
-    from molkit.studies import ofdft_extrapolation as extrapolation
+    from molkit.ofdft.label_files import load_folder
+    from molkit.studies import ofdft_folds as folds
     from molkit.studies import ofdft_small as small
 
     torch.set_num_threads(1)
-    wanted, stored = small.read_pairs(arms), small.stored_study()
-    found = extrapolation.run_study(
-        wanted, range(1, largest + 1), study=stored, runs=runs, keep=keep, report=click.echo
-    )
+    wanted = small.read_pairs(arms, folds.PLAN)
+    labelled = load_folder(labels, "up_to_five", "train")
+    found = folds.run_study(wanted, runs=runs, labelled=labelled, report=click.echo)
+    folds.write_study(found, out)
+    click.echo(f"{out}: {len(found.runs)} runs, {len(labelled)} molecules")
+
+
+@study.command("ofdft-extrapolation")
+@click.option("--arms", default="full,geometry", show_default=True, help="Of ofdft-folds, trained on all; with commas.")
+@click.option("--weights", multiple=True, metavar="ARM=FOLDER", help="Further weights; may be repeated.")
+@click.option("--qm9", default=12, show_default=True, type=click.IntRange(min=0), help="QM9's, 6 to 9 heavy atoms.")
+@click.option("--alkanes", default=10, show_default=True, type=click.IntRange(min=0), help="Carbon atoms at most.")
+@click.option("--peptides", default=2, show_default=True, type=click.IntRange(min=0), help="Residues at most.")
+@click.option("--runs", type=click.Path(file_okay=False, path_type=Path), required=True, help="Of ofdft-folds.")
+@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), required=True, help="Kohn-Sham energies.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
+def ofdft_extrapolation(
+    arms: str, weights: tuple[str, ...], qm9: int, alkanes: int, peptides: int, runs: Path, keep: Path, out: Path
+) -> None:
+    """Molecules of QM9, alkanes and capped peptides larger than any molecule of the training."""
+    import torch
+
+    from molkit.errors import InvalidInput
+    from molkit.studies import ofdft_extrapolation as extrapolation
+    from molkit.studies.ofdft_folds import train_on_all
+
+    torch.set_num_threads(1)
+    folders = {}
+    for entry in weights:
+        arm, _, folder = entry.partition("=")
+        if not folder:
+            raise InvalidInput(f"--weights takes ARM=FOLDER, got {entry!r}")
+        folders[arm] = Path(folder)
+    folders |= {arm.strip(): train_on_all(arm.strip(), runs) for arm in arms.split(",") if arm.strip()}
+    numbers = {"QM9": range(qm9), "alkane": range(1, alkanes + 1), "peptide": range(1, peptides + 1)}
+    found = extrapolation.run_study(folders, numbers, keep=keep, report=click.echo)
     extrapolation.write_study(found, out)
-    click.echo(f"{out}: {len(found.errors)} minimisations")
+    click.echo(f"{out}: {len(found.errors)} energies")
 
 
 @study.command("ofdft-scaling")

@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from molkit.figures.ofdft import interval, number, small
 from molkit.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILION, panels
 from molkit.figures.tables import html_table
-from molkit.studies.ofdft_extrapolation import LARGEST_TRAINED, ExtrapolationStudy
 from molkit.studies.ofdft_several import RADII, SeveralEntry
 from molkit.studies.ofdft_small import ARMS, SmallStudy
 
@@ -122,27 +121,6 @@ def errors_figure(study: SmallStudy, arm: str = "full") -> Figure:
                 )
         right.set(xscale="log", yscale="log", xlabel="training step", ylabel="validation error (mHa)")
         right.legend(fontsize=7)
-    return figure
-
-
-def chains_figure(study: ExtrapolationStudy) -> Figure:
-    """Errors of alkanes against their length, in total and for each atom."""
-    caption = f"Straight alkanes against Kohn-Sham, {len(study.energies)} sizes, one training of each arm. Grey: sizes "
-    caption += "of the training, at most two heavy atoms. Full lines: minimised from the predicted density; dashed: at "
-    caption += "the predicted density. Geometry: the network without a density."
-    with panels(2, width=9.0, height=3.6, caption=caption) as (figure, axes):
-        for arm in study.arms:
-            entries, colour = study.of_arm(arm), ARM_COLOURS[arm]
-            sizes = [entry.num_carbons for entry in entries]
-            for place, atoms in zip(axes, (False, True), strict=True):
-                scale = np.array([entry.num_atoms if atoms else 1 for entry in entries])
-                place.plot(sizes, np.abs([e.minimised for e in entries]) / scale, "o-", color=colour, label=arm)
-                if arm != "geometry":
-                    place.plot(sizes, np.abs([e.predicted for e in entries]) / scale, "--", color=colour, linewidth=1.0)
-        for place, label in zip(axes, ("|error| (mHa)", "|error| per atom (mHa)"), strict=True):
-            place.axvspan(0.5, LARGEST_TRAINED + 0.5, color="#eeeeee")
-            place.set(yscale="log", xlabel="carbon atoms", ylabel=label)
-        axes[0].legend(fontsize=7)
     return figure
 
 

@@ -30,6 +30,7 @@ class AttentionConfig:
     roots: Roots = "molecule"  # of the overlap: of the whole molecule, or of every atom's block (no cubic step)
     basis: str = ""
     domain: tuple[str, ...] = ()  # kinds of molecules, see `molkit.ofdft.domain`
+    most_heavy_atoms: int = 0  # other molecules of the same elements with up to so many are served too
 
     def __post_init__(self) -> None:
         if not 2 <= len(self.counts) <= 5 or min(self.counts) < 1:

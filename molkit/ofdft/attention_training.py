@@ -14,6 +14,7 @@ from molkit.ofdft.attention import AttentionConfig, AttentionNetwork, surroundin
 from molkit.ofdft.attention_functional import AttentionModel, build, save
 from molkit.ofdft.basis import basis_fingerprint
 from molkit.ofdft.channels import ENERGY_RIDGE, ChannelReduction, Prepared, fit_channels, prepare_molecule
+from molkit.ofdft.compositions import chosen_ridge, without_fold
 from molkit.ofdft.domain import kind_of
 from molkit.ofdft.label_files import LabelledMolecule
 from molkit.ofdft.published_energies import published_surface
@@ -33,14 +34,17 @@ class AttentionData:
     floor: float = 0.01  # hartree; errors count relative to floor + excess
     energy_weight: float = 1.0
     gradient_weight: float = 1.0
-    energy_ridge: float = ENERGY_RIDGE  # restraint of pairs and triples in the reference energy
+    energy_ridge: float = ENERGY_RIDGE  # restraint of pairs and triples in the reference energy; 0: see `energy_fit`
+    energy_spread: float = 0.0  # least scale of a pair or triple in the reference energy
     published: bool = False  # restrained towards a fit of published energies, not towards zero
+    any_composition: bool = False  # serve other compositions of the same elements too, up to the largest molecule
+    held_out: int = -1  # of the folds by composition, the one to leave out; -1: none
 
     def __post_init__(self) -> None:
-        if min(self.ceiling, self.floor, self.energy_ridge) <= 0.0:
-            raise InvalidInput("ceiling, floor and energy_ridge must be positive")
-        if min(self.energy_weight, self.gradient_weight) < 0.0:
-            raise InvalidInput("weights of the loss must not be negative")
+        if min(self.ceiling, self.floor) <= 0.0:
+            raise InvalidInput("ceiling and floor must be positive")
+        if min(self.energy_weight, self.gradient_weight, self.energy_ridge, self.energy_spread) < 0.0:
+            raise InvalidInput("weights of the loss, energy_ridge and energy_spread must not be negative")
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,13 +136,20 @@ def prepare(
     config: AttentionConfig, data: AttentionData, labelled: Sequence[LabelledMolecule], *, seed: int
 ) -> tuple[AttentionTask, AttentionModel]:
     """Reduction, samples, and a model whose quadratic form begins with that of the gradient labels."""
+    labelled = without_fold(labelled, data.held_out)
     molecules = [prepare_molecule(entry, ceiling=data.ceiling, roots=config.roots) for entry in labelled]
-    prior = published_surface(data.name) if data.published else None
+    ridge, prior = energy_fit(data, molecules)
     reduction = fit_channels(
-        molecules, config.layout, floor=data.floor, energy_ridge=data.energy_ridge, energy_prior=prior
+        molecules,
+        config.layout,
+        floor=data.floor,
+        energy_ridge=ridge,
+        energy_prior=prior,
+        energy_spread=data.energy_spread,
     )
     domain = tuple(dict.fromkeys(kind_of(entry.molecule) for entry in labelled))
-    config = replace(config, basis=basis_fingerprint(), domain=domain)
+    largest = max(int((entry.molecule.atomic_numbers > 1).sum()) for entry in labelled) if data.any_composition else 0
+    config = replace(config, basis=basis_fingerprint(), domain=domain, most_heavy_atoms=largest)
     model = build(config, seed=seed)
     model.stored.store(reduction)
     samples = channel_samples(model.stored.reduction(config), molecules)
@@ -146,6 +157,17 @@ def prepare(
     if data.gradient_weight > 0.0:
         begin_with(model.network, task)
     return task, model
+
+
+def energy_fit(data: AttentionData, molecules: Sequence[Prepared]) -> tuple[float, np.ndarray | None]:
+    """Ridge and prior of the reference energy; a ridge of 0 is chosen by compositions left out of the fit."""
+    prior = published_surface(data.name) if data.published else None
+    if data.energy_ridge > 0.0:
+        return data.energy_ridge, prior
+    features = np.stack([m.place.energy_features() for m in molecules])
+    energies = np.array([m.entry.energy for m in molecules])
+    formulas = [m.entry.molecule.formula for m in molecules]
+    return chosen_ridge(features, energies, formulas, prior=prior, spread=data.energy_spread), prior
 
 
 def _counted(samples: ChannelSamples, data: AttentionData, molecules: Sequence[Prepared]) -> ChannelSamples:

@@ -33,7 +33,7 @@ TRIPLE_CUTOFF, TRIPLE_WIDTHS, TRIPLE_POWERS = 6.0, (1.5, 3.0), 4  # bohr, decays
 TRIPLE_DECAYS = ([0, 0, 1], [0, 1, 1])  # of both distances of a triple
 RIDGE = 1e-5
 ENERGY_RIDGE, FREE = 1e-6, 1e-12  # chosen by the energies of validation geometries
-SMALLEST_SPREAD = 1e-12
+SMALLEST_SPREAD = 1e-12  # of a feature of energies that differs at all
 SMALLEST_VARIANCE = 1e-8
 NUM_PAIRS = len(ELEMENTS) * (len(ELEMENTS) + 1) // 2
 ENERGY_FEATURES = len(ELEMENTS) + NUM_PAIRS * (len(CENTRES) + 3 * TRIPLE_POWERS * len(ELEMENTS))
@@ -229,12 +229,11 @@ def fit_channels(
     floor: float,
     energy_ridge: float = ENERGY_RIDGE,
     energy_prior: np.ndarray | None = None,
+    energy_spread: float = 0.0,
 ) -> ChannelReduction:
     """Reference, channels and the linear model of energies of a training set; energy_ridge restrains pairs and triples.
 
-    energy_prior: weights of that model to begin with, see `ridge_energies`.
-
-    Without restraint the model is right to 0.1 mHa where it was fitted and wrong by hartrees for molecules it was not.
+    energy_prior and energy_spread: see `ridge_energies`.
     """
     reference = [_fit_reference(molecules, momentum) for momentum in range(len(LARGEST_SHELLS))]
     empty = [np.zeros((len(ELEMENTS), size, 0)) for size in LARGEST_SHELLS]
@@ -246,27 +245,38 @@ def fit_channels(
         lift, drop = _fit_channel(molecules, moved, momentum, count, floor)
         lifts.append(lift)
         drops.append(drop)
-    return ChannelReduction(layout, reference, lifts, drops, fit_energies(molecules, energy_ridge, energy_prior), roots)
+    energies = fit_energies(molecules, energy_ridge, energy_prior, spread=energy_spread)
+    return ChannelReduction(layout, reference, lifts, drops, energies, roots)
 
 
-def fit_energies(molecules: Sequence[Prepared], ridge: float, prior: np.ndarray | None = None) -> np.ndarray:
+def fit_energies(
+    molecules: Sequence[Prepared], ridge: float, prior: np.ndarray | None = None, *, spread: float = 0.0
+) -> np.ndarray:
     """Least squares of ground-state energies by geometry; see `ridge_energies`."""
     features = np.stack([m.place.energy_features() for m in molecules])
-    return ridge_energies(features, np.array([m.entry.energy for m in molecules]), ridge, prior)
+    return ridge_energies(features, np.array([m.entry.energy for m in molecules]), ridge, prior, spread=spread)
 
 
 def ridge_energies(
-    features: np.ndarray, energies: np.ndarray, ridge: float, prior: np.ndarray | None = None
+    features: np.ndarray,
+    energies: np.ndarray,
+    ridge: float,
+    prior: np.ndarray | None = None,
+    *,
+    spread: float = 0.0,
 ) -> np.ndarray:
     """Weights [ENERGY_FEATURES] of features [N, ENERGY_FEATURES] that give energies [N], hartree.
 
-    Constants of elements are free, the others scaled and drawn towards those of `prior`, or towards zero.
+    Constants of elements are free, the others scaled and drawn towards those of `prior`, or towards zero. The scale is
+    the spread of a feature over the N molecules, where that is above `spread`. A feature that hardly differs among them
+    may differ by 1 in another molecule: scaled by its small spread its weight costs nothing, and energies of that
+    molecule are off by hartrees. Where molecules of other compositions are asked, `spread` must be of the order of 0.1.
     """
     prior = np.zeros(features.shape[1]) if prior is None else prior
-    scale = features.std(0)
-    scale[scale < SMALLEST_SPREAD] = 1.0
+    scale = np.maximum(features.std(0), spread)
+    scale[features.std(0) < SMALLEST_SPREAD] = 1.0
     scale[: len(ELEMENTS)] = 1.0
-    scaled, penalty = features / scale, np.full(features.shape[1], ridge)
+    scaled, penalty = features / scale, np.full(features.shape[1], float(ridge))
     penalty[: len(ELEMENTS)] = FREE
     wanted = scaled.T @ (energies - features @ prior)
     return prior + np.linalg.solve(scaled.T @ scaled + np.diag(penalty), wanted) / scale

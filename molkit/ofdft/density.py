@@ -21,7 +21,7 @@ from molkit.ofdft.optimise import Optimised, OptimiseOptions, optimise
 from molkit.training.weights import resolve
 from molkit.units import ANGSTROM_TO_BOHR
 
-WEIGHTS = "ofdft_water"
+PUBLISHED = ("ofdft_water", "ofdft_ethanol", "ofdft_small", "ofdft_up_to_five")  # the most accurate ones first
 FARTHEST = 4.0  # standard deviations of a training distance, beyond which a geometry is out of the domain
 STARTS = ("minao", "huckel", "reference", "mean")
 
@@ -75,6 +75,20 @@ def load_functional(path_or_name: str | Path) -> CompactFunctional | AttentionFu
     return kind.load(path_or_name)
 
 
+def functional_for(molecule: Molecule) -> CompactFunctional | AttentionFunctional:
+    """The first of PUBLISHED that serves a molecule. Raises InvalidInput, with the reason of the last, if none does."""
+    for name in PUBLISHED:
+        functional = load_functional(name)
+        try:
+            _energy_for(functional, molecule)
+        except InvalidInput:
+            if name == PUBLISHED[-1]:
+                raise
+        else:
+            return functional
+    raise InvalidInput("no functional is published")
+
+
 def density_of(
     molecule: Molecule,
     functional: CompactFunctional | AttentionFunctional,
@@ -108,7 +122,7 @@ def _energy_for(
         require_in_domain(energy)
         return ordered, rows, energy
     require_supported(molecule)
-    require_kind(molecule, functional.config.domain)
+    require_kind(molecule, functional.config.domain, most_heavy_atoms=functional.config.most_heavy_atoms)
     return molecule, np.arange(molecule.num_atoms), functional.energy_of(molecule)
 
 

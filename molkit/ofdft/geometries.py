@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Literal, get_args
 
@@ -28,7 +29,9 @@ TORSIONS: dict[str, tuple[tuple[int, int, int, int], tuple[int, ...], tuple[int,
     "hydroxyl": ((0, 1, 2, 8), (8,), tuple(range(0, 360, 30))),
     "methyl": ((2, 1, 0, 5), (3, 4, 5), tuple(range(60, 181, 15))),
 }
-QM9_UP_TO_TWO, QM9_UP_TO_THREE = 8, 17  # QM9 is ordered by heavy atoms: numbers 1-8 have up to two, 9-17 three
+# QM9 is ordered by heavy atoms: its first 8 molecules have up to two, 17 up to three, 174 up to five.
+QM9_UP_TO_TWO, QM9_UP_TO_THREE, QM9_UP_TO_FIVE = 8, 17, 174
+LARGER_SIZES = (6, 7, 8, 9)  # heavy atoms
 
 
 def water(split: Split, index: int) -> Molecule:
@@ -127,6 +130,40 @@ def larger(split: Split, index: int) -> Molecule:
     return _displaced(compositions()[QM9_UP_TO_TWO:QM9_UP_TO_THREE], "larger", split, index)
 
 
+def up_to_five(split: Split, index: int) -> Molecule:
+    """QM9's 174 molecules with up to five heavy atoms: all as they lie, then, from number 174 on, displaced.
+
+    Folds by composition part them, no split does: raises InvalidInput for another split than train.
+    """
+    if split != "train":
+        raise InvalidInput(f"the molecules with up to five heavy atoms have one split, train; got {split!r}")
+    known = _first_of_qm9()
+    if index >= QM9_UP_TO_FIVE:
+        return _displaced(known, "up_to_five", split, index)
+    return replace(known[index], name=f"up_to_five-{index}")
+
+
+def beyond_five(split: Split, index: int) -> Molecule:
+    """Molecules of QM9 with six to nine heavy atoms as they lie, in turn; drawn once for each number of heavy atoms.
+
+    Raises InvalidInput for another split than test: they judge.
+    """
+    if split != "test":
+        raise InvalidInput(f"molecules with more than five heavy atoms are test geometries, asked for {split}")
+    qm9, size = load_qm9(split="all"), LARGER_SIZES[index % len(LARGER_SIZES)]
+    num_heavy = np.add.reduceat(qm9.atomic_numbers > 1, np.cumsum(qm9.num_atoms) - qm9.num_atoms, dtype=np.int64)
+    rows = np.flatnonzero(num_heavy == size)
+    drawn = torch.randperm(len(rows), generator=generator_from("ofdft", "beyond_five", size))
+    row = rows[int(drawn[index // len(LARGER_SIZES)])]
+    return replace(qm9[int(row)], name=f"beyond_five-{index}")
+
+
+@lru_cache(maxsize=1)
+def _first_of_qm9() -> tuple[Molecule, ...]:
+    qm9 = load_qm9(split="all")
+    return tuple(qm9[row] for row in range(QM9_UP_TO_FIVE))
+
+
 def _displaced(known: Sequence[Molecule], name: str, split: Split, index: int) -> Molecule:
     molecule = known[index % len(known)]
     generator = generator_from("ofdft", name, split, index)
@@ -141,6 +178,8 @@ GEOMETRIES: dict[str, Callable[[Split, int], Molecule]] = {
     "ethanol_torsions": ethanol_torsions,
     "small": small,
     "larger": larger,
+    "up_to_five": up_to_five,
+    "beyond_five": beyond_five,
 }
 
 

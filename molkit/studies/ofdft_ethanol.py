@@ -18,8 +18,7 @@ from molkit.ofdft.geometries import TORSIONS, torsion_points
 from molkit.ofdft.label_files import LabelledMolecule, load_folder
 from molkit.ofdft.published_energies import published_surface
 from molkit.studies.ofdft_classical import Minimised
-from molkit.studies.ofdft_extrapolation import chosen_weights
-from molkit.studies.ofdft_small import Plan, SmallStudy, arm_recipe, read_study, run_study
+from molkit.studies.ofdft_small import Plan, SmallStudy, arm_recipe, chosen_weights, read_study, run_study
 from molkit.studies.ofdft_water import MILLI, rounded
 from molkit.training.files import write_text
 from molkit.units import HARTREE_TO_KCAL

@@ -1,39 +1,43 @@
-"""Alkanes beyond the sizes of the training: functionals minimised, and a network without a density beside."""
+"""Molecules beyond the sizes of the training: functionals minimised, and a network without a density beside."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from molkit.chem.chains import alkane
+from molkit.chem.chains import FAMILIES as CHAINS
+from molkit.chem.chains import molecule_of
 from molkit.claims.ledger import REPOSITORY
 from molkit.claims.provenance import commit, machine
 from molkit.errors import DataNotFound, InvalidInput
 from molkit.farm.run import run_farm
+from molkit.molecule import Molecule
 from molkit.ofdft.attention_functional import load
+from molkit.ofdft.geometries import geometry
 from molkit.ofdft.optimise import optimise
 from molkit.ofdft.tuned_kohn_sham import tuned_energy
-from molkit.studies.ofdft_small import OPTIONS, SmallStudy, run_folder
-from molkit.studies.ofdft_water import MILLI
+from molkit.studies.ofdft_small import OPTIONS
+from molkit.studies.ofdft_water import MILLI, rounded
 from molkit.training.files import write_text
 
 STORED = REPOSITORY / "data" / "studies" / "ofdft_extrapolation.json"
-LARGEST_TRAINED = 2  # heavy atoms
+LARGEST_TRAINED = 5  # heavy atoms
 GRID_LEVEL = 2
+FAMILIES = ("QM9", *CHAINS)
 
 
 @dataclass(frozen=True)
-class ChainError:
-    """One alkane by one arm; errors against Kohn-Sham in millihartree."""
+class SizeError:
+    """One molecule by one arm; errors against Kohn-Sham in millihartree."""
 
     arm: str
-    seed: int
-    num_carbons: int
+    family: str
+    num_heavy: int
     num_atoms: int
-    predicted: float  # at the predicted density, not minimised; the arm without a density has only this
+    predicted: float  # at the predicted density, not minimised; an arm without a density has only this
     minimised: float
     density_moved: float  # norm of z at the end
     steps: int
@@ -42,9 +46,9 @@ class ChainError:
 
 @dataclass(frozen=True)
 class ExtrapolationStudy:
-    """Errors of all arms on all chains, and the Kohn-Sham energies (hartree) by carbons."""
+    """Errors of all arms on all molecules, and the Kohn-Sham energies (hartree) by family and number."""
 
-    errors: tuple[ChainError, ...]
+    errors: tuple[SizeError, ...]
     energies: dict[str, float]
     stamp: dict[str, Any]
 
@@ -53,30 +57,36 @@ class ExtrapolationStudy:
         """Names, in the order of the runs."""
         return list(dict.fromkeys(entry.arm for entry in self.errors))
 
-    def of_arm(self, arm: str) -> list[ChainError]:
+    def of(self, arm: str, family: str) -> list[SizeError]:
         """By size."""
-        return sorted((entry for entry in self.errors if entry.arm == arm), key=lambda entry: entry.num_carbons)
+        found = [entry for entry in self.errors if (entry.arm, entry.family) == (arm, family)]
+        return sorted(found, key=lambda entry: entry.num_heavy)
 
 
-def kohn_sham_task(num_carbons: int) -> dict[str, Any]:
-    """The energy of one alkane, as the arrays of a farm."""
-    return {"energy": tuned_energy(alkane(num_carbons), grid_level=GRID_LEVEL).energy}
+def member(family: str, number: int) -> Molecule:
+    """QM9's molecules with six to nine heavy atoms in turn, from 0 on; chains by their length."""
+    return geometry("beyond_five", "test", number) if family == "QM9" else molecule_of(family, number)
 
 
-def chain_error(weights: Path, arm: str, seed: int, num_carbons: int, kohn_sham: float) -> ChainError:
-    """Minimise one alkane from the predicted density; without a density, ask the network at z = 0."""
-    molecule = alkane(num_carbons)
+def kohn_sham_task(asked: tuple[str, int]) -> dict[str, Any]:
+    """The energy of one molecule of a family, as the arrays of a farm."""
+    return {"energy": tuned_energy(member(*asked), grid_level=GRID_LEVEL).energy}
+
+
+def size_error(weights: Path, arm: str, family: str, number: int, kohn_sham: float) -> SizeError:
+    """Minimise one molecule from the predicted density; without a density, ask the network at z = 0."""
+    molecule = member(family, number)
     energy = load(weights).energy_of(molecule)
-    start = np.zeros(len(energy.constraint))
-    if arm == "geometry":
+    start, heavy = np.zeros(len(energy.constraint)), int((molecule.atomic_numbers > 1).sum())
+    if without_density(arm):
         error = MILLI * (energy(start)[0] - kohn_sham)
-        return ChainError(arm, seed, num_carbons, molecule.num_atoms, error, error, 0.0, 0, True)
+        return SizeError(arm, family, heavy, molecule.num_atoms, error, error, 0.0, 0, True)
     start = energy.on_constraint(start)
     result = optimise(energy, start, constraint=energy.constraint, options=OPTIONS)
-    return ChainError(
+    return SizeError(
         arm=arm,
-        seed=seed,
-        num_carbons=num_carbons,
+        family=family,
+        num_heavy=heavy,
         num_atoms=molecule.num_atoms,
         predicted=MILLI * (energy(start)[0] - kohn_sham),
         minimised=MILLI * (result.energy - kohn_sham),
@@ -86,42 +96,37 @@ def chain_error(weights: Path, arm: str, seed: int, num_carbons: int, kohn_sham:
     )
 
 
-def chosen_weights(study: SmallStudy, runs: Path, arm: str, seed: int) -> Path:
-    """The snapshot that validation chose. Raises InvalidInput where the study has no such run."""
-    found = [run for run in study.of_arm(arm) if run.seed == seed]
-    if not found:
-        raise InvalidInput(f"the study of several compositions has no run of arm {arm!r}, seed {seed}")
-    folder = run_folder(runs, arm, seed)
-    snapshot = folder / "snapshots" / f"step_{found[0].chosen:08d}"
-    return snapshot if snapshot.is_dir() else folder
+def without_density(arm: str) -> bool:
+    """Whether an arm is a network of the geometry alone."""
+    return arm.startswith("geometry")
 
 
 def run_study(
-    wanted: Sequence[tuple[str, int]],
-    sizes: Sequence[int],
+    weights: Mapping[str, Path],
+    numbers: Mapping[str, Sequence[int]],
     *,
-    study: SmallStudy,
-    runs: Path,
     keep: Path,
     report: Callable[[str], None] = lambda text: None,
 ) -> ExtrapolationStudy:
-    """Every arm on every size; Kohn-Sham energies are kept in a farm. Raises what its parts raise."""
-    tasks = {f"alkane-{size:03d}": size for size in sizes}
+    """The weights of every arm on these members of every family; Kohn-Sham energies are kept in a farm.
+
+    Raises what its parts raise.
+    """
+    tasks = {f"{family}-{number:03d}": (family, number) for family in numbers for number in numbers[family]}
     kept = run_farm(kohn_sham_task, tasks, keep, settings={"grid_level": GRID_LEVEL}, unit="molecule")
-    energies = {tasks[key]: float(result["energy"]) for key, result in kept.results().items()}
+    energies = {key: float(result["energy"]) for key, result in kept.results().items()}
     found = []
-    for arm, seed in wanted:
-        weights = chosen_weights(study, runs, arm, seed)
-        found += [chain_error(weights, arm, seed, size, energy) for size, energy in energies.items()]
-        report(f"{arm}, seed {seed}: {found[-1].minimised:.1f} mHa at {found[-1].num_carbons} carbons")
+    for arm, folder in weights.items():
+        found += [size_error(folder, arm, *tasks[key], energy) for key, energy in energies.items()]
+        report(f"{arm}: {found[-1].minimised:.1f} mHa at {found[-1].num_heavy} heavy atoms")
     head, dirty = commit()
     stamp = {"commit": head, "dirty": dirty, "machine": machine()}
-    return ExtrapolationStudy(tuple(found), {str(size): energy for size, energy in energies.items()}, stamp)
+    return ExtrapolationStudy(tuple(found), energies, stamp)
 
 
 def write_study(study: ExtrapolationStudy, path: Path) -> None:
     """Keep a study as JSON. Raises RunError when the disk refuses."""
-    write_text(path, json.dumps(asdict(study), indent=1) + "\n")
+    write_text(path, json.dumps(rounded(asdict(study)), indent=1) + "\n")
 
 
 def stored_study(path: Path = STORED) -> ExtrapolationStudy:
@@ -130,6 +135,6 @@ def stored_study(path: Path = STORED) -> ExtrapolationStudy:
         raise DataNotFound(f"{path}: no stored study; make it with `molkit study ofdft-extrapolation --out {path}`")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return ExtrapolationStudy(**{**values, "errors": tuple(ChainError(**entry) for entry in values["errors"])})
+        return ExtrapolationStudy(**{**values, "errors": tuple(SizeError(**entry) for entry in values["errors"])})
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise InvalidInput(f"{path}: not a study of alkanes ({error})") from error
+        raise InvalidInput(f"{path}: not a study of larger molecules ({error})") from error

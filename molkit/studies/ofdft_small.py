@@ -17,7 +17,6 @@ from molkit.metrics.statistics import Interval, bootstrap_interval, interval_ove
 from molkit.ofdft.attention import AttentionConfig
 from molkit.ofdft.attention_functional import AttentionEnergy, AttentionFunctional, load
 from molkit.ofdft.attention_training import AttentionRecipe, read_attention_recipe, train_attention
-from molkit.ofdft.channels import Prepared, fit_energies
 from molkit.ofdft.guess import guess_coefficients
 from molkit.ofdft.label_files import LabelledMolecule
 from molkit.ofdft.optimise import OptimiseOptions, optimise
@@ -29,7 +28,7 @@ from molkit.units import HARTREE_TO_KCAL
 STORED = REPOSITORY / "data" / "studies" / "ofdft_small.json"
 RECIPE = REPOSITORY / "data" / "recipes" / "ofdft_small.yaml"
 STARTS = ("Kohn-Sham", "reference", "MINAO", "Hückel")
-ATOMS_ALONE = 1e6  # no pairs, no triples: least in `held_out_errors` of the training set
+ATOMS_ALONE = 1e6  # no pairs, no triples: least in `compositions.held_out_errors` of the training set
 ARMS: dict[str, dict[str, Any]] = {
     "full": {},
     "no gradient labels": {"gradient_weight": 0.0},
@@ -256,31 +255,19 @@ def run_arm(
     return SmallRun(arm, seed, tuple(snapshots), chosen, results, round(process_time() - started, 2))
 
 
-def held_out_errors(molecules: Sequence[Prepared], ridges: Sequence[float]) -> dict[float, float]:
-    """Mean absolute error (mHa) of the reference energy on compositions it was not fitted to, one held out at a time.
-
-    Compositions whose removal takes away an element count nowhere: nothing could know its atoms. Raises InvalidInput
-    where no composition is left.
-    """
-    formulas = [entry.entry.molecule.formula for entry in molecules]
-    found: dict[float, list[np.ndarray]] = {ridge: [] for ridge in ridges}
-    for formula in sorted(set(formulas)):
-        kept = [m for m, name in zip(molecules, formulas, strict=True) if name != formula]
-        left = [m for m, name in zip(molecules, formulas, strict=True) if name == formula]
-        if not set(left[0].place.elements) <= {element for m in kept for element in m.place.elements}:
-            continue
-        for ridge in ridges:
-            weights = fit_energies(kept, ridge)
-            wrong = [float(m.place.energy_features() @ weights) - m.entry.energy for m in left]
-            found[ridge].append(MILLI * np.abs(wrong).mean())
-    if not found or not next(iter(found.values())):
-        raise InvalidInput("no composition can be held out: each has an element to itself")
-    return {ridge: float(np.mean(errors)) for ridge, errors in found.items()}
-
-
 def run_folder(runs: Path, arm: str, seed: int) -> Path:
     """Where the run of an arm lies."""
     return runs / f"{arm.replace(' ', '_')}_{seed}"
+
+
+def chosen_weights(study: SmallStudy, runs: Path, arm: str, seed: int) -> Path:
+    """The snapshot that validation chose. Raises InvalidInput where the study has no such run."""
+    found = [run for run in study.of_arm(arm) if run.seed == seed]
+    if not found:
+        raise InvalidInput(f"the study of several compositions has no run of arm {arm!r}, seed {seed}")
+    folder = run_folder(runs, arm, seed)
+    snapshot = folder / "snapshots" / f"step_{found[0].chosen:08d}"
+    return snapshot if snapshot.is_dir() else folder
 
 
 def run_study(
@@ -335,35 +322,23 @@ def read_study(values: dict[str, Any]) -> SmallStudy:
 
 
 def measurements(study: SmallStudy, *, weights: str) -> list[Measurement]:
-    """Record accuracy on unseen geometries, and the errors on larger molecules with and without a density."""
-    asked = {
-        "mofdft.accuracy.chemical": ("full", "test", "MINAO"),
-        "mofdft.extrapolation.minimised": ("full", "larger", "MINAO"),
-        "mofdft.extrapolation.direct": ("geometry", "larger", "geometry"),
-    }
-    found = []
-    for claim, (arm, where, start) in asked.items():
-        if not study.of_arm(arm):
-            continue
-        error = study.error(arm, where, start).scaled(HARTREE_TO_KCAL / MILLI)
-        seeds = [run.seed for run in study.of_arm(arm)]
-        kind = "trainings, 95 %" if len(seeds) > 1 else "molecules resampled, 95 %"
-        found.append(
-            record(
-                claim,
-                error.value,
-                interval=(error.low, error.high),
-                interval_kind=kind,
-                n=len(study.formulas[where]),
-                counts="molecules",
-                basis="scaled_down",
-                weights=weights,
-                seeds=seeds,
-                seconds=sum(run.seconds for run in study.of_arm(arm)),
-                notes=f"arm {arm!r}: ten compositions of at most two heavy atoms; larger: three heavy atoms",
-            )
-        )
-    return found
+    """Record accuracy on unseen geometries."""
+    error = study.error("full", "test", "MINAO").scaled(HARTREE_TO_KCAL / MILLI)
+    seeds = [run.seed for run in study.of_arm("full")]
+    found = record(
+        "mofdft.accuracy.chemical",
+        error.value,
+        interval=(error.low, error.high),
+        interval_kind="trainings, 95 %" if len(seeds) > 1 else "molecules resampled, 95 %",
+        n=len(study.formulas["test"]),
+        counts="molecules",
+        basis="scaled_down",
+        weights=weights,
+        seeds=seeds,
+        seconds=sum(run.seconds for run in study.of_arm("full")),
+        notes="arm 'full': ten compositions of at most two heavy atoms",
+    )
+    return [found]
 
 
 def _run(values: dict[str, Any]) -> SmallRun:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from molkit.data.md17 import load_rmd17
+from molkit.data.qm9 import load_qm9, qm9_index, qm9_properties
 from molkit.errors import DataNotFound, InvalidInput, RunError
 from molkit.molecule import Molecule
 from molkit.ofdft import compact
@@ -26,10 +27,11 @@ from molkit.ofdft.channels import (
     prepare_molecule,
     ridge_energies,
 )
+from molkit.ofdft.compositions import held_out_errors
 from molkit.ofdft.density import density_of, load_functional
 from molkit.ofdft.label_files import LabelSettings, generate, load_folder
 from molkit.ofdft.labels import FrozenSampling
-from molkit.ofdft.published_energies import published_surface
+from molkit.ofdft.published_energies import published_surface, qm9_surface
 from molkit.studies import ofdft_small as study
 from molkit.training.config import TrainConfig
 from molkit.units import HARTREE_TO_KCAL
@@ -194,8 +196,9 @@ def test_a_restrained_reference_energy_is_worse_where_it_was_fitted_and_better_w
     free, tied = (fit_energies(molecules, ridge) for ridge in (1e-6, 1e6))
     assert np.abs(tied[5:]).max() < 1e-3 * np.abs(free[5:]).max()
     assert np.abs(tied[:5]).max() > 1.0
+    features = np.stack([m.place.energy_features() for m in molecules])
     with pytest.raises(InvalidInput, match="element to itself"):
-        study.held_out_errors(molecules, (1.0,))
+        held_out_errors(features, np.zeros(3), ["CH4", "H3N", "H2O"], (1.0,))
 
 
 def test_atom_roots_are_trained_stored_and_asked(labelled, tmp_path):
@@ -238,8 +241,8 @@ def test_a_restraint_draws_the_reference_energy_towards_its_prior():
     assert np.abs(features @ ridge_energies(features, energies + 1.0, 1e-9, prior) - energies - 1.0).max() < 1e-4
 
 
-def test_only_ethanol_has_published_energies():
-    with pytest.raises(InvalidInput, match="published for ethanol"):
+def test_water_has_no_published_energies():
+    with pytest.raises(InvalidInput, match="published for ethanol, up_to_five; got 'water'"):
         published_surface("water")
 
 
@@ -249,3 +252,26 @@ def test_published_energies_of_frames_that_were_not_fitted_are_close():
     features = np.stack([neighbourhood(frames.molecule(k)).energy_features() for k in range(900, 1000)])
     wrong = features @ weights * HARTREE_TO_KCAL - frames.energies[900:]
     assert np.abs(wrong).mean() < 1.0 < frames.energies[900:].std()
+
+
+def test_published_energies_of_larger_molecules_say_those_of_smaller_ones():
+    """1,500 molecules of six to nine heavy atoms tell energies of smaller ones, none of them fitted, to 3 mHa."""
+    molecules, numbers, table = load_qm9(split="all"), qm9_index(split="all")[:174], qm9_properties()
+    chosen = np.flatnonzero(np.isin(table["index"], numbers))
+    rows = np.searchsorted(numbers, table["index"][chosen])
+    features = np.stack([neighbourhood(molecules[int(row)]).energy_features() for row in rows])
+    wrong = features @ qm9_surface(1500) - (table["U0"] - table["zpve"])[chosen]
+    assert len(chosen) > 10
+    assert np.abs(wrong).mean() < 3e-3
+
+
+def test_a_rare_feature_scaled_by_its_small_spread_ruins_molecules_that_have_more_of_it():
+    """One feature differs by 1e-6 among the training molecules and by 1 in the one that is asked."""
+    random = np.random.default_rng(3)
+    features, asked = np.zeros((20, ENERGY_FEATURES)), np.zeros(ENERGY_FEATURES)
+    features[:, :5] = random.integers(1, 5, (20, 5))
+    features[:, 7] = 1e-6 * random.random(20)
+    asked[:5], asked[7] = 2.0, 1.0
+    energies = features[:, :5].sum(1) + 1e-3 * random.standard_normal(20)
+    free, held = (float(asked @ ridge_energies(features, energies, 1e-4, spread=s)) for s in (0.0, 0.1))
+    assert abs(held - 10.0) < 0.1 < 10.0 < abs(free - 10.0)

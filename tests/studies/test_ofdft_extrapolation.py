@@ -1,51 +1,43 @@
-"""Alkanes beyond the training: weights that validation chose, errors, and files."""
+"""Molecules beyond the training: which ones, errors, and files."""
 
 import pytest
 
 from molkit.errors import DataNotFound, InvalidInput
-from molkit.figures import ofdft_small as draw
+from molkit.figures import ofdft_folds as draw
+from molkit.ofdft.geometries import LARGER_SIZES, geometry
 from molkit.studies import ofdft_extrapolation as study
-from molkit.studies import ofdft_small as small
 from molkit.training.weights import WEIGHTS_ROOT
-
-
-def run_of(arm, seed, chosen):
-    return small.SmallRun(arm, seed, (small.Snapshot(chosen, 1.0, 1.0),), chosen, {}, 0.0)
-
-
-def stored_runs(*runs):
-    return small.SmallStudy(runs, {}, {}, 1, 1, {})
 
 
 def test_methane_is_minimised_and_asked_without_a_density():
     weights = WEIGHTS_ROOT / "ofdft_small"
-    found = [study.chain_error(weights, arm, 0, 1, -40.0) for arm in ("full", "geometry")]
+    found = [study.size_error(weights, arm, "alkane", 1, -40.0) for arm in ("full", "geometry")]
     assert found[0].converged and found[0].minimised < found[0].predicted and found[0].num_atoms == 5
     assert found[1].steps == 0 and found[1].minimised == found[1].predicted
+    assert {entry.num_heavy for entry in found} == {1}
 
 
-def test_weights_are_those_of_the_chosen_step(tmp_path):
-    folder = small.run_folder(tmp_path, "full", 0) / "snapshots" / "step_00000500"
-    folder.mkdir(parents=True)
-    known = stored_runs(run_of("full", 0, 500), run_of("full", 1, 2000))
-    assert study.chosen_weights(known, tmp_path, "full", 0) == folder
-    assert study.chosen_weights(known, tmp_path, "full", 1) == small.run_folder(tmp_path, "full", 1)
-    with pytest.raises(InvalidInput, match="no run of arm"):
-        study.chosen_weights(known, tmp_path, "geometry", 0)
+def test_larger_molecules_of_qm9_come_size_by_size_and_are_never_trained_on():
+    found = [study.member("QM9", number) for number in range(2 * len(LARGER_SIZES))]
+    assert [int((m.atomic_numbers > 1).sum()) for m in found] == [*LARGER_SIZES, *LARGER_SIZES]
+    assert len({m.positions.tobytes() for m in found}) == len(found)
+    with pytest.raises(InvalidInput, match="test geometries"):
+        geometry("beyond_five", "train", 0)
 
 
 def test_a_study_is_written_read_and_drawn(tmp_path):
     entries = [
-        study.ChainError(arm, 0, size, 3 * size + 2, 2.0 * size, 1.0 * size, 0.1, 9, True)
+        study.SizeError(arm, family, size, 3 * size + 2, 2.0 * size, 1.0 * size, 0.1, 9, True)
         for arm in ("full", "geometry")
-        for size in (1, 2, 3)
+        for family in ("alkane", "peptide")
+        for size in (3, 2, 1)
     ]
-    study.write_study(study.ExtrapolationStudy(tuple(entries), {"1": -40.0}, {}), tmp_path / "a.json")
+    study.write_study(study.ExtrapolationStudy(tuple(entries), {"alkane-001": -40.0}, {}), tmp_path / "a.json")
     again = study.stored_study(tmp_path / "a.json")
-    assert again.arms == ["full", "geometry"] and [e.num_carbons for e in again.of_arm("full")] == [1, 2, 3]
-    assert len(draw.chains_figure(again).axes[0].lines) == 3
+    assert again.arms == ["full", "geometry"] and [e.num_heavy for e in again.of("full", "alkane")] == [1, 2, 3]
+    assert len(draw.sizes_figure(again).axes) == len(study.FAMILIES)
     with pytest.raises(DataNotFound, match="ofdft-extrapolation"):
         study.stored_study(tmp_path / "none.json")
     (tmp_path / "b.json").write_text("{}")
-    with pytest.raises(InvalidInput, match="not a study of alkanes"):
+    with pytest.raises(InvalidInput, match="not a study of larger molecules"):
         study.stored_study(tmp_path / "b.json")

@@ -1,0 +1,171 @@
+"""Figures and tables of a functional on molecules it has never met."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from molkit.figures.ofdft import interval, number
+from molkit.figures.style import BLACK, BLUE, ORANGE, SKY, panels
+from molkit.figures.tables import html_table
+from molkit.metrics.statistics import Interval, bootstrap_interval
+from molkit.ofdft.compositions import NUM_FOLDS
+from molkit.studies.ofdft_extrapolation import FAMILIES, LARGEST_TRAINED, ExtrapolationStudy, without_density
+from molkit.studies.ofdft_folds import EnergyFit, FoldStudy
+from molkit.units import HARTREE_TO_KCAL
+
+if TYPE_CHECKING:
+    from IPython.display import HTML
+
+KCAL = HARTREE_TO_KCAL / 1000.0  # kcal/mol in a millihartree
+BAR = 3.0  # kcal/mol
+# Label, arm, start, column of the errors, colour.
+SEEN = (
+    ("minimised", "full", "MINAO", "after", BLUE),
+    ("predicted density, not minimised", "full", "reference", "before", SKY),
+    ("network without a density", "geometry", "geometry", "after", ORANGE),
+)
+ROWS = (
+    ("minimised from MINAO", "full", "MINAO", "after"),
+    ("minimised from the predicted density", "full", "reference", "after"),
+    ("at the predicted density", "full", "reference", "before"),
+    ("at the Kohn-Sham density", "full", "Kohn-Sham", "before"),
+    ("network without a density", "geometry", "geometry", "after"),
+)
+CHAIN_COLOURS = (BLUE, ORANGE, BLACK, SKY)
+
+
+def folds_table(study: FoldStudy) -> "HTML":
+    """Every way to an energy of a molecule that was not trained on."""
+    lines = []
+    for label, arm, start, column in ROWS:
+        if arm not in study.arms:
+            continue
+        errors = study.errors(arm, start, column)
+        per_atom = np.abs(errors) / study.column(arm, "num_atoms")
+        within = bootstrap_interval((KCAL * np.abs(errors) <= BAR).astype(float))
+        cells = [
+            interval(study.error(arm, start, column).scaled(KCAL), 2),
+            number(float(np.median(KCAL * abs(errors)))),
+        ]
+        cells += [number(float(KCAL * np.abs(errors).max()), 1), number(float(KCAL * errors.mean()))]
+        cells += [number(float(KCAL * per_atom.mean()), 3), f"{100 * within.value:.0f} %"]
+        lines.append([label, *cells])
+    count, compositions = len(study.errors("full")), len(set(study.column("full", "formulas")))
+    head = ["energy (kcal/mol)", "mean |error|", "median", "largest", "bias", "per atom", f"within {BAR:.0f}"]
+    caption = f"{count} molecules of {compositions} compositions against Kohn-Sham totals, each by the training of "
+    caption += f"{NUM_FOLDS} that has not met its composition; intervals over molecules, 95 %."
+    return html_table(head, lines, caption=caption)
+
+
+def fits_table(fits: Sequence[EnergyFit]) -> "HTML":
+    """What restraint and scale do to the reference energy alone."""
+    lines = [
+        [
+            "as it is" if fit.spread == 0.0 else f"at least {fit.spread}",
+            f"{fit.ridge:.0e}",
+            number(KCAL * fit.fitted),
+            interval(fit.unseen.scaled(KCAL), 1),
+            number(KCAL * fit.largest, 0),
+        ]
+        for fit in fits
+    ]
+    head = ["features divided by their spread", "restraint", "molecules of the fit", "unseen compositions", "largest"]
+    caption = (
+        "The reference energy alone, a linear model of pairs and triples: mean absolute errors in kcal/mol in the "
+    )
+    caption += f"{NUM_FOLDS} folds, fitted now."
+    return html_table(head, lines, caption=caption)
+
+
+def worst_table(study: FoldStudy, count: int = 6, arm: str = "full") -> "HTML":
+    """The molecules that are furthest off."""
+    errors, names, formulas = (study.errors(arm), study.column(arm, "names"), study.column(arm, "formulas"))
+    predicted, direct = study.errors(arm, "reference", "before"), study.errors("geometry")
+    lines = []
+    for row in np.argsort(-np.abs(errors))[:count]:
+        position = f"{1 + int(names[row].rpartition('-')[2])}"
+        cells = [number(KCAL * float(values[row]), 1) for values in (errors, predicted, direct)]
+        lines.append([f"{formulas[row]}, number {position} of QM9's list", *cells])
+    head = ["molecule", "minimised", "predicted density", "without a density"]
+    return html_table(head, lines, caption="Errors in kcal/mol of the molecules that minimising leaves furthest off.")
+
+
+def folds_figure(study: FoldStudy) -> Figure:
+    """How many molecules are within an error, and the error by size."""
+    shown = [entry for entry in SEEN if entry[1] in study.arms]
+    count = len(study.errors("full"))
+    caption = f"{count} molecules, each by a training that has not met its composition. Left: share within an error; "
+    caption += f"dashed {BAR:.0f} kcal/mol. Right: mean absolute error by heavy atoms, 95 % over molecules."
+    with panels(2, width=9.0, height=3.6, caption=caption) as (figure, (left, right)):
+        for shift, (label, arm, start, column, colour) in enumerate(shown):
+            errors = np.sort(KCAL * np.abs(study.errors(arm, start, column)))
+            left.step(errors, np.arange(1, count + 1) / count, where="post", color=colour, label=label)
+            found = study.by_heavy_atoms(arm, start, column)
+            sizes = np.array(list(found)) + 0.12 * (shift - 1)
+            _with_bars(right, sizes, [entry.scaled(KCAL) for entry in found.values()], colour)
+        left.axvline(BAR, color="#888888", linestyle="--", linewidth=1.0)
+        left.set(xscale="log", xlabel="|error| (kcal/mol)", ylabel="share of molecules", ylim=(0.0, 1.0))
+        left.legend(fontsize=7, loc="upper left")
+        right.axhline(BAR, color="#888888", linestyle="--", linewidth=1.0)
+        right.set(xlabel="heavy atoms", ylabel="mean |error| (kcal/mol)", ylim=(0.0, None))
+        right.set_xticks(list(study.by_heavy_atoms("full")))
+    return figure
+
+
+def _with_bars(place, sizes: np.ndarray, found: list[Interval], colour: str) -> None:
+    values = np.array([entry.value for entry in found])
+    ends = np.array([[entry.value - entry.low, entry.high - entry.value] for entry in found]).T
+    place.errorbar(sizes, values, yerr=ends, fmt="o", color=colour, capsize=3)
+
+
+def sizes_figure(study: ExtrapolationStudy) -> Figure:
+    """Errors for each atom against size, family by family."""
+    caption = "Errors for each atom against Kohn-Sham, beyond the training (grey: up to five heavy atoms). Full "
+    caption += "lines and points: minimised from the predicted density; dashed: at the predicted density; "
+    caption += "geometry: the network without a density. One training of each."
+    with panels(len(FAMILIES), width=9.6, height=3.6, caption=caption) as (figure, axes):
+        for family, place in zip(FAMILIES, axes, strict=True):
+            for arm, colour in zip(study.arms, CHAIN_COLOURS, strict=False):
+                _sizes_of(place, study, arm, family, colour)
+            place.axvspan(0.5, LARGEST_TRAINED + 0.5, color="#eeeeee")
+            place.set(yscale="log", xlabel="heavy atoms", ylabel="|error| per atom (kcal/mol)", title=family)
+        axes[0].legend(fontsize=7)
+    return figure
+
+
+def _sizes_of(place, study: ExtrapolationStudy, arm: str, family: str, colour: str) -> None:
+    entries, style = study.of(arm, family), "o" if family == "QM9" else "o-"
+    sizes, atoms = (np.array([getattr(e, name) for e in entries]) for name in ("num_heavy", "num_atoms"))
+    for column, look, label in (("minimised", style, arm), ("predicted", "--", None)):
+        if column == "predicted" and (without_density(arm) or family == "QM9"):
+            continue
+        values = KCAL * np.abs([getattr(entry, column) for entry in entries]) / atoms
+        place.plot(sizes, values, look, color=colour, label=label, markersize=4, linewidth=1.0)
+
+
+def sizes_table(study: ExtrapolationStudy) -> "HTML":
+    """Mean errors of what is larger than the training, family by family."""
+    lines = []
+    for family in FAMILIES:
+        for arm in study.arms:
+            entries = [entry for entry in study.of(arm, family) if entry.num_heavy > LARGEST_TRAINED]
+            if not entries:
+                continue
+            atoms = np.array([entry.num_atoms for entry in entries])
+            found = [KCAL * np.abs([getattr(e, name) for e in entries]) for name in ("minimised", "predicted")]
+            cells = [interval(bootstrap_interval(values / atoms), 3) for values in found]
+            total = interval(bootstrap_interval(found[0]), 1)
+            largest = f"{min(e.num_heavy for e in entries)} to {max(e.num_heavy for e in entries)}"
+            lines.append([f"{family}: {arm}", str(len(entries)), largest, total, cells[0], cells[1]])
+    head = [
+        "family: training",
+        "molecules",
+        "heavy atoms",
+        "total",
+        "per atom, minimised",
+        "per atom, predicted density",
+    ]
+    caption = "Mean absolute errors in kcal/mol of molecules larger than any of the training; intervals over molecules."
+    return html_table(head, lines, caption=caption)

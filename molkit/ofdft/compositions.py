@@ -1,0 +1,87 @@
+"""Folds by composition, and how strongly compositions left out of a fit ask it to be restrained."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from molkit.errors import InvalidInput
+from molkit.ofdft.channels import ELEMENTS, ridge_energies
+from molkit.ofdft.label_files import LabelledMolecule
+from molkit.rng import generator_from
+
+NUM_FOLDS = 5
+INNER_FOLDS = 10
+RIDGES = tuple(10.0**power for power in range(-6, 7))
+
+
+def folds_by_composition(formulas: Sequence[str], *, count: int = NUM_FOLDS) -> np.ndarray:
+    """Fold of every molecule, [N]; molecules of one formula share it.
+
+    Formulas come in random order, each into the fold with the fewest molecules so far. Raises InvalidInput for fewer
+    formulas than folds.
+    """
+    known = sorted(set(formulas))
+    if not 2 <= count <= len(known):
+        raise InvalidInput(f"need at least two folds and no more than formulas ({len(known)}), got {count}")
+    order = np.random.default_rng(generator_from("folds by composition", count).initial_seed()).permutation(len(known))
+    sizes, found = np.zeros(count, dtype=int), {}
+    for number in order:
+        fold = int(np.argmin(sizes))
+        found[known[number]] = fold
+        sizes[fold] += list(formulas).count(known[number])
+    return np.array([found[formula] for formula in formulas])
+
+
+def without_fold(labelled: Sequence[LabelledMolecule], held_out: int) -> list[LabelledMolecule]:
+    """The molecules that are not in a fold; -1 holds none out. Raises InvalidInput for a fold that is none."""
+    if held_out == -1:
+        return list(labelled)
+    return [entry for entry, fold in _with_fold(labelled, held_out) if fold != held_out]
+
+
+def of_fold(labelled: Sequence[LabelledMolecule], fold: int) -> list[LabelledMolecule]:
+    """The molecules of a fold. Raises InvalidInput for a fold that is none."""
+    return [entry for entry, found in _with_fold(labelled, fold) if found == fold]
+
+
+def _with_fold(labelled: Sequence[LabelledMolecule], fold: int) -> list[tuple[LabelledMolecule, int]]:
+    if not 0 <= fold < NUM_FOLDS:
+        raise InvalidInput(f"folds are numbered 0 to {NUM_FOLDS - 1}, got {fold}")
+    found = folds_by_composition([entry.molecule.formula for entry in labelled])
+    return list(zip(labelled, found.tolist(), strict=True))
+
+
+def held_out_errors(
+    features: np.ndarray,
+    energies: np.ndarray,
+    formulas: Sequence[str],
+    ridges: Sequence[float],
+    *,
+    prior: np.ndarray | None = None,
+    spread: float = 0.0,
+) -> dict[float, float]:
+    """Mean absolute error (hartree) of `ridge_energies` on compositions it was not fitted to, by ridge.
+
+    features [N, ENERGY_FEATURES], energies [N]. Compositions leave in INNER_FOLDS parts, or one by one where they are
+    fewer; those whose removal takes an element away count nowhere, as nothing could know its atoms. Raises InvalidInput
+    where none is left.
+    """
+    folds = folds_by_composition(formulas, count=min(INNER_FOLDS, len(set(formulas))))
+    has = features[:, : len(ELEMENTS)] > 0.0
+    errors: dict[float, list[np.ndarray]] = {ridge: [] for ridge in ridges}
+    for fold in range(folds.max() + 1):
+        kept, left = folds != fold, folds == fold
+        left = left & (has.any(1) & ~(has & ~has[kept].any(0)).any(1))
+        for ridge in ridges:
+            weights = ridge_energies(features[kept], energies[kept], ridge, prior, spread=spread)
+            errors[ridge].append(np.abs(features[left] @ weights - energies[left]))
+    if not sum(map(len, errors[ridges[0]])):
+        raise InvalidInput("no composition can be held out: each has an element to itself")
+    return {ridge: float(np.concatenate(found).mean()) for ridge, found in errors.items()}
+
+
+def chosen_ridge(features: np.ndarray, energies: np.ndarray, formulas: Sequence[str], **options: Any) -> float:
+    """The one of RIDGES with the least of `held_out_errors`, which takes the same options."""
+    found = held_out_errors(features, energies, formulas, RIDGES, **options)
+    return min(found, key=lambda ridge: found[ridge])

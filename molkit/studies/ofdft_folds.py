@@ -1,0 +1,256 @@
+"""A functional on molecules it has never met: QM9's with up to five heavy atoms, in five folds by composition."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from time import process_time
+from typing import Any
+
+import numpy as np
+
+from molkit.claims.ledger import REPOSITORY, Measurement
+from molkit.claims.provenance import commit, machine
+from molkit.claims.store import record
+from molkit.errors import DataNotFound, InvalidInput
+from molkit.metrics.statistics import Interval, bootstrap_interval
+from molkit.ofdft.attention_functional import load
+from molkit.ofdft.attention_training import AttentionRecipe
+from molkit.ofdft.channels import neighbourhood, ridge_energies
+from molkit.ofdft.compositions import NUM_FOLDS, folds_by_composition, of_fold
+from molkit.ofdft.geometries import geometry
+from molkit.ofdft.label_files import LabelledMolecule
+from molkit.studies.ofdft_extrapolation import ExtrapolationStudy, without_density
+from molkit.studies.ofdft_small import Plan, arm_recipe, evaluate, run_folder, train_arm
+from molkit.studies.ofdft_water import MILLI, StartResult, rounded
+from molkit.training.files import write_text
+from molkit.units import HARTREE_TO_KCAL
+
+STORED = REPOSITORY / "data" / "studies" / "ofdft_folds.json"
+NO_DENSITY: dict[str, Any] = {"samples": "geometry", "gradient_weight": 0.0}
+PLAN = Plan(
+    REPOSITORY / "data" / "recipes" / "ofdft_up_to_five.yaml",
+    {
+        "full": {},
+        "geometry": NO_DENSITY,
+        "published energies": {"published": True},
+        "geometry published energies": {"published": True, **NO_DENSITY},
+    },
+    other_starts=("MINAO", "reference"),
+)
+FOLD_NOTE = "QM9's molecules with up to five heavy atoms, each by a training without its composition; total energies"
+LARGER_NOTE = "trained on up to five heavy atoms, asked for QM9's with six to nine; total energies, per atom"
+FULL_STARTS = ("Kohn-Sham", "reference", "MINAO")
+
+
+@dataclass(frozen=True)
+class FoldRun:
+    """One arm trained without one fold and minimised on it; results by start, errors in millihartree."""
+
+    arm: str
+    fold: int
+    names: list[str]
+    formulas: list[str]
+    num_atoms: list[int]
+    num_heavy: list[int]
+    num_train: int
+    results: dict[str, StartResult]
+    seconds: float  # CPU, of the evaluation
+
+
+@dataclass(frozen=True)
+class FoldStudy:
+    """All folds of all arms, and the Kohn-Sham energies (hartree) of all molecules by name."""
+
+    runs: tuple[FoldRun, ...]
+    energies: dict[str, float]
+    stamp: dict[str, Any]
+
+    @property
+    def arms(self) -> list[str]:
+        """Arms of which every fold is there, in the order of their first runs."""
+        arms = dict.fromkeys(run.arm for run in self.runs)
+        return [arm for arm in arms if len(self.of_arm(arm)) == NUM_FOLDS]
+
+    def of_arm(self, arm: str) -> list[FoldRun]:
+        """The runs of an arm, by fold."""
+        return sorted((run for run in self.runs if run.arm == arm), key=lambda run: run.fold)
+
+    def start(self, arm: str, start: str = "MINAO") -> str:
+        """The start of an arm; the arms without a density have but one."""
+        return "geometry" if without_density(arm) else start
+
+    def starts(self, arm: str) -> list[str]:
+        """What an arm was minimised from."""
+        return list(self.of_arm(arm)[0].results)
+
+    def column(self, arm: str, name: str) -> np.ndarray:
+        """A column of `FoldRun` over all molecules, fold by fold."""
+        return np.concatenate([np.array(getattr(run, name)) for run in self.of_arm(arm)])
+
+    def errors(self, arm: str, start: str = "MINAO", column: str = "after") -> np.ndarray:
+        """Signed errors of all molecules by the training that has not met them, millihartree."""
+        start = self.start(arm, start)
+        return np.concatenate([np.array(getattr(run.results[start], column)) for run in self.of_arm(arm)])
+
+    def error(self, arm: str, start: str = "MINAO", column: str = "after") -> Interval:
+        """Mean absolute error, molecules resampled; millihartree."""
+        return bootstrap_interval(np.abs(self.errors(arm, start, column)))
+
+    def by_heavy_atoms(self, arm: str, start: str = "MINAO", column: str = "after") -> dict[int, Interval]:
+        """Mean absolute error for every number of heavy atoms that ten molecules have, millihartree."""
+        heavy, errors = self.column(arm, "num_heavy"), np.abs(self.errors(arm, start, column))
+        sizes = [int(size) for size in np.unique(heavy) if (heavy == size).sum() >= 10]
+        return {size: bootstrap_interval(errors[heavy == size]) for size in sizes}
+
+
+def fold_recipe(arm: str, fold: int, *, plan: Plan = PLAN) -> AttentionRecipe:
+    """The recipe of an arm that does not see a fold. Raises InvalidInput for an unknown arm or fold."""
+    if not 0 <= fold < NUM_FOLDS:
+        raise InvalidInput(f"folds are numbered 0 to {NUM_FOLDS - 1}, got {fold}")
+    recipe = arm_recipe(arm, seed=0, plan=plan)
+    return replace(recipe, data=replace(recipe.data, held_out=fold))
+
+
+def run_fold(arm: str, fold: int, *, runs: Path, labelled: Sequence[LabelledMolecule], plan: Plan = PLAN) -> FoldRun:
+    """Train without a fold, or take the run that is there; minimise every molecule of the fold with the last weights.
+
+    No snapshot is chosen, so no molecule of the fold is ever asked before the end. Raises what `train_arm` raises.
+    """
+    out = run_folder(runs, arm, fold)
+    train_arm(fold_recipe(arm, fold, plan=plan), out)
+    started, molecules = process_time(), of_fold(labelled, fold)
+    starts = FULL_STARTS if arm == next(iter(plan.arms)) else plan.other_starts
+    results = evaluate(load(out), molecules, arm, starts)
+    return FoldRun(
+        arm=arm,
+        fold=fold,
+        names=[entry.molecule.name for entry in molecules],
+        formulas=[entry.molecule.formula for entry in molecules],
+        num_atoms=[entry.molecule.num_atoms for entry in molecules],
+        num_heavy=[int((entry.molecule.atomic_numbers > 1).sum()) for entry in molecules],
+        num_train=len(labelled) - len(molecules),
+        results=results,
+        seconds=round(process_time() - started, 2),
+    )
+
+
+def train_on_all(arm: str, runs: Path, *, plan: Plan = PLAN) -> Path:
+    """Train an arm with no fold held out, or take the run that is there; returns its folder."""
+    out = runs / f"{arm.replace(' ', '_')}_all"
+    train_arm(arm_recipe(arm, seed=0, plan=plan), out)
+    return out
+
+
+def run_study(
+    wanted: Sequence[tuple[str, int]],
+    *,
+    runs: Path,
+    labelled: Sequence[LabelledMolecule],
+    plan: Plan = PLAN,
+    report: Callable[[str], None] = lambda text: None,
+) -> FoldStudy:
+    """Every pair of arm and fold; a finished one is kept in `runs` and not made again."""
+    found = []
+    for arm, fold in wanted:
+        kept = run_folder(runs, arm, fold) / f"held_out_{len(labelled)}.json"
+        if not kept.is_file():
+            made = run_fold(arm, fold, runs=runs, labelled=labelled, plan=plan)
+            write_text(kept, json.dumps(asdict(made)) + "\n")
+        found.append(_run(json.loads(kept.read_text(encoding="utf-8"))))
+        last = next(reversed(found[-1].results.values()))
+        report(f"{arm}, fold {fold}: {np.abs(last.after).mean():.3f} mHa")
+    head, dirty = commit()
+    energies = {entry.molecule.name: round(entry.energy, 6) for entry in labelled}
+    return FoldStudy(tuple(found), energies, {"commit": head, "dirty": dirty, "machine": machine()})
+
+
+def write_study(study: FoldStudy, path: Path) -> None:
+    """Keep a study as JSON. Raises RunError when the disk refuses."""
+    write_text(path, json.dumps(rounded(asdict(study))) + "\n")
+
+
+def stored_study(path: Path = STORED) -> FoldStudy:
+    """What `molkit study ofdft-folds` wrote. Raises DataNotFound or InvalidInput."""
+    if not path.is_file():
+        raise DataNotFound(f"{path}: no stored study; make it with `molkit study ofdft-folds --out {path}`")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return FoldStudy(**{**values, "runs": tuple(_run(run) for run in values["runs"])})
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise InvalidInput(f"{path}: not a study of folds ({error})") from error
+
+
+@dataclass(frozen=True)
+class EnergyFit:
+    """A reference energy fitted without a fold and asked for it; mean absolute errors in millihartree."""
+
+    ridge: float
+    spread: float
+    fitted: float  # of the molecules of the fit
+    unseen: Interval
+    largest: float  # of the unseen ones
+
+
+def energy_fits(
+    energies: Mapping[str, float], *, ridges: Sequence[float] = (1e-6, 1e-2), spreads: Sequence[float] = (0.0, 0.1)
+) -> list[EnergyFit]:
+    """The linear model of energies alone, in the folds of the study, restrained and scaled in several ways.
+
+    energies: of the names of `up_to_five` geometries, hartree.
+    """
+    molecules = [geometry("up_to_five", "train", int(name.rpartition("-")[2])) for name in energies]
+    features = np.stack([neighbourhood(molecule).energy_features() for molecule in molecules])
+    folds = folds_by_composition([molecule.formula for molecule in molecules])
+    known = np.array(list(energies.values()))
+    return [_energy_fit(features, known, folds, ridge, spread) for spread in spreads for ridge in ridges]
+
+
+def _energy_fit(
+    features: np.ndarray, energies: np.ndarray, folds: np.ndarray, ridge: float, spread: float
+) -> EnergyFit:
+    fitted, unseen = [], np.zeros(len(energies))
+    for fold in range(NUM_FOLDS):
+        kept, left = folds != fold, folds == fold
+        weights = ridge_energies(features[kept], energies[kept], ridge, spread=spread)
+        fitted.append(np.abs(features[kept] @ weights - energies[kept]).mean())
+        unseen[left] = MILLI * np.abs(features[left] @ weights - energies[left])
+    return EnergyFit(ridge, spread, MILLI * float(np.mean(fitted)), bootstrap_interval(unseen), float(unseen.max()))
+
+
+def measurements(study: FoldStudy, larger: ExtrapolationStudy, *, weights: str) -> list[Measurement]:
+    """Record the error on molecules that were not trained on, and per atom on larger ones, with and without a density.
+
+    Larger: QM9's drawn molecules with six to nine heavy atoms.
+    """
+    beyond = {arm: larger.of(arm, "QM9") for arm in ("full", "geometry")}
+    per_atom = {
+        arm: bootstrap_interval(np.array([abs(entry.minimised) / entry.num_atoms for entry in entries]))
+        for arm, entries in beyond.items()
+    }
+    asked = {
+        "structures25.qm9.energy": (study.error("full"), len(study.errors("full")), FOLD_NOTE),
+        "mofdft.extrapolation.minimised": (per_atom["full"], len(beyond["full"]), LARGER_NOTE),
+        "mofdft.extrapolation.direct": (per_atom["geometry"], len(beyond["geometry"]), LARGER_NOTE),
+    }
+    return [
+        record(
+            claim,
+            error.scaled(HARTREE_TO_KCAL / MILLI).value,
+            interval=(error.scaled(HARTREE_TO_KCAL / MILLI).low, error.scaled(HARTREE_TO_KCAL / MILLI).high),
+            interval_kind="molecules resampled, 95 %",
+            n=count,
+            counts="molecules",
+            basis="scaled_down",
+            weights=weights,
+            seeds=[0],
+            seconds=sum(run.seconds for run in study.of_arm("full")),
+            notes=note,
+        )
+        for claim, (error, count, note) in asked.items()
+    ]
+
+
+def _run(values: dict[str, Any]) -> FoldRun:
+    results = {start: StartResult(**columns) for start, columns in values["results"].items()}
+    return FoldRun(**{**values, "results": results})

@@ -1,0 +1,153 @@
+"""Folds that share no composition, the ridge that left-out compositions ask for, and a study of five folds."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from molkit.config import to_dict
+from molkit.data.qm9 import load_qm9
+from molkit.errors import DataNotFound, InvalidInput
+from molkit.figures import ofdft_folds as draw
+from molkit.ofdft.attention import AttentionConfig
+from molkit.ofdft.attention_training import AttentionData, AttentionRecipe, energy_fit
+from molkit.ofdft.channels import ENERGY_FEATURES, prepare_molecule
+from molkit.ofdft.compositions import (
+    NUM_FOLDS,
+    RIDGES,
+    chosen_ridge,
+    folds_by_composition,
+    held_out_errors,
+    of_fold,
+    without_fold,
+)
+from molkit.ofdft.geometries import QM9_UP_TO_FIVE, geometry
+from molkit.ofdft.label_files import LabelSettings, generate, load_folder
+from molkit.ofdft.labels import FrozenSampling
+from molkit.studies import ofdft_folds as study
+from molkit.training.config import TrainConfig
+from molkit.training.files import write_yaml
+
+CONFIG = AttentionConfig(counts=(3, 2), width=8, num_layers=1, num_heads=2, num_gaussians=4)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Labels of methane, ammonia, water, acetylene and hydrogen cyanide."""
+    found = tmp_path_factory.mktemp("labels")
+    generate("small", "train", NUM_FOLDS, found, settings=LabelSettings(FrozenSampling(count=1), grid_level=0))
+    return found
+
+
+@pytest.fixture(scope="module")
+def labelled(folder):
+    return load_folder(folder, "small", "train")
+
+
+def test_the_first_174_of_qm9_lie_as_they_are_and_then_displaced():
+    resting, moved = geometry("up_to_five", "train", 40), geometry("up_to_five", "train", 40 + QM9_UP_TO_FIVE)
+    known = load_qm9(split="all")
+    np.testing.assert_array_equal(resting.positions, known[40].positions)
+    assert 0.0 < np.abs(moved.positions - resting.positions).max() < 0.3
+    assert max((known[row].atomic_numbers > 1).sum() for row in range(QM9_UP_TO_FIVE)) == 5
+    assert (known[QM9_UP_TO_FIVE].atomic_numbers > 1).sum() == 6
+    with pytest.raises(InvalidInput, match="one split"):
+        geometry("up_to_five", "test", 0)
+
+
+def test_folds_share_no_formula_and_are_of_one_size():
+    known = load_qm9(split="all")
+    formulas = [known[row].formula for row in range(QM9_UP_TO_FIVE)]
+    folds = folds_by_composition(formulas)
+    met = [{formulas[row] for row in np.flatnonzero(folds == fold)} for fold in range(NUM_FOLDS)]
+    assert sum(map(len, met)) == len(set(formulas)) == 65
+    sizes = np.bincount(folds)
+    assert sizes.sum() == QM9_UP_TO_FIVE and sizes.max() - sizes.min() <= 14
+    np.testing.assert_array_equal(folds, folds_by_composition(formulas))
+    with pytest.raises(InvalidInput, match="at least two folds"):
+        folds_by_composition(["CH4", "CH4"], count=2)
+
+
+def test_a_molecule_is_trained_on_or_held_out(labelled):
+    for fold in range(NUM_FOLDS):
+        kept, left = ({e.molecule.formula for e in part(labelled, fold)} for part in (without_fold, of_fold))
+        assert len(left) == 1 and not kept & left and len(kept) == 4
+    assert len(without_fold(labelled, -1)) == 5
+    with pytest.raises(InvalidInput, match="numbered 0 to 4, got 5"):
+        without_fold(labelled, 5)
+
+
+def test_the_chosen_ridge_errs_least_on_compositions_left_out(labelled):
+    """Energies linear in the features want no restraint, energies of atoms with noise want one."""
+    random = np.random.default_rng(1)
+    features = np.zeros((60, ENERGY_FEATURES))
+    features[:, :5] = random.integers(1, 6, (60, 5))
+    features[:, 5:25] = random.random((60, 20))
+    formulas = [str(row[:5]) for row in features]
+    linear = features @ random.standard_normal(ENERGY_FEATURES)
+    assert chosen_ridge(features, linear, formulas) <= 1e-4
+    noise = features[:, :5].sum(1) + random.standard_normal(60)
+    assert chosen_ridge(features, noise, formulas) >= 1.0
+    found = held_out_errors(features, linear, formulas, RIDGES)
+    assert found[1e-6] < 1e-4 < found[1e6]
+    molecules = [prepare_molecule(entry, ceiling=0.4) for entry in labelled]
+    assert energy_fit(AttentionData(energy_ridge=0.3), molecules) == (0.3, None)
+    assert energy_fit(AttentionData(energy_ridge=0.0), molecules)[0] in RIDGES
+
+
+def test_every_molecule_is_judged_by_a_training_that_has_not_met_it(folder, labelled, tmp_path):
+    recipe = AttentionRecipe(
+        data=AttentionData(folder=str(folder), energy_ridge=0.0),
+        model=CONFIG,
+        training=TrainConfig(total_steps=2, batch_pairs=60, precision="float32"),
+    )
+    sections = {name: to_dict(getattr(recipe, name)) for name in ("data", "model", "training")}
+    write_yaml(tmp_path / "recipe.yaml", {"method": "ofdft_attention", **sections})
+    arms = {**study.PLAN.arms, "published energies": {}}
+    plan = replace(study.PLAN, recipe=tmp_path / "recipe.yaml", arms=arms)
+    wanted = [(arm, fold) for arm in ("full", "geometry") for fold in range(NUM_FOLDS)] + [("published energies", 0)]
+    said: list[str] = []
+    found = study.run_study(wanted, runs=tmp_path / "runs", labelled=labelled, plan=plan, report=said.append)
+    assert sorted(found.column("full", "formulas")) == sorted(entry.molecule.formula for entry in labelled)
+    assert found.arms == ["full", "geometry"] and len(said) == 11
+    assert found.starts("full") == list(study.FULL_STARTS)
+    assert found.errors("full").shape == (NUM_FOLDS,) and np.isfinite(found.errors("full")).all()
+    assert {run.num_train for run in found.runs} == {4}
+    study.write_study(found, tmp_path / "study.json")
+    assert study.stored_study(tmp_path / "study.json").runs[0].names == found.runs[0].names
+    drawn = draw.folds_table(found).data, draw.worst_table(found, 2).data
+    assert "5 molecules of 5 compositions" in drawn[0] and drawn[1].count("of QM9") == 2
+    assert len(draw.folds_figure(found).axes) == 2
+    before = (tmp_path / "runs" / "full_0" / "weights.safetensors").stat().st_mtime_ns
+    study.run_study([("full", 0)], runs=tmp_path / "runs", labelled=labelled, plan=plan)
+    assert (tmp_path / "runs" / "full_0" / "weights.safetensors").stat().st_mtime_ns == before
+
+
+def test_features_scaled_by_their_small_spread_ruin_unseen_compositions():
+    """Energies of pairs alone, so that a good fit exists; the smallest forty molecules."""
+    molecules = {f"up_to_five-{k}": geometry("up_to_five", "train", k) for k in range(40)}
+    energies = {
+        name: -float(sum(m.atomic_numbers) + 0.1 * np.exp(-distances(m.positions)).sum())
+        for name, m in molecules.items()
+    }
+    careless, careful = study.energy_fits(energies, ridges=(1e-6,))
+    assert (careless.spread, careful.spread) == (0.0, 0.1)
+    assert careful.unseen.value < 20.0 < 10.0 * careful.unseen.value < careless.unseen.value
+    assert max(careless.fitted, careful.fitted) < careful.unseen.value
+    assert "at least 0.1" in draw.fits_table([careless, careful]).data
+
+
+def distances(positions):
+    """Of all pairs of different atoms, [A, A - 1]."""
+    apart = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
+    return apart[~np.eye(len(apart), dtype=bool)].reshape(len(apart), -1)
+
+
+def test_bad_folds_and_files_are_said(tmp_path):
+    with pytest.raises(InvalidInput, match="folds are numbered"):
+        study.fold_recipe("full", 5)
+    with pytest.raises(DataNotFound, match="ofdft-folds"):
+        study.stored_study(tmp_path / "none.json")
+    (tmp_path / "bad.json").write_text("{}")
+    with pytest.raises(InvalidInput, match="not a study of folds"):
+        study.stored_study(tmp_path / "bad.json")
