@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from molkit.figures.ofdft import interval, number
-from molkit.figures.style import BLACK, BLUE, ORANGE, SKY, panels
+from molkit.figures.style import BLACK, BLUE, GREEN, ORANGE, SKY, panels
 from molkit.figures.tables import html_table
 from molkit.metrics.statistics import Interval, bootstrap_interval
 from molkit.ofdft.compositions import NUM_FOLDS
@@ -25,6 +25,7 @@ SEEN = (
     ("minimised", "full", "MINAO", "after", BLUE),
     ("predicted density, not minimised", "full", "reference", "before", SKY),
     ("network without a density", "geometry", "geometry", "after", ORANGE),
+    ("minimised, published energies", "published energies", "MINAO", "after", GREEN),
 )
 ROWS = (
     ("minimised from MINAO", "full", "MINAO", "after"),
@@ -32,8 +33,10 @@ ROWS = (
     ("at the predicted density", "full", "reference", "before"),
     ("at the Kohn-Sham density", "full", "Kohn-Sham", "before"),
     ("network without a density", "geometry", "geometry", "after"),
+    ("minimised, published energies", "published energies", "MINAO", "after"),
+    ("at the predicted density, published energies", "published energies", "reference", "before"),
 )
-CHAIN_COLOURS = (BLUE, ORANGE, BLACK, SKY)
+CHAIN_COLOURS = (BLUE, ORANGE, GREEN, BLACK)
 
 
 def folds_table(study: FoldStudy) -> "HTML":
@@ -103,7 +106,7 @@ def folds_figure(study: FoldStudy) -> Figure:
             errors = np.sort(KCAL * np.abs(study.errors(arm, start, column)))
             left.step(errors, np.arange(1, count + 1) / count, where="post", color=colour, label=label)
             found = study.by_heavy_atoms(arm, start, column)
-            sizes = np.array(list(found)) + 0.12 * (shift - 1)
+            sizes = np.array(list(found)) + 0.12 * (shift - 1.5)
             _with_bars(right, sizes, [entry.scaled(KCAL) for entry in found.values()], colour)
         left.axvline(BAR, color="#888888", linestyle="--", linewidth=1.0)
         left.set(xscale="log", xlabel="|error| (kcal/mol)", ylabel="share of molecules", ylim=(0.0, 1.0))

@@ -198,15 +198,20 @@ def card(functional: AttentionFunctional, numbers: Mapping[str, float], remarks:
     config = functional.config
     count = sum(parameter.numel() for parameter in functional.network.parameters())
     channels = ", ".join(f"{number} of l = {momentum}" for momentum, number in enumerate(config.counts))
-    kinds = "; ".join(config.domain) or "not recorded"
+    limits = "molecules with the atoms and bonds of its training set, near its geometries: "
+    limits += "; ".join(config.domain) or "not recorded"
+    if config.most_heavy_atoms:
+        limits = (
+            f"connected molecules of the elements of its {len(config.domain)} kinds of training molecules, at most "
+        )
+        limits += f"{config.most_heavy_atoms} heavy atoms, near equilibrium"
     lines = [
         "# Density functional of several compositions" if len(config.domain) > 1 else "# Density functional",
         f"T_s + E_xc of PBE / 6-31G(2df,p) densities of H, C, N, O, F; channels of an atom: {channels}; {count:,} "
         "parameters.",
         f"Training: {numbers['step']} steps, {numbers['passes']:,} sample passes, {numbers['seconds']:.0f} s wall time "
         "on one CPU thread. Labels: `molkit labels`; recipe: `training.yaml` and `data/recipes`.",
-        f"Limits: neutral closed-shell molecules with the atoms and bonds of its training set, near its geometries: "
-        f"{kinds}. Others are refused.",
+        f"Limits: neutral closed-shell {limits}. Others are refused.",
         *remarks,
     ]
     return "\n\n".join(lines) + "\n"

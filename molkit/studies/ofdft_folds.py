@@ -34,7 +34,6 @@ PLAN = Plan(
         "full": {},
         "geometry": NO_DENSITY,
         "published energies": {"published": True},
-        "geometry published energies": {"published": True, **NO_DENSITY},
     },
     other_starts=("MINAO", "reference"),
 )

@@ -8,8 +8,8 @@ from molkit.cli import run
 from molkit.errors import InvalidInput
 from molkit.molecule import Molecule
 from molkit.ofdft.compact import load, publish
-from molkit.ofdft.density import density_of, write_cube
-from molkit.ofdft.geometries import water
+from molkit.ofdft.density import density_of, functional_for, write_cube
+from molkit.ofdft.geometries import compositions, geometry, water
 from molkit.ofdft.kohn_sham import build_system, solve
 from molkit.ofdft.optimise import OptimiseOptions
 
@@ -75,7 +75,18 @@ def test_the_command_reports_good_molecules_and_lists_the_others(tmp_path, capsy
     assert run(["density", str(tmp_path / "w.xyz"), "--cube", str(tmp_path / "w.cube"), "--start", "reference"]) == 2
     told = capsys.readouterr()
     assert "molecule 1: -76." in told.out and "converged in" in told.out and "w.cube" in told.out
-    assert "molecule 2" in told.err and "OHH" in told.err
+    assert "by ofdft_water" in told.out
+    assert "molecule 2" in told.err and "He" in told.err
+
+
+def test_a_molecule_goes_to_the_first_functional_that_serves_it():
+    known = compositions()
+    served = {"ofdft_water": known[2], "ofdft_small": known[-2], "ofdft_ethanol": geometry("ethanol", "test", 0)}
+    served["ofdft_up_to_five"] = geometry("up_to_five", "train", 100)
+    for name, molecule in served.items():
+        assert functional_for(molecule).name == name
+    with pytest.raises(InvalidInput, match="up to 5 heavy atoms"):
+        functional_for(geometry("beyond_five", "test", 0))
 
 
 def test_a_published_name_is_a_plain_word(tmp_path):
