@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
+from molkit.data.qm9 import qm9_index, qm9_smiles
 from molkit.figures.ofdft import interval, number
 from molkit.figures.style import BLACK, BLUE, GREEN, ORANGE, SKY, panels
 from molkit.figures.tables import html_table
@@ -86,11 +87,11 @@ def worst_table(study: FoldStudy, count: int = 6, arm: str = "full") -> "HTML":
     """The molecules that are furthest off."""
     errors, names, formulas = (study.errors(arm), study.column(arm, "names"), study.column(arm, "formulas"))
     predicted, direct = study.errors(arm, "reference", "before"), study.errors("geometry")
-    lines = []
+    lines, numbers, smiles = [], qm9_index(split="all"), qm9_smiles()
     for row in np.argsort(-np.abs(errors))[:count]:
-        position = f"{1 + int(names[row].rpartition('-')[2])}"
+        number_in_qm9 = int(numbers[int(names[row].rpartition("-")[2])])
         cells = [number(KCAL * float(values[row]), 1) for values in (errors, predicted, direct)]
-        lines.append([f"{formulas[row]}, number {position} of QM9's list", *cells])
+        lines.append([f"{smiles.get(number_in_qm9, formulas[row])} ({formulas[row]})", *cells])
     head = ["molecule", "minimised", "predicted density", "without a density"]
     return html_table(head, lines, caption="Errors in kcal/mol of the molecules that minimising leaves furthest off.")
 
