@@ -12,7 +12,7 @@ from molkit.figures.style import BLACK, BLUE, GREEN, ORANGE, SKY, panels
 from molkit.figures.tables import html_table
 from molkit.metrics.statistics import Interval, bootstrap_interval
 from molkit.ofdft.compositions import NUM_FOLDS
-from molkit.studies.ofdft_extrapolation import FAMILIES, LARGEST_TRAINED, ExtrapolationStudy, without_density
+from molkit.studies.ofdft_extrapolation import FAMILIES, LARGEST_TRAINED, ExtrapolationStudy, SizeError, without_density
 from molkit.studies.ofdft_folds import EnergyFit, FoldStudy
 from molkit.units import HARTREE_TO_KCAL
 
@@ -61,6 +61,17 @@ def folds_table(study: FoldStudy) -> "HTML":
     caption = f"{count} molecules of {compositions} compositions against Kohn-Sham totals, each by the training of "
     caption += f"{NUM_FOLDS} that has not met its composition; intervals over molecules, 95 %."
     return html_table(head, lines, caption=caption)
+
+
+def live_table(entries: Sequence[tuple[str, SizeError]]) -> "HTML":
+    """Molecules larger than the training, minimised for this page."""
+    lines = []
+    for formula, entry in entries:
+        cells = [number(KCAL * value, 1) for value in (entry.predicted, entry.minimised)]
+        steps = f"{entry.steps}{'' if entry.converged else ', not converged'}"
+        lines.append([formula, str(entry.num_heavy), *cells, number(KCAL * entry.minimised / entry.num_atoms), steps])
+    head = ["molecule", "heavy atoms", "predicted density", "minimised", "minimised, per atom", "steps"]
+    return html_table(head, lines, caption="Errors of the energy against Kohn-Sham in kcal/mol; both made now.")
 
 
 def fits_table(fits: Sequence[EnergyFit]) -> "HTML":

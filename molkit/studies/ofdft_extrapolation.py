@@ -96,6 +96,16 @@ def size_error(weights: Path, arm: str, family: str, number: int, kohn_sham: flo
     )
 
 
+def live_larger(weights: str, *, count: int, grid_level: int, first: int) -> list[tuple[str, SizeError]]:
+    """Formulas and errors of `count` of QM9's larger molecules from number `first` on, with Kohn-Sham made now."""
+    found = []
+    for number in range(first, first + count):
+        molecule = member("QM9", number)
+        energy = tuned_energy(molecule, grid_level=grid_level).energy
+        found.append((molecule.formula, size_error(Path(weights), "live", "QM9", number, energy)))
+    return found
+
+
 def without_density(arm: str) -> bool:
     """Whether an arm is a network of the geometry alone."""
     return arm.startswith("geometry")

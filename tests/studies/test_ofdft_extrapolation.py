@@ -25,6 +25,12 @@ def test_larger_molecules_of_qm9_come_size_by_size_and_are_never_trained_on():
         geometry("beyond_five", "train", 0)
 
 
+def test_larger_molecules_are_minimised_against_an_energy_made_now():
+    ((formula, entry),) = study.live_larger("ofdft_up_to_five", count=1, grid_level=1, first=20)
+    assert entry.num_heavy == 6 and entry.converged and formula.startswith("C")
+    assert abs(entry.minimised) < 40.0 and f"{formula}</th>" in draw.live_table([(formula, entry)]).data
+
+
 def test_a_study_is_written_read_and_drawn(tmp_path):
     entries = [
         study.SizeError(arm, family, size, 3 * size + 2, 2.0 * size, 1.0 * size, 0.1, 9, True)
