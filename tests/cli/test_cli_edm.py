@@ -59,7 +59,7 @@ def test_the_help_of_sample_names_the_default_that_is_taken():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--out", "a.txt"], (".xyz, .sdf, .npz",)),
+        (["--out", "a.txt"], (".xyz, .sdf or .npz",)),
         (["--out", "nowhere/a.xyz"], ("nowhere", "does not exist")),
         (["--num-atoms", "28", "--out", "a.xyz"], ("28 atoms", "histogram")),
         (["--device", "cuda", "--out", "a.xyz"], ("no GPU",)),
