@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from molkit.chem.conformer_rmsd import rmsd_matrix
-from molkit.chem.rdkit_tools import mol_from_smiles, plain_smiles
+from molkit.chem.rdkit_tools import mol_from_smiles, plain_smiles, skeleton_smiles
 from molkit.cli import run
+from molkit.data.drug_size import split_of_key
 from molkit.data.ensemble_molecules import choose_molecules, read_smiles_file
 from molkit.data.ensembles import (
     boltzmann_weights,
@@ -90,7 +91,9 @@ def test_no_graph_is_in_two_splits_of_the_qm9_ensembles():
 
 def test_a_first_part_of_a_choice_is_its_beginning():
     drugs = choose_molecules("drugs-test", 300)
-    assert choose_molecules("drugs-test", 5) == drugs[:5] and 80 <= len(drugs) <= 120
+    assert choose_molecules("drugs-test", 5) == drugs[:5] and 100 <= len(drugs) <= 220
+    splits = [split_of_key(skeleton_smiles(mol_from_smiles(one.smiles))) for one in drugs[:100]]
+    assert splits == ["test"] * 96 + ["valid"] * 4
     assert not {one.name for one in drugs} & {one.name for one in choose_molecules("drugs-train", 1000)}
 
 
