@@ -440,6 +440,8 @@ def flow_objectives(weights: tuple[str, ...], keep: Path, out: Path | None) -> N
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(min=1), help="Test molecules.")
 @click.option("--max-references", default=25, show_default=True, type=click.IntRange(min=1), help="Of a molecule.")
 @click.option("--stereo", default="mirror", show_default=True, help="Wrong handedness: ignore, mirror or redraw.")
+@click.option("--symmetry", default="graph", show_default=True, help="Of the RMSD: graph, conjugated or none.")
+@click.option("--failures", default="zero", show_default=True, help="Nothing made counts as: zero or exclude.")
 @click.option("--arms", default="", help="Names with commas; default: all.")
 @click.option("--energies", default=0, show_default=True, type=click.IntRange(min=0), help="By GFN2-xTB, an arm.")
 @click.option("--seeds", default="0", show_default=True, help="Numbers with commas.")
@@ -456,6 +458,8 @@ def conformers(
     limit: int,
     max_references: int,
     stereo: str,
+    symmetry: str,
+    failures: str,
     arms: str,
     energies: int,
     seeds: str,
@@ -481,6 +485,8 @@ def conformers(
         num_energies=energies,
         seeds=tuple(whole_numbers(seeds)),
         stereo=stereo,
+        symmetry=symmetry,
+        failures=failures,
         only=tuple(name.strip() for name in arms.split(",") if name.strip()),
     )
     with engine.open() as executor:

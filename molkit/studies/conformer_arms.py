@@ -17,6 +17,7 @@ from molkit.cgcf.loaded import shared_energy, shared_flow
 from molkit.cgcf.model import Cgcf
 from molkit.cgcf.refinement import POLISH, Walk, refine
 from molkit.chem.bond_graph import mol_with_conformers
+from molkit.chem.conformer_rmsd import Symmetry
 from molkit.chem.rdkit_conformers import rdkit_conformers, relax_conformers
 from molkit.chem.rdkit_tools import molecule_from_rdkit
 from molkit.chem.xtb import XtbEnergy
@@ -62,6 +63,7 @@ class ArmsTask:
     seed: int
     stereo: Stereo = "mirror"  # of the flow's conformers with the converged search
     only: tuple[str, ...] = ()  # arms; empty: all
+    symmetry: Symmetry = "graph"  # of the RMSD
 
 
 def measure(task: ArmsTask) -> dict[str, np.ndarray]:
@@ -80,7 +82,8 @@ def measure(task: ArmsTask) -> dict[str, np.ndarray]:
     energy = _AboveLowest(one, mol, task.num_energies)
     numbers, nearest = [], []
     for positions, seconds in drawn.values():
-        score = score_conformers(ScoreTask(mol, references, positions, task.threshold, num_wanted=count))
+        asked = ScoreTask(mol, references, positions, task.threshold, task.symmetry, num_wanted=count)
+        score = score_conformers(asked)
         radius = float(radius_of_gyration(torch.from_numpy(positions)).mean())
         spread = bond_spread(one, positions)
         kinds = [getattr(score, name) for name in MEASURES]

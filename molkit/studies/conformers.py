@@ -14,6 +14,7 @@ import numpy as np
 from molkit.cgcf.conformers import Stereo
 from molkit.cgcf.energy_training import load_energy
 from molkit.cgcf.model import load_flow
+from molkit.chem.conformer_rmsd import Symmetry
 from molkit.claims.ledger import REPOSITORY, Measurement
 from molkit.claims.provenance import commit, hash_files
 from molkit.data.ensembles import WHAT, Split, load_ensembles
@@ -21,6 +22,7 @@ from molkit.data.registry import data_root, sha256_of
 from molkit.errors import DataNotFound, InvalidInput
 from molkit.farm.folder import Result
 from molkit.farm.run import run_farm
+from molkit.metrics.conformers import Failures
 from molkit.metrics.statistics import Interval, bootstrap_interval
 from molkit.studies.conformer_arms import ARMS, NUMBERS, ArmsTask, measure
 from molkit.studies.method_orders import record_order
@@ -69,6 +71,8 @@ class Setting:
     stereo: str = "mirror"  # what the flow does about wrong handedness, as in `molkit conformers`
     only: tuple[str, ...] = ()  # arms; empty: all
     split: Split = "test"  # of the set; `valid` is for choices between weights
+    symmetry: Symmetry = "graph"  # of the RMSD, as in molkit.chem.conformer_rmsd
+    failures: Failures = "zero"  # a molecule for which an arm made nothing: covered by 0, or left out of that arm
 
 
 @dataclass
@@ -104,8 +108,9 @@ def run_study(
     if setting.energy:
         load_energy(setting.energy)
     tasks = study_tasks(setting)
-    free = ("limit", "seeds", *(("split",) if setting.split == "test" else ()))  # a folder may hold more of these
-    kept = {name: value for name, value in asdict(setting).items() if name not in free}
+    kept = asdict(setting)
+    for name in ("limit", "seeds", "failures"):  # a folder may hold more of these, and any policy reads it
+        del kept[name]
     report = run_farm(
         measure, tasks, folder, executor=executor, minutes=minutes, settings=kept, progress=progress, unit="molecule"
     )
@@ -123,10 +128,13 @@ def study_tasks(setting: Setting) -> dict[str, ArmsTask]:
     if not ensembles:
         raise InvalidInput(f"{setting.data}: the split {setting.split} is empty")
     unknown = sorted(set(setting.only) - set(ARMS))
-    if unknown or setting.stereo not in get_args(Stereo):
-        raise InvalidInput(f"unknown arm or stereo {unknown or setting.stereo}: arms are {', '.join(ARMS)}")
+    if unknown:
+        raise InvalidInput(f"unknown arm {unknown[0]!r}: expected {', '.join(ARMS)}")
+    for name, kind in {"stereo": Stereo, "symmetry": Symmetry, "failures": Failures}.items():
+        if (value := getattr(setting, name)) not in get_args(kind):
+            raise InvalidInput(f"unknown {name} {value!r}: expected {', '.join(get_args(kind))}")
     shared = (setting.weights, setting.energy, setting.threshold, setting.max_references, setting.num_energies)
-    asked = (setting.stereo, setting.only)
+    asked = (setting.stereo, setting.only, setting.symmetry)
     return {f"{seed}_{one.name}": ArmsTask(one, *shared, seed, *asked) for seed in setting.seeds for one in ensembles}
 
 
@@ -218,13 +226,22 @@ def difference(study: ConformerStudy, arm: str, other: str, measure: str) -> Int
 
 
 def by_molecule(study: ConformerStudy, arm: str, measure: str) -> dict[str, float | None]:
-    """One value a molecule, the mean over seeds; None where an arm made nothing."""
+    """One value a molecule, the mean over seeds; None where there is none.
+
+    Where an arm made nothing, both coverages are 0, or nothing where the setting excludes failures.
+    """
     found: dict[str, list[float]] = {}
     for row in study.rows:
         if row.arm == arm:
-            value = getattr(row, measure)
+            value = _value(row, measure, study.setting.failures)
             found.setdefault(row.name, []).extend([] if value is None else [value])
     return {name: float(np.mean(values)) if values else None for name, values in found.items()}
+
+
+def _value(row: Row, measure: str, failures: Failures) -> float | None:
+    if row.num_generated == 0 and measure in ("cov_recall", "cov_precision"):
+        return 0.0 if failures == "zero" else None
+    return getattr(row, measure)
 
 
 def arms_of(study: ConformerStudy) -> Sequence[str]:
@@ -239,12 +256,18 @@ def what_data(study: ConformerStudy) -> str:
 
 
 def coverage_at(study: ConformerStudy, arm: str, thresholds: np.ndarray) -> np.ndarray:
-    """Recall coverage at thresholds [T] in angstrom: over references, then seeds, then molecules; nothing made is 0."""
+    """Recall coverage at thresholds [T] in angstrom: over references, then seeds, then molecules; where nothing was
+    made it is 0, or left out as the setting says.
+
+    Raises InvalidInput for an arm that has no rows or made nothing that counts.
+    """
     curves: dict[str, list[np.ndarray]] = {}
     for row in study.rows:
-        if row.arm == arm:
+        if row.arm == arm and (row.nearest or study.setting.failures == "zero"):
             near = np.array(row.nearest) if row.nearest else np.full(1, np.inf)
             curves.setdefault(row.name, []).append((near[None] <= thresholds[:, None]).mean(axis=1))
+    if not curves:
+        raise InvalidInput(f"the arm {arm!r} made nothing in this study")
     return np.mean([np.mean(several, axis=0) for several in curves.values()], axis=0)
 
 

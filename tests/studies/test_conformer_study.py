@@ -22,6 +22,7 @@ from molkit.studies.conformers import (
     Row,
     Setting,
     by_molecule,
+    coverage_at,
     difference,
     mean_of,
     read_study,
@@ -91,15 +92,15 @@ def test_choices_between_weights_can_be_made_on_another_split(weights, tmp_path)
         study_tasks(Setting(weights=weights, data="ensembles_drugs", split="valid"))
 
 
-def ethanol() -> Ensemble:
+def ethanol(name: str = "ethanol", smiles: str = "CCO") -> Ensemble:
     """Two conformers, by RDKit."""
-    mol = graph_mol("CCO")
+    mol = graph_mol(smiles)
     return Ensemble(
-        "ethanol",
-        "CCO",
+        name,
+        smiles,
         np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()]),
-        np.zeros(9, dtype=np.int64),
-        np.array([[b.GetBeginAtomIdx(), b.GetEndAtomIdx(), 1] for b in mol.GetBonds()]),
+        np.zeros(mol.GetNumAtoms(), dtype=np.int64),
+        np.array([[b.GetBeginAtomIdx(), b.GetEndAtomIdx(), int(b.GetBondType())] for b in mol.GetBonds()]),
         rdkit_conformers(mol, 2, seed=1),
         np.array([0.0, 0.3]),
     )
@@ -126,8 +127,9 @@ def test_only_the_arms_that_are_asked_for_are_made(weights, energy, tmp_path):
     assert measure(task)["arms"].tolist() == ["etm", "flow_ff"]
     with pytest.raises(InvalidInput, match="unknown arm"):
         run_study(Setting(weights=weights, only=("none",)), tmp_path)
-    with pytest.raises(InvalidInput, match="stereo"):
-        run_study(Setting(weights=weights, stereo="keep"), tmp_path)
+    for name in ("stereo", "symmetry", "failures"):
+        with pytest.raises(InvalidInput, match=f"unknown {name} 'keep'"):
+            run_study(Setting(weights=weights, **{name: "keep"}), tmp_path)
 
 
 def test_a_molecule_without_conformers_by_rdkit_counts_as_not_covered(weights, energy, monkeypatch):
@@ -142,6 +144,26 @@ def test_a_molecule_without_conformers_by_rdkit_counts_as_not_covered(weights, e
         assert (row.num_generated, row.num_failed, row.cov_recall, row.mat_recall) == (0, 4, 0.0, None)
         assert row.bond_spread is None and row.nearest == ()
     assert rows["flow"].num_failed == 0
+    kept = ConformerStudy(Setting(weights=weights), list(rows.values()))
+    left_out = ConformerStudy(Setting(weights=weights, failures="exclude"), kept.rows)
+    for measured in ("cov_recall", "cov_precision"):
+        assert by_molecule(kept, "rdkit", measured) == {"ethanol": 0.0}
+        assert by_molecule(left_out, "rdkit", measured) == {"ethanol": None}
+    thresholds = np.array([0.1, 5.0])
+    assert coverage_at(kept, "rdkit", thresholds).tolist() == [0.0, 0.0]
+    with pytest.raises(InvalidInput, match="made nothing"):
+        coverage_at(left_out, "rdkit", thresholds)
+
+
+def test_the_symmetry_of_the_rmsd_is_an_option(weights):
+    """Without symmetry no reference comes nearer; the ends of a carboxyl group are alike in one of the others only."""
+    nearest = {}
+    for symmetry in ("graph", "conjugated", "none"):
+        task = ArmsTask(ethanol("acid", "CCC(=O)O"), weights, "", 0.5, 5, 0, 0, "mirror", ("rdkit",), symmetry)
+        nearest[symmetry] = measure(task)["nearest"][0]
+    assert np.all(nearest["conjugated"] <= nearest["graph"] + 1e-9)
+    assert np.all(nearest["graph"] <= nearest["none"] + 1e-9)
+    assert not np.allclose(nearest["conjugated"], nearest["none"])
 
 
 def test_the_spread_of_bonds_is_the_deviation_of_their_lengths():
