@@ -21,6 +21,7 @@ COMMANDS = {
     "pipeline": ("molkit.cli.pipeline", "pipeline", "From noise to electrons: all four methods on the same molecules."),
     "evaluate": ("molkit.cli.edm", "evaluate", "Stability, validity and likelihood of a trained model."),
     "labels": ("molkit.cli.ofdft", "labels", "Label Kohn-Sham densities for kinetic functionals."),
+    "labels-pack": ("molkit.cli.ofdft", "labels_pack", "Thin labelled densities into one small file."),
     "ensembles": ("molkit.cli.ensembles", "ensembles", "Make reference ensembles of conformers."),
     "density": ("molkit.cli.ofdft", "density", "Electron density of a molecule from a learned functional."),
     "score": ("molkit.cli.score", "score", "Stability and validity of the molecules in a file."),

@@ -1,4 +1,4 @@
-"""`molkit labels` and `molkit density`: labelled densities, and densities from a learned functional."""
+"""Labelled densities, packed sets of them, and densities from a learned functional."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,6 +50,26 @@ def labels(
     for key, reason in report.failed.items():
         click.echo(f"{key}: left out, {reason}")
     click.echo(f"{out}: {len(report.done)} of {count} geometries labelled")
+
+
+@click.command("labels-pack")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("name", metavar="CLASS")
+@click.option("--split", default="train", show_default=True, help="train, valid or test.")
+@click.option("--samples", default=3, show_default=True, type=click.IntRange(min=1), help="Of a molecule, at most.")
+@click.option("--limit", type=click.IntRange(min=1), help="Molecules; default: all in the folder.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="An .npz file.")
+def labels_pack(folder: Path, name: str, split: str, samples: int, limit: int | None, out: Path) -> None:
+    """Thin the labels of CLASS in FOLDER (of `molkit labels`) into one small file that a training can read.
+
+    The ground state of every molecule and a few other samples, with the slopes of the total energy.
+    """
+    from molkit.ofdft.label_files import load_folder
+    from molkit.ofdft.label_packs import write_pack
+
+    entries = load_folder(folder, name, split, limit=limit)
+    write_pack(out, entries, name=name, split=split, samples=samples)
+    click.echo(f"{out}: {len(entries)} molecules, {out.stat().st_size / 2**20:.2f} MiB")
 
 
 @click.command()

@@ -262,20 +262,22 @@ def ofdft_ethanol(arms: str, labels: Path, runs: Path, until: int | None, out: P
 
 @study.command("ofdft-folds")
 @click.option("--arms", default="full:0", show_default=True, help="Pairs ARM:FOLD with commas.")
-@click.option("--labels", type=click.Path(path_type=Path), required=True, help="Folder of labels, up_to_five.")
+@click.option(
+    "--labels", type=click.Path(path_type=Path), required=True, help="Labels of up_to_five: a folder, or a packed set."
+)
 @click.option("--runs", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the runs.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
 def ofdft_folds(arms: str, labels: Path, runs: Path, out: Path) -> None:
     """Train functionals without one fold of compositions each, and minimise on the molecules of that fold."""
     import torch
 
-    from molkit.ofdft.label_files import load_folder
+    from molkit.ofdft.label_packs import load_labels
     from molkit.studies import ofdft_folds as folds
     from molkit.studies import ofdft_small as small
 
     torch.set_num_threads(1)
     wanted = small.read_pairs(arms, folds.PLAN)
-    labelled = load_folder(labels, "up_to_five", "train")
+    labelled = load_labels(labels, "up_to_five", "train")
     found = folds.run_study(wanted, runs=runs, labelled=labelled, report=click.echo)
     folds.write_study(found, out)
     click.echo(f"{out}: {len(found.runs)} runs, {len(labelled)} molecules")

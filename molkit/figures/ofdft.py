@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 from molkit.figures.style import BLACK, BLUE, GREEN, ORANGE, SKY, VERMILION, panels
 from molkit.figures.tables import html_table
 from molkit.metrics.statistics import Interval
+from molkit.ofdft.label_files import LabelledMolecule
 from molkit.studies.ofdft_classical import BasisOffset, Minimised, OneOrbital, OnKohnSham
 from molkit.studies.ofdft_forces import ForceEntry
-from molkit.studies.ofdft_labels import LabelStudy, Throughput
+from molkit.studies.ofdft_labels import MILLI, LabelStudy, Throughput
 from molkit.studies.ofdft_minimise import LiveGeometry, LiveStudy
 from molkit.studies.ofdft_samples import LiveSamples
 from molkit.studies.ofdft_water import ARMS, STARTS, WaterStudy
@@ -132,6 +133,26 @@ def throughput_table(found: Throughput) -> "HTML":
     caption = f"Fit and exchange-correlation gradient of {found.num_samples} density matrices, one thread; "
     caption += f"coefficients agree to {small(found.difference)} of the largest."
     return html_table(["way", "CPU milliseconds a sample"], lines, caption=caption)
+
+
+def pack_table(entries: Sequence[LabelledMolecule]) -> "HTML":
+    """What a packed set of labels holds, by heavy atoms."""
+    heavy = np.array([int((entry.molecule.atomic_numbers > 1).sum()) for entry in entries])
+    lines = []
+    for size in np.unique(heavy):
+        chosen = [entry for entry, found in zip(entries, heavy, strict=True) if found == size]
+        samples = sum(len(entry.labels) for entry in chosen)
+        perturbed = sum(int((entry.labels.source > 0).sum()) for entry in chosen)
+        functions = np.mean([entry.labels.coefficients.shape[1] for entry in chosen])
+        highest = max(float(np.ptp(entry.labels.electronic)) for entry in chosen)
+        formulas = len({entry.molecule.formula for entry in chosen})
+        cells = [len(chosen), formulas, samples, perturbed, f"{functions:.0f}", number(MILLI * highest, 0)]
+        lines.append([str(size), *map(str, cells)])
+    head = ["heavy atoms", "molecules", "compositions", "samples", "in perturbed potentials"]
+    head += ["functions of a density", "highest (mHa)"]
+    caption = "A packed set of labels: the ground state of every molecule and a few other samples; the highest energy "
+    caption += "above a ground state."
+    return html_table(head, lines, caption=caption)
 
 
 def arms_figure(study: WaterStudy) -> Figure:

@@ -115,16 +115,21 @@ def generate(
     return run_farm(run_task, tasks, folder, executor=executor, settings=about, progress=progress, unit="geometry")
 
 
+def require_basis(found: str, *, label: str) -> None:
+    """Raise InvalidInput unless labels were made with the density basis of this version."""
+    if found != basis_fingerprint():
+        raise InvalidInput(
+            f"{label}: its density basis is {found}, this version makes {basis_fingerprint()}; "
+            "generate the labels again with `molkit labels`"
+        )
+
+
 def read_labelled(arrays: Mapping[str, np.ndarray], *, label: str) -> LabelledMolecule:
     """One geometry from its arrays. Raises InvalidInput for labels of another density basis."""
     missing = sorted({*LABEL_FIELDS, "guess", "nuclear", "basis"} - set(arrays))
     if missing:
         raise InvalidInput(f"{label}: not a file of density labels ({missing[0]} is missing)")
-    if str(arrays["basis"]) != basis_fingerprint():
-        raise InvalidInput(
-            f"{label}: its density basis is {arrays['basis']}, this version makes {basis_fingerprint()}; "
-            "generate the labels again with `molkit labels`"
-        )
+    require_basis(str(arrays["basis"]), label=label)
     molecule = Molecule(arrays["atomic_numbers"], arrays["positions"], name=str(arrays["name"]))
     labels = Labels(**{name: arrays[name] for name in LABEL_FIELDS})
     return LabelledMolecule(molecule, labels, arrays["guess"], float(arrays["nuclear"]))

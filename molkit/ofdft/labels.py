@@ -69,7 +69,7 @@ class Labels:
 
     def select(self, rows: np.ndarray) -> "Labels":
         """The samples at these rows, or where a mask is true."""
-        return Labels(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+        return type(self)(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
 
 def _require_target(target: str) -> None:

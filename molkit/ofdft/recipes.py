@@ -9,7 +9,7 @@ from torch import nn
 
 from molkit.config import from_dict, read_yaml
 from molkit.errors import InvalidInput
-from molkit.ofdft.label_files import load_folder
+from molkit.ofdft.label_packs import load_labels
 from molkit.training.config import TrainConfig
 from molkit.training.loop import Task, TrainResult, make_fabric, train
 from molkit.training.weights import WEIGHTS_ROOT
@@ -58,7 +58,7 @@ def train_recipe(
     the repository. Raises what the loader and the training loop raise.
     """
     folder = WEIGHTS_ROOT.parents[1] / recipe.data.folder
-    molecules = load_folder(folder, name, "train", limit=recipe.data.count or None)
+    molecules = load_labels(folder, name, "train", limit=recipe.data.count or None)
     task, network = prepare(recipe.model, recipe.data, molecules, seed=recipe.training.seed)
     return train(
         task,

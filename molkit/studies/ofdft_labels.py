@@ -6,13 +6,17 @@ from time import process_time
 
 import numpy as np
 
+from molkit.data.registry import data_path
 from molkit.ofdft.geometries import geometry
 from molkit.ofdft.grid import build_grid, coefficient_exchange_correlation
 from molkit.ofdft.kohn_sham import KohnShamRun, System
+from molkit.ofdft.label_files import LabelledMolecule
+from molkit.ofdft.label_packs import read_pack
 from molkit.ofdft.labels import FrozenSampling, Labels, frozen_labels, potential_gradients, step_labels
 from molkit.studies.ofdft_classical import solved
 
 MILLI = 1e3
+PACKED = "density_labels_up_to_five.npz"
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,3 +130,8 @@ def _label_alone(study: LabelStudy, matrix: np.ndarray) -> np.ndarray:
     grid = build_grid(system.molecule, level=1)
     coefficient_exchange_correlation(grid, coefficients[None])
     return coefficients
+
+
+def packed_labels(name: str = PACKED) -> list[LabelledMolecule]:
+    """The labelled molecules of a packed set in data/sets. Raises what `read_pack` and the check of its sum raise."""
+    return read_pack(data_path(name))[2]
