@@ -53,18 +53,19 @@ def in_order(functional: CompactFunctional, molecule: Molecule) -> tuple[Molecul
     return ordered, rows
 
 
-def require_in_domain(energy: CompactEnergy) -> None:
-    """Raise InvalidInput for a geometry far from all the functional was trained on."""
-    reduction, kind = energy.functional.reduction, energy.functional.kind
-    worst = int(np.abs(energy.images[0]).argmax())
-    if abs(energy.images[0, worst]) > FARTHEST:
+def require_in_domain(functional: CompactFunctional, molecule: Molecule) -> None:
+    """Raise InvalidInput for a geometry, atoms in the functional's order, far from all it was trained on."""
+    reduction, kind = functional.reduction, functional.kind
+    distances = kind.descriptors(molecule.positions)[:1]
+    standard = reduction.descriptors(distances)[0]
+    worst = int(np.abs(standard).argmax())
+    if abs(standard[worst]) > FARTHEST:
         a, b = kind.pairs[worst]
         middle, width = reduction.descriptor_mean[worst], FARTHEST * reduction.descriptor_scale[worst]
         low, high = ((middle + sign * width) / ANGSTROM_TO_BOHR for sign in (-1, 1))
-        found = energy.frame.descriptors[0, worst] / ANGSTROM_TO_BOHR
         raise InvalidInput(
-            f"{energy.frame.integrals.molecule.formula}: atoms {a + 1} and {b + 1} are {found:.2f} angstrom apart, "
-            f"this functional was trained between {low:.2f} and {high:.2f}"
+            f"{molecule.formula}: atoms {a + 1} and {b + 1} are {distances[0, worst] / ANGSTROM_TO_BOHR:.2f} angstrom "
+            f"apart, this functional was trained between {low:.2f} and {high:.2f}"
         )
 
 
@@ -80,7 +81,7 @@ def functional_for(molecule: Molecule) -> CompactFunctional | AttentionFunctiona
     for name in PUBLISHED:
         functional = load_functional(name)
         try:
-            _energy_for(functional, molecule)
+            _served(functional, molecule)
         except InvalidInput:
             if name == PUBLISHED[-1]:
                 raise
@@ -101,7 +102,8 @@ def density_of(
 
     p0 is in the functional's order of atoms. Raises InvalidInput for a molecule the functional does not serve.
     """
-    ordered, rows, energy = _energy_for(functional, molecule)
+    ordered, rows = _served(functional, molecule)
+    energy = functional.energy_of(ordered)
     first = energy.on_constraint(energy.reduce(p0) if p0 is not None else _start(energy, start))
     result = optimise(energy, first, constraint=energy.constraint, options=options)
     coefficients = energy.coefficients(result.variables)
@@ -112,18 +114,18 @@ def density_of(
     return MoleculeDensity(ordered, coefficients, result, charges, moment, count)
 
 
-def _energy_for(
-    functional: CompactFunctional | AttentionFunctional, molecule: Molecule
-) -> tuple[Molecule, np.ndarray, CompactEnergy | AttentionEnergy]:
-    """The molecule in the functional's order of atoms, their rows before, and its energy."""
+def _served(functional: CompactFunctional | AttentionFunctional, molecule: Molecule) -> tuple[Molecule, np.ndarray]:
+    """The molecule in the functional's order of atoms, and their rows before; no integral is needed to know.
+
+    Raises InvalidInput for a molecule that the functional does not serve.
+    """
     if isinstance(functional, CompactFunctional):
         ordered, rows = in_order(functional, molecule)
-        energy = functional.energy_of(ordered)
-        require_in_domain(energy)
-        return ordered, rows, energy
+        require_in_domain(functional, ordered)
+        return ordered, rows
     require_supported(molecule)
     require_kind(molecule, functional.config.domain, most_heavy_atoms=functional.config.most_heavy_atoms)
-    return molecule, np.arange(molecule.num_atoms), functional.energy_of(molecule)
+    return molecule, np.arange(molecule.num_atoms)
 
 
 def _integrals(energy: CompactEnergy | AttentionEnergy) -> DensityIntegrals:

@@ -7,6 +7,7 @@ from molkit.chem.files import write_xyz
 from molkit.cli import run
 from molkit.errors import InvalidInput
 from molkit.molecule import Molecule
+from molkit.ofdft import attention_functional, compact
 from molkit.ofdft.compact import load, publish
 from molkit.ofdft.density import density_of, functional_for, write_cube
 from molkit.ofdft.geometries import compositions, geometry, water
@@ -79,7 +80,10 @@ def test_the_command_reports_good_molecules_and_lists_the_others(tmp_path, capsy
     assert "molecule 2" in told.err and "He" in told.err
 
 
-def test_a_molecule_goes_to_the_first_functional_that_serves_it():
+def test_a_molecule_goes_to_the_first_functional_that_serves_it(monkeypatch):
+    """And no integral is made to find it."""
+    for module in (attention_functional, compact):
+        monkeypatch.setattr(module, "density_integrals", None)
     known = compositions()
     served = {"ofdft_water": known[2], "ofdft_small": known[-2], "ofdft_ethanol": geometry("ethanol", "test", 0)}
     served["ofdft_up_to_five"] = geometry("up_to_five", "train", 100)
