@@ -13,7 +13,7 @@ from molkit.figures.tables import html_table
 from molkit.metrics.statistics import Interval, bootstrap_interval
 from molkit.ofdft.compositions import NUM_FOLDS
 from molkit.studies.ofdft_extrapolation import FAMILIES, LARGEST_TRAINED, ExtrapolationStudy, SizeError, without_density
-from molkit.studies.ofdft_folds import EnergyFit, FoldStudy
+from molkit.studies.ofdft_folds import REFERENCE_ENERGY, RESPONSE, EnergyFit, FoldStudy
 from molkit.units import HARTREE_TO_KCAL
 
 if TYPE_CHECKING:
@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 
 KCAL = HARTREE_TO_KCAL / 1000.0  # kcal/mol in a millihartree
 BAR = 3.0  # kcal/mol
+ENOUGH = 10  # molecules, to resample
 # Label, arm, start, column of the errors, colour.
 SEEN = (
     ("minimised", "full", "MINAO", "after", BLUE),
     ("predicted density, not minimised", "full", "reference", "before", SKY),
     ("network without a density", "geometry", "geometry", "after", ORANGE),
+    ("response alone, minimised", RESPONSE, "MINAO", "after", BLACK),
     ("minimised, published energies", "published energies", "MINAO", "after", GREEN),
 )
 ROWS = (
@@ -34,6 +36,8 @@ ROWS = (
     ("at the predicted density", "full", "reference", "before"),
     ("at the Kohn-Sham density", "full", "Kohn-Sham", "before"),
     ("network without a density", "geometry", "geometry", "after"),
+    ("reference energy alone, spread chosen too", RESPONSE, REFERENCE_ENERGY, "after"),
+    ("response alone on it, minimised", RESPONSE, "MINAO", "after"),
     ("minimised, published energies", "published energies", "MINAO", "after"),
     ("at the predicted density, published energies", "published energies", "reference", "before"),
 )
@@ -118,7 +122,7 @@ def folds_figure(study: FoldStudy) -> Figure:
             errors = np.sort(KCAL * np.abs(study.errors(arm, start, column)))
             left.step(errors, np.arange(1, count + 1) / count, where="post", color=colour, label=label)
             found = study.by_heavy_atoms(arm, start, column)
-            sizes = np.array(list(found)) + 0.12 * (shift - 1.5)
+            sizes = np.array(list(found)) + 0.12 * (shift - 0.5 * (len(shown) - 1))
             _with_bars(right, sizes, [entry.scaled(KCAL) for entry in found.values()], colour)
         left.axvline(BAR, color="#888888", linestyle="--", linewidth=1.0)
         left.set(xscale="log", xlabel="|error| (kcal/mol)", ylabel="share of molecules", ylim=(0.0, 1.0))
@@ -160,6 +164,13 @@ def _sizes_of(place, study: ExtrapolationStudy, arm: str, family: str, colour: s
         place.plot(sizes, values, look, color=colour, label=label, markersize=4, linewidth=1.0)
 
 
+def _mean(values: np.ndarray, digits: int) -> str:
+    """With an interval where there are molecules enough to draw it from."""
+    if len(values) < ENOUGH:
+        return number(float(values.mean()), digits)
+    return interval(bootstrap_interval(values), digits)
+
+
 def sizes_table(study: ExtrapolationStudy) -> "HTML":
     """Mean errors of what is larger than the training, family by family."""
     lines = []
@@ -170,8 +181,8 @@ def sizes_table(study: ExtrapolationStudy) -> "HTML":
                 continue
             atoms = np.array([entry.num_atoms for entry in entries])
             found = [KCAL * np.abs([getattr(e, name) for e in entries]) for name in ("minimised", "predicted")]
-            cells = [interval(bootstrap_interval(values / atoms), 3) for values in found]
-            total = interval(bootstrap_interval(found[0]), 1)
+            cells = [_mean(values / atoms, 3) for values in found]
+            total = _mean(found[0], 1)
             largest = f"{min(e.num_heavy for e in entries)} to {max(e.num_heavy for e in entries)}"
             lines.append([f"{family}: {arm}", str(len(entries)), largest, total, cells[0], cells[1]])
     head = [
@@ -182,5 +193,6 @@ def sizes_table(study: ExtrapolationStudy) -> "HTML":
         "per atom, minimised",
         "per atom, predicted density",
     ]
-    caption = "Mean absolute errors in kcal/mol of molecules larger than any of the training; intervals over molecules."
+    caption = "Mean absolute errors in kcal/mol of molecules larger than any of the training; "
+    caption += f"intervals over molecules where there are {ENOUGH} or more."
     return html_table(head, lines, caption=caption)

@@ -93,6 +93,14 @@ class AttentionFunctional:
         """The energy of densities of one molecule. Raises InvalidInput for one that is not supported."""
         return AttentionEnergy(self, density_integrals(molecule))
 
+    def on_reference_energy(self, weights: np.ndarray) -> "AttentionFunctional":
+        """The same answer to a moved density, counted from another reference energy, linear with these weights.
+
+        At z = 0 the energy is the reference energy; the network says nothing of the geometry alone.
+        """
+        config, reduction = replace(self.config, from_reference=True), replace(self.reduction, energies=weights)
+        return replace(self, config=config, reduction=reduction)
+
 
 class AttentionEnergy:
     """Energy (hartree, nuclei included) of one molecule's channels z [A K], and its derivative by z.
@@ -115,6 +123,9 @@ class AttentionEnergy:
         self.constraint = self.lift.T @ natural_integrals
         self.reference_electrons = float(natural_integrals @ self.reference)
         self.around = surroundings([self.place], reduction.layout)
+        self.offset = 0.0
+        if functional.config.from_reference:
+            self.offset = self(np.zeros(len(self.constraint)))[0] - self.reference_energy
 
     def __call__(self, z: np.ndarray) -> tuple[float, np.ndarray]:
         """Energy and derivative at z [A K]."""
@@ -124,7 +135,8 @@ class AttentionEnergy:
             learned = self.functional.network(present, self.around)[0]
             (slope,) = torch.autograd.grad(learned, variable)
         pull = self.curvature @ z
-        return self.reference_energy + 0.5 * float(z @ pull) + float(learned.detach()), pull + slope.numpy()
+        energy = self.reference_energy + 0.5 * float(z @ pull) + float(learned.detach()) - self.offset
+        return energy, pull + slope.numpy()
 
     def reduce(self, coefficients: np.ndarray) -> np.ndarray:
         """z of density coefficients [M]."""

@@ -14,7 +14,7 @@ from molkit.ofdft.attention import AttentionConfig, AttentionNetwork, surroundin
 from molkit.ofdft.attention_functional import AttentionModel, build, save
 from molkit.ofdft.basis import basis_fingerprint
 from molkit.ofdft.channels import ENERGY_RIDGE, ChannelReduction, Prepared, fit_channels, prepare_molecule
-from molkit.ofdft.compositions import chosen_ridge, without_fold
+from molkit.ofdft.compositions import chosen_restraint, chosen_ridge, without_fold
 from molkit.ofdft.domain import kind_of
 from molkit.ofdft.label_files import LabelledMolecule
 from molkit.ofdft.published_energies import published_surface
@@ -35,7 +35,7 @@ class AttentionData:
     energy_weight: float = 1.0
     gradient_weight: float = 1.0
     energy_ridge: float = ENERGY_RIDGE  # restraint of pairs and triples in the reference energy; 0: see `energy_fit`
-    energy_spread: float = 0.0  # least scale of a pair or triple in the reference energy
+    energy_spread: float = 0.0  # least scale of a pair or triple in the reference energy; chosen where both are 0
     published: bool = False  # restrained towards a fit of published energies, not towards zero
     any_composition: bool = False  # serve other compositions of the same elements too, up to the largest molecule
     held_out: int = -1  # of the folds by composition, the one to leave out; -1: none
@@ -138,14 +138,9 @@ def prepare(
     """Reduction, samples, and a model whose quadratic form begins with that of the gradient labels."""
     labelled = without_fold(labelled, data.held_out)
     molecules = [prepare_molecule(entry, ceiling=data.ceiling, roots=config.roots) for entry in labelled]
-    ridge, prior = energy_fit(data, molecules)
+    ridge, spread, prior = energy_fit(data, molecules)
     reduction = fit_channels(
-        molecules,
-        config.layout,
-        floor=data.floor,
-        energy_ridge=ridge,
-        energy_prior=prior,
-        energy_spread=data.energy_spread,
+        molecules, config.layout, floor=data.floor, energy_ridge=ridge, energy_prior=prior, energy_spread=spread
     )
     domain = tuple(dict.fromkeys(kind_of(entry.molecule) for entry in labelled))
     largest = max(int((entry.molecule.atomic_numbers > 1).sum()) for entry in labelled) if data.any_composition else 0
@@ -159,15 +154,24 @@ def prepare(
     return task, model
 
 
-def energy_fit(data: AttentionData, molecules: Sequence[Prepared]) -> tuple[float, np.ndarray | None]:
-    """Ridge and prior of the reference energy; a ridge of 0 is chosen by compositions left out of the fit."""
+def energy_fit(data: AttentionData, molecules: Sequence[Prepared]) -> tuple[float, float, np.ndarray | None]:
+    """Ridge, least spread and prior of the reference energy.
+
+    A ridge of 0 is chosen by compositions left out of the fit, and so is the spread where it is 0 as well.
+    """
     prior = published_surface(data.name) if data.published else None
     if data.energy_ridge > 0.0:
-        return data.energy_ridge, prior
+        return data.energy_ridge, data.energy_spread, prior
+    if data.energy_spread > 0.0:
+        ridge = chosen_ridge(*_known(molecules), prior=prior, spread=data.energy_spread)
+        return ridge, data.energy_spread, prior
+    return *chosen_restraint(*_known(molecules), prior=prior), prior
+
+
+def _known(molecules: Sequence[Prepared]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Energy features, energies and formulas."""
     features = np.stack([m.place.energy_features() for m in molecules])
-    energies = np.array([m.entry.energy for m in molecules])
-    formulas = [m.entry.molecule.formula for m in molecules]
-    return chosen_ridge(features, energies, formulas, prior=prior, spread=data.energy_spread), prior
+    return features, np.array([m.entry.energy for m in molecules]), [m.entry.molecule.formula for m in molecules]
 
 
 def _counted(samples: ChannelSamples, data: AttentionData, molecules: Sequence[Prepared]) -> ChannelSamples:

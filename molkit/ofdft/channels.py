@@ -273,13 +273,42 @@ def ridge_energies(
     molecule are off by hartrees. Where molecules of other compositions are asked, `spread` must be of the order of 0.1.
     """
     prior = np.zeros(features.shape[1]) if prior is None else prior
-    scale = np.maximum(features.std(0), spread)
-    scale[features.std(0) < SMALLEST_SPREAD] = 1.0
-    scale[: len(ELEMENTS)] = 1.0
+    scale = _feature_scale(features, spread)
     scaled, penalty = features / scale, np.full(features.shape[1], float(ridge))
     penalty[: len(ELEMENTS)] = FREE
     wanted = scaled.T @ (energies - features @ prior)
     return prior + np.linalg.solve(scaled.T @ scaled + np.diag(penalty), wanted) / scale
+
+
+def _feature_scale(features: np.ndarray, spread: float) -> np.ndarray:
+    scale = np.maximum(features.std(0), spread)
+    scale[features.std(0) < SMALLEST_SPREAD] = 1.0
+    scale[: len(ELEMENTS)] = 1.0
+    return scale
+
+
+def ridge_path(
+    features: np.ndarray,
+    energies: np.ndarray,
+    ridges: Sequence[float],
+    prior: np.ndarray | None = None,
+    *,
+    spread: float = 0.0,
+) -> np.ndarray:
+    """The weights of `ridge_energies` for many ridges by one eigenvalue problem of size N, [ridges, ENERGY_FEATURES].
+
+    Constants of elements are free, so they are solved for first; the rest is ridge regression in its dual form.
+    """
+    prior = np.zeros(features.shape[1]) if prior is None else prior
+    scale, wanted = _feature_scale(features, spread), energies - features @ prior
+    counts, others = features[:, : len(ELEMENTS)], (features / scale)[:, len(ELEMENTS) :]
+    inverse = np.linalg.pinv(counts)
+    left = others - counts @ (inverse @ others)
+    values, vectors = np.linalg.eigh(left @ left.T)
+    along = vectors.T @ (wanted - counts @ (inverse @ wanted))
+    found = (along / (values + np.array(ridges)[:, None])) @ vectors.T @ left  # [ridges, pairs and triples]
+    constants = (wanted - found @ others.T) @ inverse.T
+    return prior + np.concatenate([constants, found], axis=1) / scale
 
 
 def _ridge(features: np.ndarray, wanted: np.ndarray) -> np.ndarray:

@@ -1,18 +1,19 @@
 """Folds by composition, and how strongly compositions left out of a fit ask it to be restrained."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from molkit.errors import InvalidInput
-from molkit.ofdft.channels import ELEMENTS, ridge_energies
+from molkit.ofdft.channels import ELEMENTS, neighbourhood, ridge_energies, ridge_path
 from molkit.ofdft.label_files import LabelledMolecule
 from molkit.rng import generator_from
 
 NUM_FOLDS = 5
 INNER_FOLDS = 10
 RIDGES = tuple(10.0**power for power in range(-6, 7))
+SPREADS = (0.1, 0.3, 1.0, 3.0, 10.0)
 
 
 def folds_by_composition(formulas: Sequence[str], *, count: int = NUM_FOLDS) -> np.ndarray:
@@ -52,6 +53,19 @@ def _with_fold(labelled: Sequence[LabelledMolecule], fold: int) -> list[tuple[La
     return list(zip(labelled, found.tolist(), strict=True))
 
 
+def inner_parts(features: np.ndarray, formulas: Sequence[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Masks [N] of the molecules of a fit and of those it is asked for, over INNER_FOLDS parts by composition.
+
+    Compositions leave one by one where they are fewer. Molecules with an element that none of the fit has are asked
+    for nowhere, as nothing could know its atoms.
+    """
+    folds = folds_by_composition(formulas, count=min(INNER_FOLDS, len(set(formulas))))
+    has = features[:, : len(ELEMENTS)] > 0.0
+    for fold in range(folds.max() + 1):
+        kept = folds != fold
+        yield kept, (folds == fold) & (has.any(1) & ~(has & ~has[kept].any(0)).any(1))
+
+
 def held_out_errors(
     features: np.ndarray,
     energies: np.ndarray,
@@ -63,18 +77,12 @@ def held_out_errors(
 ) -> dict[float, float]:
     """Mean absolute error (hartree) of `ridge_energies` on compositions it was not fitted to, by ridge.
 
-    features [N, ENERGY_FEATURES], energies [N]. Compositions leave in INNER_FOLDS parts, or one by one where they are
-    fewer; those whose removal takes an element away count nowhere, as nothing could know its atoms. Raises InvalidInput
-    where none is left.
+    features [N, ENERGY_FEATURES], energies [N]; left out are those of `inner_parts`. Raises InvalidInput where none is.
     """
-    folds = folds_by_composition(formulas, count=min(INNER_FOLDS, len(set(formulas))))
-    has = features[:, : len(ELEMENTS)] > 0.0
     errors: dict[float, list[np.ndarray]] = {ridge: [] for ridge in ridges}
-    for fold in range(folds.max() + 1):
-        kept, left = folds != fold, folds == fold
-        left = left & (has.any(1) & ~(has & ~has[kept].any(0)).any(1))
-        for ridge in ridges:
-            weights = ridge_energies(features[kept], energies[kept], ridge, prior, spread=spread)
+    for kept, left in inner_parts(features, formulas):
+        path = ridge_path(features[kept], energies[kept], ridges, prior, spread=spread)
+        for ridge, weights in zip(ridges, path, strict=True):
             errors[ridge].append(np.abs(features[left] @ weights - energies[left]))
     if not sum(map(len, errors[ridges[0]])):
         raise InvalidInput("no composition can be held out: each has an element to itself")
@@ -85,3 +93,23 @@ def chosen_ridge(features: np.ndarray, energies: np.ndarray, formulas: Sequence[
     """The one of RIDGES with the least of `held_out_errors`, which takes the same options."""
     found = held_out_errors(features, energies, formulas, RIDGES, **options)
     return min(found, key=lambda ridge: found[ridge])
+
+
+def chosen_restraint(
+    features: np.ndarray, energies: np.ndarray, formulas: Sequence[str], *, prior: np.ndarray | None = None
+) -> tuple[float, float]:
+    """The pair of RIDGES and SPREADS with the least of `held_out_errors`."""
+    found = {
+        (ridge, spread): error
+        for spread in SPREADS
+        for ridge, error in held_out_errors(features, energies, formulas, RIDGES, prior=prior, spread=spread).items()
+    }
+    return min(found, key=lambda pair: found[pair])
+
+
+def careful_energies(labelled: Sequence[LabelledMolecule]) -> np.ndarray:
+    """Weights [ENERGY_FEATURES] of a reference energy whose restraint and spread compositions left out have chosen."""
+    features = np.stack([neighbourhood(entry.molecule).energy_features() for entry in labelled])
+    energies = np.array([entry.energy for entry in labelled])
+    ridge, spread = chosen_restraint(features, energies, [entry.molecule.formula for entry in labelled])
+    return ridge_energies(features, energies, ridge, spread=spread)

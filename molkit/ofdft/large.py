@@ -28,6 +28,10 @@ class LargeEnergy:
         require_supported(molecule)
         if functional.config.roots != "atoms":
             raise InvalidInput(f"{functional.name}: large molecules need a functional trained with roots: atoms")
+        if functional.config.from_reference:
+            raise InvalidInput(
+                f"{functional.name}: counted from its reference energy, which is not built for large ones"
+            )
         self.functional, self.molecule, self.seconds = functional, molecule, {}
         started = process_time()
         self.place = neighbourhood(molecule)

@@ -10,11 +10,22 @@ from molkit.data.qm9 import load_qm9
 from molkit.errors import DataNotFound, InvalidInput
 from molkit.figures import ofdft_folds as draw
 from molkit.ofdft.attention import AttentionConfig
+from molkit.ofdft.attention_functional import assemble, build
 from molkit.ofdft.attention_training import AttentionData, AttentionRecipe, energy_fit
-from molkit.ofdft.channels import ENERGY_FEATURES, prepare_molecule
+from molkit.ofdft.channels import (
+    ENERGY_FEATURES,
+    fit_channels,
+    neighbourhood,
+    prepare_molecule,
+    ridge_energies,
+    ridge_path,
+)
 from molkit.ofdft.compositions import (
     NUM_FOLDS,
     RIDGES,
+    SPREADS,
+    careful_energies,
+    chosen_restraint,
     chosen_ridge,
     folds_by_composition,
     held_out_errors,
@@ -91,8 +102,58 @@ def test_the_chosen_ridge_errs_least_on_compositions_left_out(labelled):
     found = held_out_errors(features, linear, formulas, RIDGES)
     assert found[1e-6] < 1e-4 < found[1e6]
     molecules = [prepare_molecule(entry, ceiling=0.4) for entry in labelled]
-    assert energy_fit(AttentionData(energy_ridge=0.3), molecules) == (0.3, None)
-    assert energy_fit(AttentionData(energy_ridge=0.0), molecules)[0] in RIDGES
+    assert energy_fit(AttentionData(energy_ridge=0.3), molecules) == (0.3, 0.0, None)
+    ridge, spread, _ = energy_fit(AttentionData(energy_ridge=0.0, energy_spread=0.3), molecules)
+    assert ridge in RIDGES and spread == 0.3
+    chosen = energy_fit(AttentionData(energy_ridge=0.0), molecules)
+    assert chosen[0] in RIDGES and chosen[1] in SPREADS
+
+
+def test_many_restraints_by_one_eigenvalue_problem_are_the_fits_one_by_one():
+    molecules = [geometry("up_to_five", "train", k) for k in range(40)]
+    features = np.stack([neighbourhood(molecule).energy_features() for molecule in molecules])
+    energies = -np.array([sum(m.atomic_numbers) ** 1.4 for m in molecules])
+    prior = np.random.default_rng(0).standard_normal(ENERGY_FEATURES)
+    ridges = (1e-3, 1.0, 1e3)
+    for spread in (0.0, 0.3):
+        path = ridge_path(features, energies, ridges, prior, spread=spread)
+        for ridge, weights in zip(ridges, path, strict=True):
+            alone = ridge_energies(features, energies, ridge, prior, spread=spread)
+            np.testing.assert_allclose(features @ weights, features @ alone, atol=1e-6)
+            np.testing.assert_allclose(weights, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_the_spread_is_chosen_by_compositions_left_out(labelled):
+    """A pair that hardly occurs, and says nothing, must not cost a molecule that has much of it."""
+    random = np.random.default_rng(3)
+    features = np.zeros((60, ENERGY_FEATURES))
+    features[:, :5] = random.integers(1, 6, (60, 5))
+    features[:, 5:25] = random.random((60, 20)) * (random.random((60, 20)) < 0.1)
+    features[:50, 5:25] *= 1e-4
+    energies = features[:, :5].sum(1) + 0.1 * random.standard_normal(60)
+    formulas = [str(row[:5]) for row in features]
+    ridge, spread = chosen_restraint(features, energies, formulas)
+    found = held_out_errors(features, energies, formulas, [ridge], spread=spread)[ridge]
+    careless = held_out_errors(features, energies, formulas, RIDGES[:4], spread=0.0)
+    assert ridge in RIDGES and spread in SPREADS and found < min(careless.values())
+    weights = careful_energies(labelled)
+    place = neighbourhood(labelled[0].molecule)
+    assert abs(place.energy_features() @ weights - labelled[0].energy) < 0.5
+
+
+def test_counted_from_the_reference_energy_is_that_energy_and_the_same_response(labelled):
+    prepared = [prepare_molecule(entry, ceiling=0.4) for entry in labelled]
+    model = build(CONFIG, seed=1)
+    model.stored.store(fit_channels(prepared, CONFIG.layout, floor=0.01))
+    plain = assemble(CONFIG, model)
+    weights = np.random.default_rng(0).standard_normal(ENERGY_FEATURES)
+    energy, moved = (f.energy_of(labelled[2].molecule) for f in (plain, plain.on_reference_energy(weights)))
+    z = 0.1 * np.random.default_rng(1).standard_normal(len(energy.constraint))
+    nothing = np.zeros_like(z)
+    wanted = energy.place.energy_features() @ weights
+    assert abs(moved(nothing)[0] - wanted) < 1e-9
+    assert abs((moved(z)[0] - moved(nothing)[0]) - (energy(z)[0] - energy(nothing)[0])) < 1e-9
+    np.testing.assert_allclose(moved(z)[1], energy(z)[1], atol=1e-12)
 
 
 def test_every_molecule_is_judged_by_a_training_that_has_not_met_it(folder, labelled, tmp_path):
@@ -105,14 +166,19 @@ def test_every_molecule_is_judged_by_a_training_that_has_not_met_it(folder, labe
     write_yaml(tmp_path / "recipe.yaml", {"method": "ofdft_attention", **sections})
     arms = {**study.PLAN.arms, "published energies": {}}
     plan = replace(study.PLAN, recipe=tmp_path / "recipe.yaml", arms=arms)
-    wanted = [(arm, fold) for arm in ("full", "geometry") for fold in range(NUM_FOLDS)] + [("published energies", 0)]
+    wanted = [(arm, fold) for arm in ("full", "geometry", study.RESPONSE) for fold in range(NUM_FOLDS)] + [
+        ("published energies", 0)
+    ]
     said: list[str] = []
     found = study.run_study(wanted, runs=tmp_path / "runs", labelled=labelled, plan=plan, report=said.append)
     assert sorted(found.column("full", "formulas")) == sorted(entry.molecule.formula for entry in labelled)
-    assert found.arms == ["full", "geometry"] and len(said) == 11
+    assert found.arms == ["full", "geometry", study.RESPONSE] and len(said) == 16
     assert found.starts("full") == list(study.FULL_STARTS)
     assert found.errors("full").shape == (NUM_FOLDS,) and np.isfinite(found.errors("full")).all()
     assert {run.num_train for run in found.runs} == {4}
+    assert not list((tmp_path / "runs").glob("response_alone_*/weights.safetensors"))
+    alone = found.errors(study.RESPONSE, study.REFERENCE_ENERGY)
+    assert alone.shape == (NUM_FOLDS,) and np.abs(alone - found.errors(study.RESPONSE)).max() > 0.0
     study.write_study(found, tmp_path / "study.json")
     assert study.stored_study(tmp_path / "study.json").runs[0].names == found.runs[0].names
     drawn = draw.folds_table(found).data, draw.worst_table(found, 2).data

@@ -79,6 +79,11 @@ def test_weights_with_roots_of_whole_molecules_are_refused():
         LargeEnergy(load("ofdft_small"), alkane(1))
 
 
+def test_weights_counted_from_their_reference_energy_are_refused(functional):
+    with pytest.raises(InvalidInput, match="counted from its reference energy"):
+        LargeEnergy(functional.on_reference_energy(functional.reduction.energies), alkane(1))
+
+
 def test_roots_of_atoms_are_roots_of_their_blocks():
     integrals = density_integrals(alkane(2))
     root, inverse = integrals.natural("atoms")
