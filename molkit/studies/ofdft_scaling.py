@@ -36,7 +36,7 @@ STORED = REPOSITORY / "data" / "studies" / "ofdft_scaling.json"
 STAGES = ("set-up", "guess", "optimisation")
 METHODS = ("orbital-free", "Kohn-Sham")
 SIZES = {  # carbons of alkanes, residues of chains of alanine
-    "orbital-free": {"alkane": (3, 6, 12, 18, 24, 48, 97, 195, 313), "peptide": (1, 4, 10, 20, 40, 65)},
+    "orbital-free": {"alkane": (3, 6, 12, 18, 24, 48, 97, 125, 195, 313), "peptide": (1, 4, 10, 20, 25, 40, 65)},
     "Kohn-Sham": {"alkane": (3, 6, 9, 12, 18, 24), "peptide": (1,)},
 }
 COUNTED = 1000  # steps of a descent, as many as M-OFDFT's released code takes
