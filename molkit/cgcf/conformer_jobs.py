@@ -51,12 +51,12 @@ def run_jobs(jobs: Sequence[ConformerJob], *, executor: Executor | None = None) 
 
     Raises what loading the weights raises, and InvalidInput for a ranking by an energy that is not named.
     """
-    for job in jobs[:1]:
-        if job.rank == "etm" and not job.energy:
-            raise InvalidInput("a ranking by the ETM needs weights of its energy (--etm etm_qm9)")
-        shared_flow(job.weights)
-        if job.energy:
-            shared_energy(job.energy)
+    if any(job.rank == "etm" and not job.energy for job in jobs):
+        raise InvalidInput("a ranking by the ETM needs weights of its energy (--etm auto)")
+    for weights, energy in {(job.weights, job.energy) for job in jobs}:
+        shared_flow(weights)
+        if energy:
+            shared_energy(energy)
     return list((map if executor is None else executor.map)(run_job, jobs))
 
 

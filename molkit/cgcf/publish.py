@@ -26,7 +26,8 @@ ENERGY_LIMITS = (
     "- Known limits: a mirror image has the same energy; it saw minima only, so that what it says of strained",
     "  structures is extrapolated; it belongs to the flow it names, and to the elements of its training set.",
 )
-PAPER_PASSES = 42_000 * 128  # conformations seen by the published flow for QM9-size molecules
+PAPER_PASSES = {"QM9": 42_000 * 128, "drug": 30_600 * 64}  # conformations seen by the published flow for that size
+DRUG_SETS = ("conformers_dft", "ensembles_drugs")
 
 
 def publish(
@@ -98,8 +99,10 @@ def card(name: str, facts: dict) -> str:
 def flow_limits(parts: Sequence[dict]) -> list[str]:
     """What a user of a flow must know."""
     seen = sum(part["passes"] for part in parts)
+    size = "drug" if parts[-1]["data"]["name"] in DRUG_SETS else "QM9"
     return [
-        f"- Conformer passes in all: {seen:,}; the published flow for QM9-size molecules saw about {PAPER_PASSES:,}.",
+        f"- Conformer passes in all: {seen:,}; the published flow for {size}-size molecules saw about "
+        f"{PAPER_PASSES[size]:,}.",
         "- Not GEOM and not ISO17: the paper's sets do not come with this repository. What the weights reach is",
         "  measured in the chapters on conformers, beside RDKit.",
         "- Known limits: no handedness (reflected and drawn again afterwards), nothing between atoms more than three",

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 @click.argument("smiles", nargs=-1, required=True)
 @click.option("-n", "--count", default=50, show_default=True, type=click.IntRange(min=1), help="Conformers a molecule.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="An .sdf file.")
-@click.option("--weights", default="cgcf_qm9", show_default=True, help="Published weights, or a run folder.")
+@click.option(
+    "--weights",
+    default="auto",
+    show_default=True,
+    help="Published weights, a run folder, or auto: by size.",
+)
 @click.option("--search", type=click.Choice(["lbfgs", "adam"]), default="lbfgs", show_default=True)
 @click.option(
     "--stereo",
@@ -28,7 +33,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="What happens to conformers of the wrong handedness.",
 )
-@click.option("--etm", default="", help="Weights of an energy to refine with, such as etm_qm9.  [default: none]")
+@click.option("--etm", default="", help="Weights of an energy to refine with, or auto.  [default: none]")
 @click.option("--mmff", is_flag=True, help="Relax with MMFF94 (200 iterations) afterwards.")
 @click.option(
     "--rank", type=click.Choice(["none", "etm", "xtb"]), default="none", show_default=True, help="Sort by energy."
@@ -54,18 +59,24 @@ def conformers(
     """
     import torch
 
+    from molkit.cgcf.choice import AUTO, energy_for, flow_for
     from molkit.cgcf.conformer_jobs import ConformerJob, run_jobs
     from molkit.chem.text_files import write_atomically
 
     require_place(out, (".sdf",))
     torch.set_num_threads(1)
-    how = {"weights": weights, "energy": etm, "search": search, "stereo": stereo, "mmff": mmff, "rank": rank}
+    how = {"search": search, "stereo": stereo, "mmff": mmff, "rank": rank}
     molecules = [line for text in smiles for line in expanded(text)]
-    jobs = [ConformerJob(smiles=text, count=count, seed=seed + row, **how) for row, text in enumerate(molecules)]
+    jobs = []
+    for row, text in enumerate(molecules):
+        flow = flow_for(text) if weights == AUTO else weights
+        energy = energy_for(flow) if etm == AUTO else etm
+        jobs.append(ConformerJob(smiles=text, count=count, seed=seed + row, weights=flow, energy=energy, **how))
     with engine.open() as executor:
         results = run_jobs(jobs, executor=executor)
-    for number, one in enumerate(results, start=1):
-        click.echo(summary(one, count) if one.made else f"molecule {number}: {one.error}", err=one.made is None)
+    for number, (job, one) in enumerate(zip(jobs, results, strict=True), start=1):
+        told = summary(one, count, job.weights) if one.made else f"molecule {number}: {one.error}"
+        click.echo(told, err=one.made is None)
     failed = sum(one.made is None for one in results)
     if failed == len(molecules):
         raise InvalidInput(f"none of the {len(molecules)} molecules could be treated; nothing was written")
@@ -82,7 +93,7 @@ def expanded(text: str) -> list[str]:
     return [one.smiles for one in read_smiles_file(Path(text))] if is_file else [text]
 
 
-def summary(result: JobResult, count: int) -> str:
+def summary(result: JobResult, count: int, weights: str) -> str:
     """One line about the conformers of a molecule."""
     made = result.made
     short = f" of {count} asked for" if len(made) < count else ""
@@ -93,4 +104,4 @@ def summary(result: JobResult, count: int) -> str:
         notes.append(f"{wrong} with wrong stereo")
     if failed := sum(energy != energy for energy in made.energies.get("gfn2_xtb_ev", ())):
         notes.append(f"{failed} without xTB energy")
-    return f"{result.smiles}: {len(made)} conformers{short} ({', '.join(notes)})"
+    return f"{result.smiles}: {len(made)} conformers{short} by {weights} ({', '.join(notes)})"

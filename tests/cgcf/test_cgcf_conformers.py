@@ -7,6 +7,7 @@ import yaml
 from cgcf_toys import generator
 from rdkit import Chem
 
+from molkit.cgcf.choice import flow_for
 from molkit.cgcf.config import FlowConfig
 from molkit.cgcf.conformers import Conformers, generate, sdf_lines
 from molkit.cgcf.model import Cgcf, build_flow, load_flow, save_flow
@@ -121,6 +122,16 @@ def test_nothing_is_written_where_nothing_can_be_treated(folder, tmp_path, capfd
     assert not out.exists() and "none of the 1 molecules" in capfd.readouterr().err
     assert run(["conformers", "CC", "--weights", "edm_qm9", "--out", str(out)]) == 2
     assert "belong to method edm" in capfd.readouterr().err
+
+
+def test_weights_follow_from_the_molecule_where_none_are_named(tmp_path, capfd):
+    ibuprofen, out = "CC(C)Cc1ccc(cc1)C(C)C(=O)O", str(tmp_path / "out.sdf")
+    assert [flow_for(text) for text in ("CCO", "CBr", ibuprofen, "CC(")] == ["cgcf_qm9", *["cgcf_drug"] * 2, "cgcf_qm9"]
+    assert run(["conformers", "CCO", "CBr", "-n", "2", "--etm", "auto", "--out", out]) == 0
+    seen = capfd.readouterr().out
+    assert "by cgcf_qm9" in seen and "by cgcf_drug" in seen and "4 conformers of 2 molecules" in seen
+    assert run(["conformers", "CC", "--weights", "elsewhere", "--etm", "auto", "--out", out]) == 2
+    assert "no published energy belongs to elsewhere" in capfd.readouterr().err
 
 
 def test_files_and_folders_are_looked_at_before_the_work(folder, tmp_path, capfd):
