@@ -5,7 +5,7 @@ from molkit.errors import InvalidInput
 
 AUTO = "auto"
 SMALL, LARGE = "cgcf_qm9", "cgcf_drug"
-SMALL_ELEMENTS = frozenset({1, 6, 7, 8, 9})
+SMALL_ELEMENTS = frozenset({1, 6, 7, 8})  # of the packed QM9
 SMALL_HEAVY_ATOMS = 9  # the largest molecules of QM9
 ENERGY_OF = {SMALL: "etm_qm9", LARGE: "etm_drug"}
 

@@ -99,7 +99,7 @@ def card(name: str, facts: dict) -> str:
 def flow_limits(parts: Sequence[dict]) -> list[str]:
     """What a user of a flow must know."""
     seen = sum(part["passes"] for part in parts)
-    size = "drug" if parts[-1]["data"]["name"] in DRUG_SETS else "QM9"
+    size = "drug" if parts[-1]["data"].get("name") in DRUG_SETS else "QM9"
     return [
         f"- Conformer passes in all: {seen:,}; the published flow for {size}-size molecules saw about "
         f"{PAPER_PASSES[size]:,}.",

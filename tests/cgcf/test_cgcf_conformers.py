@@ -126,8 +126,8 @@ def test_nothing_is_written_where_nothing_can_be_treated(folder, tmp_path, capfd
 
 def test_weights_follow_from_the_molecule_where_none_are_named(tmp_path, capfd):
     ibuprofen, out = "CC(C)Cc1ccc(cc1)C(C)C(=O)O", str(tmp_path / "out.sdf")
-    assert [flow_for(text) for text in ("CCO", "CBr", ibuprofen, "CC(")] == ["cgcf_qm9", *["cgcf_drug"] * 2, "cgcf_qm9"]
-    assert run(["conformers", "CCO", "CBr", "-n", "2", "--etm", "auto", "--out", out]) == 0
+    assert [flow_for(text) for text in ("CCO", "CF", ibuprofen, "CC(")] == ["cgcf_qm9", *["cgcf_drug"] * 2, "cgcf_qm9"]
+    assert run(["conformers", "CCO", "CF", "-n", "2", "--etm", "auto", "--out", out]) == 0
     seen = capfd.readouterr().out
     assert "by cgcf_qm9" in seen and "by cgcf_drug" in seen and "4 conformers of 2 molecules" in seen
     assert run(["conformers", "CC", "--weights", "elsewhere", "--etm", "auto", "--out", out]) == 2
