@@ -173,6 +173,14 @@ def save(folder: Path, config: AttentionConfig, model: AttentionModel) -> None:
     write_yaml(folder / "config.yaml", {"method": METHOD, **to_dict(config)})
 
 
+def save_functional(folder: Path, functional: AttentionFunctional) -> None:
+    """Write a functional as `load` reads it, weights in single precision. Raises what `write_weights` raises."""
+    model = AttentionModel(functional.config)
+    model.network.load_state_dict({key: value.float() for key, value in functional.network.state_dict().items()})
+    model.stored.store(functional.reduction)
+    save(folder, functional.config, model)
+
+
 def load(path_or_name: str | Path) -> AttentionFunctional:
     """The functional in a run folder, in a snapshot, or published under that name.
 

@@ -14,12 +14,13 @@ from molkit.claims.provenance import commit, machine
 from molkit.claims.store import record
 from molkit.errors import DataNotFound, InvalidInput
 from molkit.metrics.statistics import Interval, bootstrap_interval
-from molkit.ofdft.attention_functional import load
+from molkit.ofdft.attention_functional import load, save_functional
 from molkit.ofdft.attention_training import AttentionRecipe
 from molkit.ofdft.channels import neighbourhood, ridge_energies
 from molkit.ofdft.compositions import NUM_FOLDS, careful_energies, folds_by_composition, of_fold, without_fold
 from molkit.ofdft.geometries import geometry
 from molkit.ofdft.label_files import LabelledMolecule
+from molkit.ofdft.label_packs import load_labels
 from molkit.studies.ofdft_extrapolation import STORED as LARGER_STORED
 from molkit.studies.ofdft_extrapolation import ExtrapolationStudy, without_density
 from molkit.studies.ofdft_small import Plan, arm_recipe, evaluate, geometry_errors, run_folder, train_arm
@@ -145,10 +146,16 @@ def run_fold(arm: str, fold: int, *, runs: Path, labelled: Sequence[LabelledMole
 
 
 def train_on_all(arm: str, runs: Path, *, plan: Plan = PLAN) -> Path:
-    """Train an arm with no fold held out, or take the run that is there; returns its folder."""
-    out = runs / f"{arm.replace(' ', '_')}_all"
-    train_arm(arm_recipe(arm, seed=0, plan=plan), out)
-    return out
+    """Train an arm with no fold held out, or take the run that is there; returns the folder of its weights."""
+    trained = TAKEN_FROM.get(arm, arm)
+    out, recipe = runs / f"{trained.replace(' ', '_')}_all", arm_recipe(trained, seed=0, plan=plan)
+    train_arm(recipe, out)
+    if arm == trained:
+        return out
+    labelled = load_labels(REPOSITORY / recipe.data.folder, recipe.data.name, "train")
+    folder = out / "snapshots" / arm.replace(" ", "_")
+    save_functional(folder, load(out).on_reference_energy(careful_energies(labelled)))
+    return folder
 
 
 def run_study(

@@ -10,7 +10,7 @@ from molkit.data.qm9 import load_qm9
 from molkit.errors import DataNotFound, InvalidInput
 from molkit.figures import ofdft_folds as draw
 from molkit.ofdft.attention import AttentionConfig
-from molkit.ofdft.attention_functional import assemble, build
+from molkit.ofdft.attention_functional import assemble, build, load
 from molkit.ofdft.attention_training import AttentionData, AttentionRecipe, energy_fit
 from molkit.ofdft.channels import (
     ENERGY_FEATURES,
@@ -184,6 +184,13 @@ def test_every_molecule_is_judged_by_a_training_that_has_not_met_it(folder, labe
     drawn = draw.folds_table(found).data, draw.worst_table(found, 2).data
     assert "5 molecules of 5 compositions" in drawn[0] and drawn[1].count("<tr>") == 3
     assert len(draw.folds_figure(found).axes) == 2
+    on_all = study.train_on_all(study.RESPONSE, tmp_path / "runs", plan=plan)
+    functional, plain = load(on_all), load(tmp_path / "runs" / "full_all")
+    molecule = labelled[0].molecule
+    energy = functional.energy_of(molecule)
+    assert abs(energy(np.zeros(len(energy.constraint)))[0] - energy.reference_energy) < 1e-9
+    assert functional.config.from_reference and not plain.config.from_reference
+    np.testing.assert_allclose(plain.energy_of(molecule).lift, energy.lift, atol=1e-7)
     before = (tmp_path / "runs" / "full_0" / "weights.safetensors").stat().st_mtime_ns
     study.run_study([("full", 0)], runs=tmp_path / "runs", labelled=labelled, plan=plan)
     assert (tmp_path / "runs" / "full_0" / "weights.safetensors").stat().st_mtime_ns == before
