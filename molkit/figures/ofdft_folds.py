@@ -37,7 +37,7 @@ ROWS = (
     ("at the Kohn-Sham density", "full", "Kohn-Sham", "before"),
     ("network without a density", "geometry", "geometry", "after"),
     ("reference energy alone, spread chosen", RESPONSE, REFERENCE_ENERGY, "after"),
-    ("network without a density on it", "geometry, spread chosen", "geometry", "after"),
+    ("network without a density on it", "geometry on chosen spread", "geometry", "after"),
     ("response alone on it, minimised", RESPONSE, "MINAO", "after"),
     ("minimised, published energies", "published energies", "MINAO", "after"),
     ("at the predicted density, published energies", "published energies", "reference", "before"),

@@ -37,7 +37,7 @@ PLAN = Plan(
     {
         "full": {},
         "geometry": NO_DENSITY,
-        "geometry, spread chosen": NO_DENSITY | {"energy_spread": 0.0},
+        "geometry on chosen spread": NO_DENSITY | {"energy_spread": 0.0},
         "published energies": {"published": True},
         RESPONSE: {},
     },
