@@ -56,7 +56,7 @@ def labels(
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.argument("name", metavar="CLASS")
 @click.option("--split", default="train", show_default=True, help="train, valid or test.")
-@click.option("--samples", default=3, show_default=True, type=click.IntRange(min=1), help="Of a molecule, at most.")
+@click.option("--samples", default=2, show_default=True, type=click.IntRange(min=1), help="Of a molecule, at most.")
 @click.option("--limit", type=click.IntRange(min=1), help="Molecules; default: all in the folder.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="An .npz file.")
 def labels_pack(folder: Path, name: str, split: str, samples: int, limit: int | None, out: Path) -> None:
