@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from molkit.cli.engines import Engine, engine_options
+from molkit.cli.outputs import require_place
 
 if TYPE_CHECKING:
     from molkit.ofdft.density import MoleculeDensity
@@ -67,6 +68,7 @@ def labels_pack(folder: Path, name: str, split: str, samples: int, limit: int | 
     from molkit.ofdft.label_files import load_folder
     from molkit.ofdft.label_packs import write_pack
 
+    require_place(out, (".npz",))
     entries = load_folder(folder, name, split, limit=limit)
     write_pack(out, entries, name=name, split=split, samples=samples)
     click.echo(f"{out}: {len(entries)} molecules, {out.stat().st_size / 2**20:.2f} MiB")

@@ -13,7 +13,7 @@ import numpy as np
 
 from molkit.data.packed import write_arrays
 from molkit.data.registry import load_arrays
-from molkit.errors import InvalidInput
+from molkit.errors import InvalidInput, RunError
 from molkit.molecule import Molecule
 from molkit.ofdft.basis import basis_fingerprint
 from molkit.ofdft.integrals import DensityIntegrals, density_integrals
@@ -69,7 +69,10 @@ def write_pack(path: Path, entries: Sequence[LabelledMolecule], *, name: str, sp
     kept = [thinned(entry, samples) for entry in entries]
     about = {"class_name": name, "split": split, "basis": basis_fingerprint()}
     arrays = {key: np.array(value) for key, value in about.items()}
-    write_arrays(Path(path), arrays | _molecule_arrays(kept) | _label_arrays(kept))
+    try:
+        write_arrays(Path(path), arrays | _molecule_arrays(kept) | _label_arrays(kept))
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written ({error})") from error
 
 
 def _molecule_arrays(entries: Sequence[LabelledMolecule]) -> dict[str, np.ndarray]:

@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from molkit.cli import run
 from molkit.data.packed import write_arrays
 from molkit.data.registry import load_arrays, read_npz
-from molkit.errors import DataNotFound, InvalidInput
+from molkit.errors import DataNotFound, InvalidInput, RunError
 from molkit.ofdft.attention import AttentionConfig
 from molkit.ofdft.attention_training import AttentionData, AttentionRecipe, channel_samples, train_attention
 from molkit.ofdft.basis import basis_fingerprint
@@ -134,6 +135,16 @@ def test_bad_packs_are_refused(pack, labelled, tmp_path):
         read_pack(other)
     with pytest.raises(DataNotFound):
         read_pack(tmp_path / "none.npz")
+    with pytest.raises(RunError, match="cannot be written"):
+        write_pack(tmp_path / "no folder" / "a.npz", labelled, name="small", split="train", samples=1)
     for entries, samples in (([], 3), (labelled, 0)):
         with pytest.raises(InvalidInput, match="needs molecules and a sample"):
             write_pack(other, entries, name="small", split="train", samples=samples)
+
+
+def test_the_command_packs_a_folder(folder, tmp_path, capsys):
+    out = tmp_path / "set.npz"
+    assert run(["labels-pack", str(folder), "small", "--samples", "2", "--limit", "2", "--out", str(out)]) == 0
+    assert "2 molecules" in capsys.readouterr().out and [len(e.labels) for e in read_pack(out)[2]] == [2, 2]
+    assert run(["labels-pack", str(folder), "small", "--out", str(tmp_path / "set.txt")]) == 2
+    assert "must end in .npz" in capsys.readouterr().err
