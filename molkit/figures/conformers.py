@@ -11,6 +11,7 @@ from molkit.figures.tables import html_table, stacked
 from molkit.figures.view3d import show_grid
 from molkit.metrics.statistics import Interval
 from molkit.molecule import Molecule
+from molkit.studies.conformer_choices import choices
 from molkit.studies.conformers import ARMS, ConformerStudy, arms_of, by_molecule, difference, mean_of, what_data
 from molkit.studies.conformers_live import CostRow, Film, GraphFacts, Likelihood, SearchRow
 from molkit.studies.flow_objectives import ObjectiveStudy, change
@@ -185,6 +186,29 @@ def difference_table(study: ConformerStudy, pairs: Sequence[tuple[str, str]]) ->
             rows.append([f"{ARMS[arm]} less {ARMS[other]}", interval_text(cov, 1, 100.0), interval_text(mat, 3)])
     caption = f"Paired differences, {len(study.molecules)} molecules, 95 % bootstrap over molecules."
     return html_table(["", "COV-R, points", "MAT-R, Å"], rows, caption=caption)
+
+
+def choice_tables(studies: Sequence[ConformerStudy], names: Sequence[str], arms: Sequence[str]) -> HTML:
+    """A table for each arm, one below the other."""
+    return stacked(*(choice_table(studies, names, arm) for arm in arms))
+
+
+def choice_table(studies: Sequence[ConformerStudy], names: Sequence[str], arm: str) -> HTML:
+    """Coverage, matching and bonds by several weights on the validation split, with paired changes to the first."""
+    columns = (("cov_recall", 1, 100.0), ("mat_recall", 4, 1.0), ("bond_spread", 4, 1.0))
+    found = [choices(studies, names, arm, measure) for measure, _, _ in columns]
+    rows = []
+    for line in zip(*found, strict=True):
+        cells = [line[0].name]
+        for one, (_, digits, factor) in zip(line, columns, strict=True):
+            cells.append(interval_text(one.change or one.mean, digits, factor))
+        rows.append(cells)
+    setting = studies[0].setting
+    caption = (
+        f"{ARMS[arm]} on {len(studies[0].molecules)} molecules of the {setting.split} split, "
+        f"{len(setting.seeds)} seeds. First row: means; below it paired changes; 95 % bootstrap over molecules."
+    )
+    return html_table(["energy trained on", "COV-R, points", "MAT-R, Å", "bond spread, Å"], rows, caption=caption)
 
 
 def molecule_figure(study: ConformerStudy, arm: str, other: str) -> Figure:
