@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 @click.argument("name", metavar="CLASS")
 @click.option("--split", default="train", show_default=True, help="train, valid or test.")
 @click.option("--count", default=10, show_default=True, type=click.IntRange(min=1), help="Geometries.")
+@click.option("--first", default=0, show_default=True, type=click.IntRange(min=0), help="Number of the first one.")
 @click.option("--frozen", default=40, show_default=True, type=click.IntRange(min=0), help="Frozen-potential samples.")
 @click.option("--largest", default=0.4, show_default=True, type=click.FloatRange(min=0.004), help="Perturbation.")
 @click.option("--in-loop", is_flag=True, help="Also a calculation with perturbed cycles.")
@@ -27,6 +28,7 @@ def labels(
     name: str,
     split: str,
     count: int,
+    first: int,
     frozen: int,
     largest: float,
     in_loop: bool,
@@ -44,10 +46,11 @@ def labels(
     from molkit.ofdft.label_files import LabelSettings, generate
     from molkit.ofdft.labels import FrozenSampling
 
-    geometry(name, split, count - 1)
+    geometry(name, split, first + count - 1)
     settings = LabelSettings(FrozenSampling(count=frozen, scale=(0.003, largest)), in_loop, grid_level, seed)
     with engine.open() as executor:
-        report = generate(name, split, count, out, settings=settings, executor=executor, progress=True)
+        numbers = range(first, first + count)
+        report = generate(name, split, numbers, out, settings=settings, executor=executor, progress=True)
     for key, reason in report.failed.items():
         click.echo(f"{key}: left out, {reason}")
     click.echo(f"{out}: {len(report.done)} of {count} geometries labelled")
@@ -77,7 +80,12 @@ def labels_pack(folder: Path, name: str, split: str, samples: int, limit: int | 
 @click.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--weights", help="Published weights, or a run.  [default: the first published ones that serve it]")
-@click.option("--start", default="minao", show_default=True, help="minao, huckel, reference, or mean (water).")
+@click.option(
+    "--start",
+    default="minao",
+    show_default=True,
+    help="minao, huckel, reference, predicted (where the weights know how), or mean (water).",
+)
 @click.option("--method", default="lbfgs", show_default=True, help="lbfgs or descent.")
 @click.option("--steps", default=500, show_default=True, type=click.IntRange(min=1), help="At most.")
 @click.option("--cube", type=click.Path(dir_okay=False, path_type=Path), help="Write the (first) density there.")

@@ -265,9 +265,11 @@ def ofdft_ethanol(arms: str, labels: Path, runs: Path, until: int | None, out: P
 @click.option(
     "--labels", type=click.Path(path_type=Path), required=True, help="Labels of up_to_five: a folder, or a packed set."
 )
+@click.option("--displaced", type=click.Path(path_type=Path), help="The same of displaced geometries, to be asked too.")
 @click.option("--runs", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the runs.")
+@click.option("--add", is_flag=True, help="Keep the other runs of the study in --out.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
-def ofdft_folds(arms: str, labels: Path, runs: Path, out: Path) -> None:
+def ofdft_folds(arms: str, labels: Path, displaced: Path | None, runs: Path, add: bool, out: Path) -> None:
     """Train functionals without one fold of compositions each, and minimise on the molecules of that fold."""
     import torch
 
@@ -278,8 +280,10 @@ def ofdft_folds(arms: str, labels: Path, runs: Path, out: Path) -> None:
     torch.set_num_threads(1)
     wanted = small.read_pairs(arms, folds.PLAN)
     labelled = load_labels(labels, "up_to_five", "train")
-    found = folds.run_study(wanted, runs=runs, labelled=labelled, report=click.echo)
-    folds.write_study(found, out)
+    moved = load_labels(displaced, "up_to_five", "train") if displaced else []
+    earlier = folds.stored_study(out) if add else None
+    found = folds.run_study(wanted, runs=runs, labelled=labelled, displaced=moved, report=click.echo)
+    folds.write_study(folds.with_earlier(found, earlier) if earlier else found, out)
     click.echo(f"{out}: {len(found.runs)} runs, {len(labelled)} molecules")
 
 

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from molkit.edm.config import EdmConfig
 from molkit.errors import DataNotFound, InvalidInput
-from molkit.training.files import write_text
+from molkit.training.files import read_packed, write_packed
 
 BINS = 1000  # of the histogram of a property at one size. Source: EDM reference code
 NOTHING, SINGLE = (
     0.1,
     0.6,
 )  # shares of training molecules with no property, and with exactly one; the rest: half of them
-TABLE = "conditions.json"
+TABLE = "conditions.json.gz"
 
 
 def context_of(config: EdmConfig, values: Tensor) -> Tensor:
@@ -161,7 +161,7 @@ def write_table(folder: Path, table: ConditionTable) -> None:
         "high": np.round(table.high, 6).tolist(),
         "bins": bins,
     }
-    write_text(folder / TABLE, json.dumps(values, separators=(",", ":")) + "\n")
+    write_packed(folder / TABLE, json.dumps(values, separators=(",", ":")) + "\n")
 
 
 def read_table(folder: Path) -> ConditionTable:
@@ -170,7 +170,7 @@ def read_table(folder: Path) -> ConditionTable:
     if not path.is_file():
         raise DataNotFound(f"{path}: these weights hold no table of conditions; they were not trained with properties")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_packed(path))
         low = np.array(values["low"])
         histogram = np.zeros((*low.shape, BINS), dtype=np.int64)
         for k, part in enumerate(values["bins"]):

@@ -17,6 +17,7 @@ from molkit.ofdft.channels import ENERGY_RIDGE, ChannelReduction, Prepared, fit_
 from molkit.ofdft.compositions import chosen_restraint, chosen_ridge, without_fold
 from molkit.ofdft.domain import kind_of
 from molkit.ofdft.label_files import LabelledMolecule
+from molkit.ofdft.predicted_start import fit_corrections
 from molkit.ofdft.published_energies import published_surface
 from molkit.ofdft.recipes import Recipe, read_recipe, train_recipe
 from molkit.training.loop import TrainResult
@@ -28,7 +29,8 @@ class AttentionData:
 
     folder: str = "runs/ofdft/labels_small/train"  # a farm of `molkit labels`; relative to the repository
     name: str = "small"
-    count: int = 0  # molecules, 0: all
+    further: tuple[str, ...] = ()  # more folders or packed sets of the same class
+    count: int = 0  # molecules of each, 0: all
     samples: Literal["all", "steps", "geometry"] = "all"  # steps: none in perturbed potentials; geometry: no density
     ceiling: float = 0.4  # hartree above the ground state, up to which samples are kept
     floor: float = 0.01  # hartree; errors count relative to floor + excess
@@ -142,6 +144,8 @@ def prepare(
     reduction = fit_channels(
         molecules, config.layout, floor=data.floor, energy_ridge=ridge, energy_prior=prior, energy_spread=spread
     )
+    if config.predicts_start:
+        reduction = fit_corrections(reduction, molecules)
     domain = tuple(dict.fromkeys(kind_of(entry.molecule) for entry in labelled))
     largest = max(int((entry.molecule.atomic_numbers > 1).sum()) for entry in labelled) if data.any_composition else 0
     config = replace(config, basis=basis_fingerprint(), domain=domain, most_heavy_atoms=largest)
@@ -231,4 +235,4 @@ def read_attention_recipe(path: Path) -> AttentionRecipe:
 
 def train_attention(recipe: AttentionRecipe, **options: Any) -> TrainResult:
     """Train, or continue, a functional; options and errors are those of `recipes.train_recipe`."""
-    return train_recipe(recipe, recipe.data.name, prepare, **options)
+    return train_recipe(recipe, recipe.data.name, prepare, further=recipe.data.further, **options)

@@ -147,6 +147,7 @@ class ChannelReduction:
     drop: list[np.ndarray]
     energies: np.ndarray  # [ENERGY_FEATURES], hartree
     roots: Roots = "molecule"
+    corrections: list[np.ndarray] | None = None  # per l, see `molkit.ofdft.predicted_start`
 
     def reference_density(self, place: Neighbourhood, size: int) -> np.ndarray:
         """x_ref in natural coordinates, [M]."""

@@ -23,7 +23,7 @@ from molkit.units import ANGSTROM_TO_BOHR
 
 PUBLISHED = ("ofdft_water", "ofdft_ethanol", "ofdft_small", "ofdft_up_to_five")  # the most accurate ones first
 FARTHEST = 4.0  # standard deviations of a training distance, beyond which a geometry is out of the domain
-STARTS = ("minao", "huckel", "reference", "mean")
+STARTS = ("minao", "huckel", "reference", "predicted", "mean")
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,8 +139,11 @@ def _start(energy: CompactEnergy | AttentionEnergy, start: str) -> np.ndarray:
         return np.zeros(len(energy.constraint))
     if start == "mean" and isinstance(energy, CompactEnergy):
         return energy.from_natural_density(energy.functional.reduction.mean_density)
-    known = STARTS if isinstance(energy, CompactEnergy) else STARTS[:3]
-    raise InvalidInput(f"start must be one of {', '.join(known)}, got {start!r}")
+    if start == "predicted" and isinstance(energy, AttentionEnergy):
+        return energy.predicted()
+    other = "predicted" if isinstance(energy, CompactEnergy) else "mean"
+    known = ", ".join(name for name in STARTS if name != other)
+    raise InvalidInput(f"start must be one of {known}, got {start!r}")
 
 
 def write_cube(path: Path, found: MoleculeDensity, *, spacing: float = 0.2, margin: float = 5.0) -> None:

@@ -1,6 +1,6 @@
 """Labelled densities on disk: one geometry is one task of a farm, so that an interrupted generation continues."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -99,18 +99,18 @@ def run_task(task: LabelTask) -> dict[str, Any]:
 def generate(
     name: str,
     split: str,
-    count: int,
+    numbers: Sequence[int],
     folder: Path,
     *,
     settings: LabelSettings,
     executor: Executor | None = None,
     progress: bool = False,
 ) -> FarmReport:
-    """Label the first `count` geometries of a class and split; those already in the folder are not made again.
+    """Label the geometries with these numbers of a class and split; those already in the folder are not made again.
 
     Geometries whose Kohn-Sham calculation fails are left out and listed. Raises what `run_farm` raises.
     """
-    tasks = {f"{name}-{split}-{k:05d}": LabelTask(name, split, k, settings) for k in range(count)}
+    tasks = {f"{name}-{split}-{k:05d}": LabelTask(name, split, k, settings) for k in numbers}
     about = asdict(settings) | {"basis": basis_fingerprint(), "pyscf": pyscf.__version__}
     return run_farm(run_task, tasks, folder, executor=executor, settings=about, progress=progress, unit="geometry")
 

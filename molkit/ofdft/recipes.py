@@ -1,6 +1,6 @@
 """Recipes of functionals: three sections of a YAML file, and a training on one CPU process."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -9,6 +9,7 @@ from torch import nn
 
 from molkit.config import from_dict, read_yaml
 from molkit.errors import InvalidInput
+from molkit.ofdft.label_files import LabelledMolecule
 from molkit.ofdft.label_packs import load_labels
 from molkit.training.config import TrainConfig
 from molkit.training.loop import Task, TrainResult, make_fabric, train
@@ -40,12 +41,20 @@ def read_recipe(path: Path, data: type[Data], model: type[Model]) -> Recipe[Data
     )
 
 
+def training_labels(recipe: Recipe, name: str, further: Sequence[str] = ()) -> list[LabelledMolecule]:
+    """The labelled training geometries of a recipe: those of its folder, then those of further ones."""
+    places = [WEIGHTS_ROOT.parents[1] / folder for folder in (recipe.data.folder, *further)]
+    limit = recipe.data.count or None
+    return [entry for place in places for entry in load_labels(place, name, "train", limit=limit)]
+
+
 def train_recipe(
     recipe: Recipe,
     name: str,
     prepare: Callable[..., tuple[Task, nn.Module]],
     *,
     out: Path,
+    further: Sequence[str] = (),
     time_budget: float | None = None,
     total_steps: int | None = None,
     resume: bool = False,
@@ -54,11 +63,10 @@ def train_recipe(
 ) -> TrainResult:
     """Train, or continue, the functional of a recipe on the labelled training geometries of a class.
 
-    prepare(model, data, molecules, seed=...) makes the task and the network; the folder of the labels is relative to
-    the repository. Raises what the loader and the training loop raise.
+    prepare(model, data, molecules, seed=...) makes the task and the network; the folder of the labels, and `further`
+    ones, are relative to the repository. Raises what the loader and the training loop raise.
     """
-    folder = WEIGHTS_ROOT.parents[1] / recipe.data.folder
-    molecules = load_labels(folder, name, "train", limit=recipe.data.count or None)
+    molecules = training_labels(recipe, name, further)
     task, network = prepare(recipe.model, recipe.data, molecules, seed=recipe.training.seed)
     return train(
         task,

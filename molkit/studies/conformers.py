@@ -1,8 +1,6 @@
 """Conformers of the flow beside RDKit's: coverage, matching, geometry, energies and cost, kept row by row."""
 
-import gzip
 import json
-import zlib
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, field, fields
@@ -26,7 +24,7 @@ from molkit.metrics.conformers import Failures
 from molkit.metrics.statistics import Interval, bootstrap_interval
 from molkit.studies.conformer_arms import ARMS, NUMBERS, ArmsTask, measure
 from molkit.studies.method_orders import record_order
-from molkit.training.files import whole_file, write_text
+from molkit.training.files import read_packed, write_packed
 from molkit.training.run_folder import provenance
 from molkit.training.weights import resolve
 
@@ -171,12 +169,7 @@ def write_study(study: ConformerStudy, path: Path) -> None:
     """Keep a study as JSON, rows as columns; packed where the name ends in .gz. Raises RunError as the disk refuses."""
     values = asdict(study)
     columns = {part.name: [row[part.name] for row in values["rows"]] for part in fields(Row)}
-    text = json.dumps(values | {"rows": columns}, separators=(",", ":")) + "\n"
-    if path.suffix == ".gz":
-        with whole_file(path) as temporary:
-            temporary.write_bytes(gzip.compress(text.encode("utf-8"), mtime=0))
-    else:
-        write_text(path, text)
+    write_packed(path, json.dumps(values | {"rows": columns}, separators=(",", ":")) + "\n")
 
 
 def read_study(path: Path) -> ConformerStudy:
@@ -184,14 +177,13 @@ def read_study(path: Path) -> ConformerStudy:
     if not path.is_file():
         raise DataNotFound(f"{path}: no such study; `molkit study conformers` makes it")
     try:
-        content = path.read_bytes()
-        values = json.loads(gzip.decompress(content) if path.suffix == ".gz" else content)
+        values = json.loads(read_packed(path))
         values["setting"] = _setting(values["setting"])
         columns = values["rows"]
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         values["rows"] = [Row(**row | {"nearest": tuple(row["nearest"])}) for row in rows]
         return ConformerStudy(**values)
-    except (OSError, EOFError, zlib.error, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InvalidInput(f"{path}: not a study of conformers ({error})") from error
 
 

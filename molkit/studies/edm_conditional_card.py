@@ -74,7 +74,7 @@ def _generator_card(folder: Path, num_molecules: int, num_true: int) -> None:
         "among them, but no label.",
         f"- Training: {facts.step:,} steps of its own; {facts.passes:,} molecule passes with those before, "
         f"{facts.seconds / 3600:.2f} h of wall time of its own on a shared machine, {facts.device}.",
-        "- Weights: exponential average, half precision. `conditions.json`: p(M) and p(c | M) of its training set.",
+        "- Weights: exponential average, half precision. `conditions.json.gz`: p(M) and p(c | M) of its training set.",
         "",
         "How well it hits what it is asked for stands in the chapter on conditional generation and in the ledger.",
         "",

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import process_time
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from molkit.ofdft.channels import neighbourhood, ridge_energies
 from molkit.ofdft.compositions import NUM_FOLDS, careful_energies, folds_by_composition, of_fold, without_fold
 from molkit.ofdft.geometries import geometry
 from molkit.ofdft.label_files import LabelledMolecule
-from molkit.ofdft.label_packs import load_labels
+from molkit.ofdft.recipes import training_labels
 from molkit.studies.ofdft_extrapolation import STORED as LARGER_STORED
 from molkit.studies.ofdft_extrapolation import ExtrapolationStudy, without_density
 from molkit.studies.ofdft_small import Plan, arm_recipe, evaluate, geometry_errors, run_folder, train_arm
@@ -30,28 +30,44 @@ from molkit.units import HARTREE_TO_KCAL
 
 STORED = REPOSITORY / "data" / "studies" / "ofdft_folds.json"
 NO_DENSITY: dict[str, Any] = {"samples": "geometry", "gradient_weight": 0.0}
-RESPONSE = "response alone"
-TAKEN_FROM = {RESPONSE: "full"}  # arms that are not trained: another reference energy under the same weights
+PACKED = "data/sets/density_labels_up_to_five.npz"
+# The least spread of the reference energy by compositions left out, as its restraint is.
+CHOSEN: dict[str, Any] = {"folder": PACKED, "energy_spread": 0.0}
+DISPLACED: dict[str, Any] = CHOSEN | {
+    "further": ("runs/ofdft/labels_up_to_five/displaced",),
+    "predicts_start": True,
+}
+RESPONSE, DISPLACED_RESPONSE = "response alone", "displaced response alone"
+# Arms that are not trained: another reference energy under the same weights.
+TAKEN_FROM = {RESPONSE: "full", DISPLACED_RESPONSE: "displaced"}
 PLAN = Plan(
     REPOSITORY / "data" / "recipes" / "ofdft_up_to_five.yaml",
     {
         "full": {},
         "geometry": NO_DENSITY,
-        "geometry on chosen spread": NO_DENSITY | {"energy_spread": 0.0},
+        "geometry on chosen spread": NO_DENSITY | CHOSEN,
         "published energies": {"published": True},
         RESPONSE: {},
+        "displaced": DISPLACED,
+        "geometry displaced": DISPLACED | NO_DENSITY,
+        DISPLACED_RESPONSE: {},
     },
     other_starts=("MINAO", "reference"),
 )
+Where = Literal["resting", "displaced"]
 FOLD_NOTE = "QM9's molecules with up to five heavy atoms, each by a training without its composition; total energies"
 LARGER_NOTE = "trained on up to five heavy atoms, asked for QM9's with six to nine; total energies, per atom"
 FULL_STARTS = ("Kohn-Sham", "reference", "MINAO")
+DISPLACED_STARTS = ("MINAO", "reference", "predicted", "Kohn-Sham")
 REFERENCE_ENERGY = "reference energy alone"
 
 
 @dataclass(frozen=True)
 class FoldRun:
-    """One arm trained without one fold and minimised on it; results by start, errors in millihartree."""
+    """One arm trained without one fold and minimised on it; results by start, errors in millihartree.
+
+    where: the molecules as they lie in QM9, or with every coordinate displaced.
+    """
 
     arm: str
     fold: int
@@ -62,6 +78,7 @@ class FoldRun:
     num_train: int
     results: dict[str, StartResult]
     seconds: float  # CPU, of the evaluation
+    where: Where = "resting"
 
 
 @dataclass(frozen=True)
@@ -75,12 +92,17 @@ class FoldStudy:
     @property
     def arms(self) -> list[str]:
         """Arms of which every fold is there, in the order of their first runs."""
-        arms = dict.fromkeys(run.arm for run in self.runs)
-        return [arm for arm in arms if len(self.of_arm(arm)) == NUM_FOLDS]
+        return self.arms_at("resting")
 
-    def of_arm(self, arm: str) -> list[FoldRun]:
+    def arms_at(self, where: Where) -> list[str]:
+        """Arms of which every fold has been asked for such geometries."""
+        arms = dict.fromkeys(run.arm for run in self.runs)
+        return [arm for arm in arms if len(self.of_arm(arm, where)) == NUM_FOLDS]
+
+    def of_arm(self, arm: str, where: Where = "resting") -> list[FoldRun]:
         """The runs of an arm, by fold."""
-        return sorted((run for run in self.runs if run.arm == arm), key=lambda run: run.fold)
+        found = [run for run in self.runs if (run.arm, run.where) == (arm, where)]
+        return sorted(found, key=lambda run: run.fold)
 
     def start(self, arm: str, start: str = "MINAO") -> str:
         """The start of an arm; the arms without a density have but one."""
@@ -90,18 +112,18 @@ class FoldStudy:
         """What an arm was minimised from."""
         return list(self.of_arm(arm)[0].results)
 
-    def column(self, arm: str, name: str) -> np.ndarray:
+    def column(self, arm: str, name: str, where: Where = "resting") -> np.ndarray:
         """A column of `FoldRun` over all molecules, fold by fold."""
-        return np.concatenate([np.array(getattr(run, name)) for run in self.of_arm(arm)])
+        return np.concatenate([np.array(getattr(run, name)) for run in self.of_arm(arm, where)])
 
-    def errors(self, arm: str, start: str = "MINAO", column: str = "after") -> np.ndarray:
+    def errors(self, arm: str, start: str = "MINAO", column: str = "after", where: Where = "resting") -> np.ndarray:
         """Signed errors of all molecules by the training that has not met them, millihartree."""
         start = self.start(arm, start)
-        return np.concatenate([np.array(getattr(run.results[start], column)) for run in self.of_arm(arm)])
+        return np.concatenate([np.array(getattr(run.results[start], column)) for run in self.of_arm(arm, where)])
 
-    def error(self, arm: str, start: str = "MINAO", column: str = "after") -> Interval:
+    def error(self, arm: str, start: str = "MINAO", column: str = "after", where: Where = "resting") -> Interval:
         """Mean absolute error, molecules resampled; millihartree."""
-        return bootstrap_interval(np.abs(self.errors(arm, start, column)))
+        return bootstrap_interval(np.abs(self.errors(arm, start, column, where)))
 
     def by_heavy_atoms(self, arm: str, start: str = "MINAO", column: str = "after") -> dict[int, Interval]:
         """Mean absolute error for every number of heavy atoms that ten molecules have, millihartree."""
@@ -118,19 +140,31 @@ def fold_recipe(arm: str, fold: int, *, plan: Plan = PLAN) -> AttentionRecipe:
     return replace(recipe, data=replace(recipe.data, held_out=fold))
 
 
-def run_fold(arm: str, fold: int, *, runs: Path, labelled: Sequence[LabelledMolecule], plan: Plan = PLAN) -> FoldRun:
+def trained_on(recipe: AttentionRecipe) -> list[LabelledMolecule]:
+    """The labelled molecules that a recipe learns from. Raises what the loader raises."""
+    return without_fold(training_labels(recipe, recipe.data.name, recipe.data.further), recipe.data.held_out)
+
+
+def run_fold(
+    arm: str,
+    fold: int,
+    *,
+    runs: Path,
+    labelled: Sequence[LabelledMolecule],
+    plan: Plan = PLAN,
+    where: Where = "resting",
+) -> FoldRun:
     """Train without a fold, or take the run that is there; minimise every molecule of the fold with the last weights.
 
     No snapshot is chosen, so no molecule of the fold is ever asked before the end. Raises what `train_arm` raises.
     """
     trained = TAKEN_FROM.get(arm, arm)
-    out = run_folder(runs, trained, fold)
-    train_arm(fold_recipe(trained, fold, plan=plan), out)
+    out, recipe = run_folder(runs, trained, fold), fold_recipe(trained, fold, plan=plan)
+    train_arm(recipe, out)
     started, molecules, functional = process_time(), of_fold(labelled, fold), load(out)
     if arm in TAKEN_FROM:
-        functional = functional.on_reference_energy(careful_energies(without_fold(labelled, fold)))
-    starts = FULL_STARTS if arm == next(iter(plan.arms)) else plan.other_starts
-    results = evaluate(functional, molecules, arm, starts)
+        functional = functional.on_reference_energy(careful_energies(trained_on(recipe)))
+    results = evaluate(functional, molecules, arm, starts_of(arm, plan))
     if arm in TAKEN_FROM:
         results[REFERENCE_ENERGY] = geometry_errors(functional, molecules)
     return FoldRun(
@@ -140,10 +174,18 @@ def run_fold(arm: str, fold: int, *, runs: Path, labelled: Sequence[LabelledMole
         formulas=[entry.molecule.formula for entry in molecules],
         num_atoms=[entry.molecule.num_atoms for entry in molecules],
         num_heavy=[int((entry.molecule.atomic_numbers > 1).sum()) for entry in molecules],
-        num_train=len(labelled) - len(molecules),
+        num_train=len(trained_on(recipe)),
         results=results,
         seconds=round(process_time() - started, 2),
+        where=where,
     )
+
+
+def starts_of(arm: str, plan: Plan = PLAN) -> tuple[str, ...]:
+    """What an arm is minimised from; only weights that keep a correction have a predicted start."""
+    if plan.arms[TAKEN_FROM.get(arm, arm)].get("predicts_start"):
+        return DISPLACED_STARTS
+    return FULL_STARTS if arm == next(iter(plan.arms)) else plan.other_starts
 
 
 def train_on_all(arm: str, runs: Path, *, plan: Plan = PLAN) -> Path:
@@ -153,9 +195,8 @@ def train_on_all(arm: str, runs: Path, *, plan: Plan = PLAN) -> Path:
     train_arm(recipe, out)
     if arm == trained:
         return out
-    labelled = load_labels(REPOSITORY / recipe.data.folder, recipe.data.name, "train")
     folder = out / "snapshots" / arm.replace(" ", "_")
-    save_functional(folder, load(out).on_reference_energy(careful_energies(labelled)))
+    save_functional(folder, load(out).on_reference_energy(careful_energies(trained_on(recipe))))
     return folder
 
 
@@ -164,22 +205,39 @@ def run_study(
     *,
     runs: Path,
     labelled: Sequence[LabelledMolecule],
+    displaced: Sequence[LabelledMolecule] = (),
     plan: Plan = PLAN,
     report: Callable[[str], None] = lambda text: None,
 ) -> FoldStudy:
-    """Every pair of arm and fold; a finished one is kept in `runs` and not made again."""
+    """Every pair of arm and fold, on the molecules as they lie and, where there are any, on displaced ones.
+
+    A finished pair is kept in `runs` and not made again.
+    """
     found = []
+    asked: list[tuple[Where, Sequence[LabelledMolecule]]] = [("resting", labelled), ("displaced", displaced)]
     for arm, fold in wanted:
-        kept = run_folder(runs, arm, fold) / f"held_out_{len(labelled)}.json"
-        if not kept.is_file():
-            made = run_fold(arm, fold, runs=runs, labelled=labelled, plan=plan)
-            write_text(kept, json.dumps(asdict(made)) + "\n")
-        found.append(_run(json.loads(kept.read_text(encoding="utf-8"))))
-        last = next(reversed(found[-1].results.values()))
-        report(f"{arm}, fold {fold}: {np.abs(last.after).mean():.3f} mHa")
+        for where, molecules in asked:
+            if not molecules:
+                continue
+            kept = run_folder(runs, arm, fold) / f"held_out_{where}_{len(molecules)}.json"
+            if not kept.is_file():
+                made = run_fold(arm, fold, runs=runs, labelled=molecules, plan=plan, where=where)
+                write_text(kept, json.dumps(asdict(made)) + "\n")
+            found.append(_run(json.loads(kept.read_text(encoding="utf-8"))))
+            first = next(iter(found[-1].results.values()))
+            report(f"{arm}, fold {fold}, {where}: {np.abs(first.after).mean():.3f} mHa")
     head, dirty = commit()
-    energies = {entry.molecule.name: round(entry.energy, 6) for entry in labelled}
+    energies = {entry.molecule.name: round(entry.energy, 6) for entry in [*labelled, *displaced]}
     return FoldStudy(tuple(found), energies, {"commit": head, "dirty": dirty, "machine": machine()})
+
+
+def with_earlier(study: FoldStudy, earlier: FoldStudy) -> FoldStudy:
+    """A study and those runs of an earlier one that it has not made anew; the stamp says where they come from."""
+    made = {(run.arm, run.fold, run.where) for run in study.runs}
+    kept = tuple(run for run in earlier.runs if (run.arm, run.fold, run.where) not in made)
+    stamps = [*earlier.stamp.get("earlier", ()), {key: earlier.stamp[key] for key in ("commit", "dirty", "machine")}]
+    stamp = study.stamp | {"earlier": stamps} if kept else study.stamp
+    return FoldStudy((*kept, *study.runs), earlier.energies | study.energies, stamp)
 
 
 def write_study(study: FoldStudy, path: Path) -> None:

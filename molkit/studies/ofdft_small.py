@@ -145,6 +145,8 @@ def start_of(energy: AttentionEnergy, entry: LabelledMolecule, start: str) -> np
     """z of one of STARTS, at exactly N electrons."""
     if start == "reference":
         return energy.on_constraint(np.zeros(len(energy.constraint)))
+    if start == "predicted":
+        return energy.on_constraint(energy.predicted())
     coefficients = {"MINAO": entry.guess, "Kohn-Sham": entry.labels.coefficients[entry.ground_state]}.get(start)
     if coefficients is None:
         coefficients = guess_coefficients(energy.integrals, "huckel")

@@ -24,10 +24,10 @@ from molkit.ofdft.natural import NaturalFrame
 from molkit.ofdft.optimise import OptimiseOptions, optimise
 from molkit.ofdft.reduction import frames_of, reduce_samples
 from molkit.studies.ofdft_classical import Minimised
-from molkit.training.files import write_text
+from molkit.training.files import read_packed, write_packed, write_text
 from molkit.units import HARTREE_TO_KCAL
 
-STORED = REPOSITORY / "data" / "studies" / "ofdft_water.json"
+STORED = REPOSITORY / "data" / "studies" / "ofdft_water.json.gz"
 RECIPE = REPOSITORY / "data" / "recipes" / "ofdft_water.yaml"
 STARTS = ("Kohn-Sham", "reference", "mean", "MINAO")
 PLAIN, FIXED = {"coordinates": "variance"}, {"reference_degree": 0}
@@ -241,7 +241,7 @@ def run_study(
 
 def write_study(study: WaterStudy, path: Path) -> None:
     """Keep a study as JSON. Raises RunError when the disk refuses."""
-    write_text(path, json.dumps(rounded(asdict(study)), indent=None) + "\n")
+    write_packed(path, json.dumps(rounded(asdict(study))) + "\n")
 
 
 def rounded(value: Any) -> Any:
@@ -258,7 +258,7 @@ def stored_study(path: Path = STORED) -> WaterStudy:
     if not path.is_file():
         raise DataNotFound(f"{path}: no stored study; make it with `molkit study ofdft-water --out {path}`")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_packed(path))
         direct = tuple(DirectRun(**run) for run in values.get("direct", ()))
         return WaterStudy(**{**values, "runs": tuple(_arm_run(run) for run in values["runs"]), "direct": direct})
     except (json.JSONDecodeError, KeyError, TypeError) as error:

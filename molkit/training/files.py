@@ -1,6 +1,8 @@
 """Files that appear whole or not at all, and folders that one process uses at a time."""
 
 import fcntl
+import gzip
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -33,6 +35,22 @@ def write_text(path: Path, text: str) -> None:
     """Write a small file by temporary name and rename."""
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_packed(path: Path, text: str) -> None:
+    """Write text by temporary name and rename: gzipped, without a time stamp, where the name ends in .gz."""
+    packed = gzip.compress(text.encode("utf-8"), mtime=0) if path.suffix == ".gz" else text.encode("utf-8")
+    with whole_file(path) as temporary:
+        temporary.write_bytes(packed)
+
+
+def read_packed(path: Path) -> str:
+    """What `write_packed` wrote. Raises InvalidInput for a file that is damaged or cannot be read."""
+    try:
+        content = path.read_bytes()
+        return (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{path}: cannot be read ({error})") from error
 
 
 def write_yaml(path: Path, values: dict[str, Any]) -> None:

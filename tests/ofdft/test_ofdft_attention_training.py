@@ -44,7 +44,7 @@ SETTINGS = LabelSettings(FrozenSampling(count=4, scale=(0.003, 0.1)), grid_level
 def folder(tmp_path_factory):
     """Labels of the first methane, ammonia and water of the class."""
     found = tmp_path_factory.mktemp("labels")
-    generate("small", "train", 3, found, settings=SETTINGS)
+    generate("small", "train", range(3), found, settings=SETTINGS)
     return found
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from molkit.config import to_dict
 from molkit.data.qm9 import load_qm9
@@ -35,18 +36,20 @@ from molkit.ofdft.compositions import (
 from molkit.ofdft.geometries import QM9_UP_TO_FIVE, geometry
 from molkit.ofdft.label_files import LabelSettings, generate, load_folder
 from molkit.ofdft.labels import FrozenSampling
+from molkit.ofdft.predicted_start import fit_corrections
 from molkit.studies import ofdft_folds as study
 from molkit.training.config import TrainConfig
 from molkit.training.files import write_yaml
 
 CONFIG = AttentionConfig(counts=(3, 2), width=8, num_layers=1, num_heads=2, num_gaussians=4)
+ROTATION = Rotation.from_rotvec([0.3, -1.1, 0.7]).as_matrix()
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Labels of methane, ammonia, water, acetylene and hydrogen cyanide."""
     found = tmp_path_factory.mktemp("labels")
-    generate("small", "train", NUM_FOLDS, found, settings=LabelSettings(FrozenSampling(count=1), grid_level=0))
+    generate("small", "train", range(NUM_FOLDS), found, settings=LabelSettings(FrozenSampling(count=1), grid_level=0))
     return found
 
 
@@ -194,6 +197,61 @@ def test_every_molecule_is_judged_by_a_training_that_has_not_met_it(folder, labe
     before = (tmp_path / "runs" / "full_0" / "weights.safetensors").stat().st_mtime_ns
     study.run_study([("full", 0)], runs=tmp_path / "runs", labelled=labelled, plan=plan)
     assert (tmp_path / "runs" / "full_0" / "weights.safetensors").stat().st_mtime_ns == before
+
+
+def test_displaced_geometries_are_learned_from_and_asked_for(folder, labelled, tmp_path):
+    """Ten geometries of five compositions: five as the study's molecules, five as its displaced ones."""
+    moved = tmp_path / "moved"
+    settings = LabelSettings(FrozenSampling(count=0), grid_level=0)
+    generate("small", "train", range(10, 10 + NUM_FOLDS), moved, settings=settings)
+    recipe = AttentionRecipe(
+        data=AttentionData(folder=str(folder), energy_ridge=0.0),
+        model=CONFIG,
+        training=TrainConfig(total_steps=2, batch_pairs=60, precision="float32"),
+    )
+    sections = {name: to_dict(getattr(recipe, name)) for name in ("data", "model", "training")}
+    write_yaml(tmp_path / "recipe.yaml", {"method": "ofdft_attention", **sections})
+    changes = {"further": (str(moved),), "predicts_start": True}
+    arms = {"full": {}, "displaced": changes, study.DISPLACED_RESPONSE: {}}
+    plan = replace(study.PLAN, recipe=tmp_path / "recipe.yaml", arms=arms)
+    further = load_folder(moved, "small", "train")
+    wanted = [(arm, fold) for arm in ("displaced", study.DISPLACED_RESPONSE) for fold in range(NUM_FOLDS)]
+    found = study.run_study(wanted, runs=tmp_path / "runs", labelled=labelled, displaced=further, plan=plan)
+    assert found.arms == found.arms_at("displaced") == ["displaced", study.DISPLACED_RESPONSE]
+    assert {run.num_train for run in found.runs} == {8} and found.starts("displaced") == list(study.DISPLACED_STARTS)
+    resting, asked = (found.errors("displaced", where=where) for where in ("resting", "displaced"))
+    assert resting.shape == asked.shape == (NUM_FOLDS,) and not np.array_equal(resting, asked)
+    alone = found.errors(study.DISPLACED_RESPONSE, study.REFERENCE_ENERGY, where="displaced")
+    weights = careful_energies(study.trained_on(study.fold_recipe("displaced", 0, plan=plan)))
+    (left,) = of_fold(further, 0)
+    wanted_error = 1e3 * (neighbourhood(left.molecule).energy_features() @ weights - left.energy)
+    assert alone[0] == pytest.approx(wanted_error, abs=1e-3)
+    study.write_study(found, tmp_path / "study.json")
+    earlier = study.stored_study(tmp_path / "study.json")
+    anew = study.run_study(wanted[:1], runs=tmp_path / "runs", labelled=labelled, plan=plan)
+    joined = study.with_earlier(anew, earlier)
+    assert len(joined.runs) == len(found.runs) and joined.runs[-1] == anew.runs[0]
+    assert joined.stamp["earlier"] == [found.stamp]
+
+
+def test_a_predicted_density_turns_with_the_molecule_and_is_refused_where_none_was_fitted(labelled):
+    prepared = [prepare_molecule(entry, ceiling=0.4) for entry in labelled]
+    reduction = fit_channels(prepared, CONFIG.layout, floor=0.01)
+    config = replace(CONFIG, predicts_start=True)
+    model = build(config, seed=1)
+    model.stored.store(fit_corrections(reduction, prepared))
+    functional, entry = assemble(config, model), labelled[1]
+    energy = functional.energy_of(entry.molecule)
+    ground = energy.reduce(entry.labels.coefficients[entry.ground_state])
+    guess = energy.reduce(entry.guess)
+    assert np.linalg.norm(energy.predicted() - ground) < 0.1 * np.linalg.norm(guess - ground)
+    turned = replace(entry.molecule, positions=entry.molecule.positions @ ROTATION.T)
+    moved = functional.energy_of(turned)
+    assert abs(moved(moved.predicted())[0] - energy(energy.predicted())[0]) < 1e-7
+    plain = build(CONFIG, seed=1)
+    plain.stored.store(reduction)
+    with pytest.raises(InvalidInput, match="predict no density"):
+        assemble(CONFIG, plain).energy_of(entry.molecule).predicted()
 
 
 def test_features_scaled_by_their_small_spread_ruin_unseen_compositions():

@@ -26,7 +26,7 @@ CONFIG = AttentionConfig(counts=(3, 2), width=8, num_layers=1, num_heads=2, num_
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     found = tmp_path_factory.mktemp("labels")
-    generate("small", "train", 3, found, settings=LabelSettings(FrozenSampling(count=2), grid_level=0))
+    generate("small", "train", range(3), found, settings=LabelSettings(FrozenSampling(count=2), grid_level=0))
     return found
 
 

@@ -153,10 +153,10 @@ def test_an_unconverged_calculation_is_left_out(water_system):
 
 def test_generation_resumes_and_labels_of_another_basis_are_refused(tmp_path, monkeypatch):
     settings = LabelSettings(FrozenSampling(count=2), grid_level=0)
-    report = generate("water", "train", 1, tmp_path / "labels", settings=settings)
+    report = generate("water", "train", range(1), tmp_path / "labels", settings=settings)
     written = report.folder.result_path("water-train-00000")
     first = written.stat().st_mtime_ns
-    assert len(generate("water", "train", 2, tmp_path / "labels", settings=settings).done) == 2
+    assert len(generate("water", "train", range(2), tmp_path / "labels", settings=settings).done) == 2
     assert written.stat().st_mtime_ns == first
     loaded = load_folder(tmp_path / "labels", "water", "train")
     assert len(loaded) == 2 and (loaded[0].labels.source == 2).sum() == 2
@@ -175,6 +175,6 @@ def test_a_failing_geometry_is_listed_and_the_others_are_made(tmp_path, monkeypa
 
     monkeypatch.setattr(label_files, "solve", fails_once)
     settings = LabelSettings(FrozenSampling(count=0), grid_level=0)
-    report = generate("water", "train", 2, tmp_path / "labels", settings=settings)
+    report = generate("water", "train", range(2), tmp_path / "labels", settings=settings)
     assert report.done == ("water-train-00000",)
     assert "not converged" in report.failed["water-train-00001"]
