@@ -1,6 +1,7 @@
 """Conformers to train on, by name."""
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal
 
 from molkit.cgcf.conformer_set import ConformerSet
@@ -25,16 +26,20 @@ class ConformerChoice:
         "qm9_minima"
     )
     split: Literal["train", "valid", "test"] = "train"
-    limit: int = 0  # molecules, spread evenly over the split; 0 for all
+    limit: int = 0  # molecules of each set, spread evenly over the split; 0 for all
+    further: tuple[str, ...] = ()  # more sets of `molkit.data.ensembles`, the same split
 
 
 def load_conformers(choice: ConformerChoice, *, limit: int | None = None) -> ConformerSet:
     """The conformers of a choice; `limit` replaces its own. Molecules whose bonds cannot be told are left out."""
     wanted = limit if limit is not None else (choice.limit or None)
+    if choice.name == "qm9_minima" and choice.further:
+        raise InvalidInput("further sets go with an ensemble set, not with qm9_minima")
     if choice.name == "qm9_minima":
         return qm9_minima(choice.split, limit=wanted)
     graphs, positions, names = [], [], []
-    for one in load_ensembles(choice.name, split=choice.split, limit=wanted):
+    sets = [load_ensembles(name, split=choice.split, limit=wanted) for name in (choice.name, *choice.further)]
+    for one in chain.from_iterable(sets):
         try:
             graphs.append(graph_of(mol_from_bonds(one.atomic_numbers, one.bonds, one.formal_charges)))
         except InvalidInput:  # RDKit refuses the stored bonds of a few molecules

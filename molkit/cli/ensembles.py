@@ -65,8 +65,11 @@ def make(
 @click.argument("folders", nargs=-1, required=True, metavar="SPLIT=FOLDER...")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="An .npz file.")
 def pack(folders: tuple[str, ...], out: Path) -> None:
-    """Pack finished ensembles of folders into one file, each folder as one split: train, valid or test."""
-    from molkit.data.ensembles import SPLITS, write_ensembles
+    """Pack finished ensembles of folders into one file, each folder as one split: train, valid or test.
+
+    A packed set (.npz) in place of a folder gives what it holds of that split.
+    """
+    from molkit.data.ensembles import SPLITS, read_ensembles, write_ensembles
     from molkit.errors import InvalidInput
     from molkit.studies.reference_ensembles import collect
 
@@ -76,7 +79,10 @@ def pack(folders: tuple[str, ...], out: Path) -> None:
         split, _, folder = entry.partition("=")
         if split not in SPLITS or not folder:
             raise InvalidInput(f"expected SPLIT=FOLDER with train, valid or test, got {entry!r}")
-        found, failed = collect(Path(folder), split=split)
+        if folder.endswith(".npz"):
+            found, failed = [one for one in read_ensembles(Path(folder)) if one.split == split], {}
+        else:
+            found, failed = collect(Path(folder), split=split)
         together += found
         click.echo(f"{split}: {len(found)} molecules, {sum(map(len, found))} conformers; {len(failed)} failed")
     write_ensembles(out, together)

@@ -295,9 +295,18 @@ def ofdft_folds(arms: str, labels: Path, displaced: Path | None, runs: Path, add
 @click.option("--peptides", default=2, show_default=True, type=click.IntRange(min=0), help="Residues at most.")
 @click.option("--runs", type=click.Path(file_okay=False, path_type=Path), required=True, help="Of ofdft-folds.")
 @click.option("--keep", type=click.Path(file_okay=False, path_type=Path), required=True, help="Kohn-Sham energies.")
+@click.option("--add", is_flag=True, help="Keep the energies and the other arms of the study in --out.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
 def ofdft_extrapolation(
-    arms: str, weights: tuple[str, ...], qm9: int, alkanes: int, peptides: int, runs: Path, keep: Path, out: Path
+    arms: str,
+    weights: tuple[str, ...],
+    qm9: int,
+    alkanes: int,
+    peptides: int,
+    runs: Path,
+    keep: Path,
+    add: bool,
+    out: Path,
 ) -> None:
     """Molecules of QM9, alkanes and capped peptides larger than any molecule of the training."""
     import torch
@@ -315,7 +324,8 @@ def ofdft_extrapolation(
         folders[arm] = Path(folder)
     folders |= {arm.strip(): train_on_all(arm.strip(), runs) for arm in arms.split(",") if arm.strip()}
     numbers = {"QM9": range(qm9), "alkane": range(1, alkanes + 1), "peptide": range(1, peptides + 1)}
-    found = extrapolation.run_study(folders, numbers, keep=keep, report=click.echo)
+    earlier = extrapolation.stored_study(out) if add else None
+    found = extrapolation.run_study(folders, numbers, keep=keep, earlier=earlier, report=click.echo)
     extrapolation.write_study(found, out)
     click.echo(f"{out}: {len(found.errors)} energies")
 

@@ -8,12 +8,13 @@ from matplotlib.figure import Figure
 
 from molkit.data.qm9 import qm9_index, qm9_smiles
 from molkit.figures.ofdft import interval, number
-from molkit.figures.style import BLACK, BLUE, GREEN, ORANGE, SKY, panels
+from molkit.figures.style import BLACK, BLUE, GREEN, ORANGE, SKY, VERMILION, panels
 from molkit.figures.tables import html_table
 from molkit.metrics.statistics import Interval, bootstrap_interval
 from molkit.ofdft.compositions import NUM_FOLDS
+from molkit.studies.ofdft_classical import Minimised
 from molkit.studies.ofdft_extrapolation import FAMILIES, LARGEST_TRAINED, ExtrapolationStudy, SizeError, without_density
-from molkit.studies.ofdft_folds import REFERENCE_ENERGY, RESPONSE, EnergyFit, FoldStudy
+from molkit.studies.ofdft_folds import DISPLACED_RESPONSE, REFERENCE_ENERGY, RESPONSE, EnergyFit, FoldStudy, Where
 from molkit.units import HARTREE_TO_KCAL
 
 if TYPE_CHECKING:
@@ -41,31 +42,71 @@ ROWS = (
     ("response alone on it, minimised", RESPONSE, "MINAO", "after"),
     ("minimised, published energies", "published energies", "MINAO", "after"),
     ("at the predicted density, published energies", "published energies", "reference", "before"),
+    ("displaced geometries too: minimised", "displaced", "MINAO", "after"),
+    ("displaced too: network without a density", "geometry displaced", "geometry", "after"),
+    ("displaced too: reference energy alone", DISPLACED_RESPONSE, REFERENCE_ENERGY, "after"),
+    ("displaced too: response alone, minimised", DISPLACED_RESPONSE, "MINAO", "after"),
 )
-CHAIN_COLOURS = (BLUE, ORANGE, GREEN, BLACK)
+CHAIN_COLOURS = (BLUE, ORANGE, GREEN, BLACK, VERMILION)
 
 
-def folds_table(study: FoldStudy) -> "HTML":
-    """Every way to an energy of a molecule that was not trained on."""
-    lines = []
+def folds_table(study: FoldStudy, classical: Sequence[Minimised] = (), *, where: Where = "resting") -> "HTML":
+    """Every way to an energy of a molecule that was not trained on; classical functionals on some of the molecules."""
+    lines, arms = [], study.arms_at(where)
     for label, arm, start, column in ROWS:
-        if arm not in study.arms:
+        if arm not in arms:
             continue
-        errors = study.errors(arm, start, column)
-        per_atom = np.abs(errors) / study.column(arm, "num_atoms")
+        errors = study.errors(arm, start, column, where)
+        per_atom = np.abs(errors) / study.column(arm, "num_atoms", where)
         within = bootstrap_interval((KCAL * np.abs(errors) <= BAR).astype(float))
         cells = [
-            interval(study.error(arm, start, column).scaled(KCAL), 2),
+            interval(study.error(arm, start, column, where).scaled(KCAL), 2),
             number(float(np.median(KCAL * abs(errors)))),
         ]
         cells += [number(float(KCAL * np.abs(errors).max()), 1), number(float(KCAL * errors.mean()))]
         cells += [number(float(KCAL * per_atom.mean()), 3), f"{100 * within.value:.0f} %"]
         lines.append([label, *cells])
-    count, compositions = len(study.errors("full")), len(set(study.column("full", "formulas")))
+    lines += [_classical_line(classical, name) for name in dict.fromkeys(row.functional for row in classical)]
+    formulas = study.column(arms[0], "formulas", where)
     head = ["energy (kcal/mol)", "mean |error|", "median", "largest", "bias", "per atom", f"within {BAR:.0f}"]
-    caption = f"{count} molecules of {compositions} compositions against Kohn-Sham totals, each by the training of "
-    caption += f"{NUM_FOLDS} that has not met its composition; intervals over molecules, 95 %."
+    what = "molecules" if where == "resting" else "displaced molecules"
+    caption = f"{len(formulas)} {what} of {len(set(formulas))} compositions against Kohn-Sham totals, "
+    caption += f"each by the training of {NUM_FOLDS} that has not met its composition; intervals over molecules, 95 %."
     return html_table(head, lines, caption=caption)
+
+
+def _classical_line(rows: Sequence[Minimised], functional: str) -> list[str]:
+    errors = KCAL * np.array([row.after for row in rows if row.functional == functional])
+    cells = [number(float(value), 0) for value in (np.abs(errors).mean(), np.median(np.abs(errors)))]
+    cells += [number(float(value), 0) for value in (np.abs(errors).max(), errors.mean())]
+    return [
+        f"{functional}, minimised ({len(errors)} of them)",
+        *cells,
+        "",
+        f"{100 * np.mean(np.abs(errors) <= BAR):.0f} %",
+    ]
+
+
+def starts_table(study: FoldStudy, arm: str = DISPLACED_RESPONSE, *, where: Where = "displaced") -> "HTML":
+    """What a minimisation begins with, how far that is, and where it ends."""
+    lines = []
+    lowest = study.errors(arm, "MINAO", "after", where)
+    for start in study.starts(arm):
+        if start == REFERENCE_ENERGY:
+            continue
+        before, after = (study.errors(arm, start, column, where) for column in ("before", "after"))
+        steps, converged = (_of_start(study, arm, start, name, where) for name in ("steps", "converged"))
+        cells = [number(float((KCAL * (before - lowest)).mean()), 2), number(float(steps.mean()), 0)]
+        lines.append([start, *cells, number(float(np.abs(after - lowest).max()), 3), f"{100 * converged.mean():.0f} %"])
+    head = ["start", "above the minimum (kcal/mol)", "steps", "largest difference of minima (mHa)", "converged"]
+    what = "displaced " if where == "displaced" else ""
+    caption = f"{len(lowest)} {what}molecules by trainings that have not met their compositions: how far above the "
+    caption += "functional's own minimum each density lies, and the steps of L-BFGS from there."
+    return html_table(head, lines, caption=caption)
+
+
+def _of_start(study: FoldStudy, arm: str, start: str, column: str, where: Where) -> np.ndarray:
+    return np.concatenate([getattr(run.results[start], column) for run in study.of_arm(arm, where)]).astype(float)
 
 
 def live_table(entries: Sequence[tuple[str, SizeError]]) -> "HTML":
@@ -147,7 +188,7 @@ def sizes_figure(study: ExtrapolationStudy) -> Figure:
     caption += "geometry: the network without a density. One training of each."
     with panels(len(FAMILIES), width=9.6, height=3.6, caption=caption) as (figure, axes):
         for family, place in zip(FAMILIES, axes, strict=True):
-            for arm, colour in zip(study.arms, CHAIN_COLOURS, strict=False):
+            for arm, colour in zip(study.arms, CHAIN_COLOURS, strict=True):
                 _sizes_of(place, study, arm, family, colour)
             place.axvspan(0.5, LARGEST_TRAINED + 0.5, color="#eeeeee")
             place.set(yscale="log", xlabel="heavy atoms", ylabel="|error| per atom (kcal/mol)", title=family)

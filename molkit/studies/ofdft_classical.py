@@ -173,13 +173,16 @@ def minimise_classical(
 
 
 def read_geometries(text: str) -> list[Molecule]:
-    """Test geometries such as `water:0,ethanol:3`. Raises InvalidInput for another form or an unknown class."""
+    """Test geometries such as `water:0,ethanol:3`; of a class that folds part, such as `up_to_five:20`, any.
+
+    Raises InvalidInput for another form or an unknown class.
+    """
     found = []
     for part in text.split(","):
         name, _, index = part.strip().partition(":")
         if not index.isdigit():
             raise InvalidInput(f"geometries are CLASS:NUMBER with commas, got {part.strip()!r}")
-        found.append(geometry(name, "test", int(index)))
+        found.append(geometry(name, "train" if name == "up_to_five" else "test", int(index)))
     return found
 
 

@@ -116,21 +116,28 @@ def run_study(
     numbers: Mapping[str, Sequence[int]],
     *,
     keep: Path,
+    earlier: ExtrapolationStudy | None = None,
     report: Callable[[str], None] = lambda text: None,
 ) -> ExtrapolationStudy:
     """The weights of every arm on these members of every family; Kohn-Sham energies are kept in a farm.
 
-    Raises what its parts raise.
+    Of an earlier study the energies are taken, and the errors of arms that are not asked for again. Raises what its
+    parts raise.
     """
     tasks = {f"{family}-{number:03d}": (family, number) for family in numbers for number in numbers[family]}
-    kept = run_farm(kohn_sham_task, tasks, keep, settings={"grid_level": GRID_LEVEL}, unit="molecule")
-    energies = {key: float(result["energy"]) for key, result in kept.results().items()}
-    found = []
+    energies = {key: value for key, value in earlier.energies.items() if key in tasks} if earlier else {}
+    missing = {key: task for key, task in tasks.items() if key not in energies}
+    if missing:
+        kept = run_farm(kohn_sham_task, missing, keep, settings={"grid_level": GRID_LEVEL}, unit="molecule")
+        energies |= {key: float(result["energy"]) for key, result in kept.results().items()}
+    found = [entry for entry in (earlier.errors if earlier else ()) if entry.arm not in weights]
     for arm, folder in weights.items():
         found += [size_error(folder, arm, *tasks[key], energy) for key, energy in energies.items()]
         report(f"{arm}: {found[-1].minimised:.1f} mHa at {found[-1].num_heavy} heavy atoms")
     head, dirty = commit()
     stamp = {"commit": head, "dirty": dirty, "machine": machine()}
+    if earlier is not None:
+        stamp["earlier"] = [*earlier.stamp.get("earlier", ()), {key: earlier.stamp[key] for key in stamp}]
     return ExtrapolationStudy(tuple(found), energies, stamp)
 
 

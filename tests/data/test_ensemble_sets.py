@@ -120,5 +120,11 @@ def test_the_command_makes_continues_and_packs(tmp_path, capsys):
     assert before == {path.name: path.stat().st_mtime_ns for path in (folder / "results").iterdir()}
     assert run(["ensembles", "pack", f"test={folder}", "--out", str(packed)]) == 0
     assert [one.name for one in read_ensembles(packed)] == ["ethanol", "ethene"]
+    again = tmp_path / "again.npz"
+    assert run(["ensembles", "pack", f"train={folder}", f"test={packed}", "--out", str(again)]) == 0
+    found, known = read_ensembles(again), read_ensembles(packed)
+    assert [one.split for one in found] == ["train", "train", "test", "test"]
+    for one, other in zip(found[2:], known, strict=True):
+        np.testing.assert_array_equal(one.positions, other.positions)
     assert run(["ensembles", "pack", "some", "--out", str(packed)]) == 2
     assert run([*command[:-3], "5", "--out", str(folder)]) == 2  # other settings, same folder

@@ -17,6 +17,16 @@ def test_methane_is_minimised_and_asked_without_a_density():
     assert {entry.num_heavy for entry in found} == {1}
 
 
+def test_an_earlier_study_gives_its_energies_and_other_arms(tmp_path):
+    old = study.SizeError("old", "alkane", 1, 5, 2.0, 1.0, 0.1, 9, True)
+    stamp = {"commit": "a", "dirty": False, "machine": "b"}
+    earlier = study.ExtrapolationStudy((old,), {"alkane-001": -40.0, "alkane-002": -79.0}, stamp)
+    weights, none = {"new": WEIGHTS_ROOT / "ofdft_small"}, tmp_path / "none"
+    found = study.run_study(weights, {"alkane": [1]}, keep=none, earlier=earlier)
+    assert found.arms == ["old", "new"] and found.of("old", "alkane") == [old] and not none.exists()
+    assert found.energies == {"alkane-001": -40.0} and found.stamp["earlier"] == [stamp]
+
+
 def test_larger_molecules_of_qm9_come_size_by_size_and_are_never_trained_on():
     found = [study.member("QM9", number) for number in range(2 * len(LARGER_SIZES))]
     assert [int((m.atomic_numbers > 1).sum()) for m in found] == [*LARGER_SIZES, *LARGER_SIZES]
