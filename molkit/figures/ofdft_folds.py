@@ -1,6 +1,7 @@
 """Figures and tables of a functional on molecules it has never met."""
 
 from collections.abc import Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -188,7 +189,7 @@ def sizes_figure(study: ExtrapolationStudy) -> Figure:
     caption += "geometry: the network without a density. One training of each."
     with panels(len(FAMILIES), width=9.6, height=3.6, caption=caption) as (figure, axes):
         for family, place in zip(FAMILIES, axes, strict=True):
-            for arm, colour in zip(study.arms, CHAIN_COLOURS, strict=True):
+            for arm, colour in zip(study.arms, cycle(CHAIN_COLOURS), strict=False):
                 _sizes_of(place, study, arm, family, colour)
             place.axvspan(0.5, LARGEST_TRAINED + 0.5, color="#eeeeee")
             place.set(yscale="log", xlabel="heavy atoms", ylabel="|error| per atom (kcal/mol)", title=family)
