@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from molkit.cgcf.config import Start
 from molkit.cgcf.datasets import graph_of
 from molkit.cgcf.embedding import Search, embed, radius_of_gyration
 from molkit.cgcf.flow import Flow, sample_distances
@@ -68,12 +69,14 @@ def generate(
     stereo: Stereo = "mirror",
     solver: Solver | None = None,
     mol: Any = None,
+    start: Start | None = None,
 ) -> Conformers:
     """`count` conformers of a SMILES, hydrogens explicit; `mol` is the same molecule with its atoms in another order.
 
     stereo: "ignore" leaves every conformer as it fell; "mirror" reflects those whose centres are all inverted (no
     double bond changes by that); "redraw" also throws away what is still wrong and draws again, up to 20 times as
-    many. Fewer may come out then. Raises InvalidInput for a SMILES that the model cannot treat.
+    many. Fewer may come out then. start: of the search, as in `embed`; without one as the weights say. Raises
+    InvalidInput for a SMILES that the model cannot treat.
     """
     if count < 1:
         raise InvalidInput(f"the number of conformers must be at least 1, got {count}")
@@ -82,11 +85,12 @@ def generate(
     mol = graph_mol(smiles) if mol is None else mol
     require_known(model, mol, smiles)
     graph, rules = collate([graph_of(mol)]), stereo_rules(mol)
-    found = _drawn(model.flow, graph, rules, count, generator, search, stereo, solver, (smiles, mol))
+    asked = (search, start or model.config.start, stereo, solver, (smiles, mol))
+    found = _drawn(model.flow, graph, rules, count, generator, *asked)
     if stereo == "redraw":
         parts = [found.select(found.stereo_agrees)]
         while sum(map(len, parts)) < count and found.num_drawn < MAX_ROUNDS * count:
-            more = _drawn(model.flow, graph, rules, count, generator, search, stereo, solver, (smiles, mol))
+            more = _drawn(model.flow, graph, rules, count, generator, *asked)
             found = replace(
                 found,
                 num_drawn=found.num_drawn + more.num_drawn,
@@ -115,13 +119,14 @@ def _drawn(
     count: int,
     generator: torch.Generator,
     search: Search,
+    start: Start,
     stereo: Stereo,
     solver: Solver | None,
     about: tuple[str, Any],
 ) -> Conformers:
     """One round of `count` conformers, mirrored where asked."""
     distances = draw_distances(flow, graph, count, generator=generator, solver=solver)
-    found = embed(graph, distances, generator=generator, search=search)
+    found = embed(graph, distances, generator=generator, search=search, start=start)
     positions = found.positions.numpy()
     centres, double_bonds = stereo_agrees(rules, positions)
     turn = np.zeros(count, dtype=bool)

@@ -458,6 +458,7 @@ def flow_objectives(weights: tuple[str, ...], keep: Path, out: Path | None) -> N
 @click.option("--stereo", default="mirror", show_default=True, help="Wrong handedness: ignore, mirror or redraw.")
 @click.option("--symmetry", default="graph", show_default=True, help="Of the RMSD: graph, conjugated or none.")
 @click.option("--failures", default="zero", show_default=True, help="Nothing made counts as: zero or exclude.")
+@click.option("--start", help="Of the converged search: normal or paths.  [default: as the weights say]")
 @click.option("--arms", default="", help="Names with commas; default: all.")
 @click.option("--energies", default=0, show_default=True, type=click.IntRange(min=0), help="By GFN2-xTB, an arm.")
 @click.option("--seeds", default="0", show_default=True, help="Numbers with commas.")
@@ -476,6 +477,7 @@ def conformers(
     stereo: str,
     symmetry: str,
     failures: str,
+    start: str | None,
     arms: str,
     energies: int,
     seeds: str,
@@ -502,6 +504,7 @@ def conformers(
         seeds=tuple(whole_numbers(seeds)),
         stereo=stereo,
         symmetry=symmetry,
+        start=start,
         failures=failures,
         only=tuple(name.strip() for name in arms.split(",") if name.strip()),
     )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from molkit.cgcf.config import Start
 from molkit.cgcf.conformers import Stereo, draw_distances, generate, require_known
 from molkit.cgcf.datasets import graph_of
 from molkit.cgcf.embedding import embed, radius_of_gyration
@@ -64,6 +65,7 @@ class ArmsTask:
     stereo: Stereo = "mirror"  # of the flow's conformers with the converged search
     only: tuple[str, ...] = ()  # arms; empty: all
     symmetry: Symmetry = "graph"  # of the RMSD
+    start: Start | None = None  # of the converged search; None: as the weights say
 
 
 def measure(task: ArmsTask) -> dict[str, np.ndarray]:
@@ -125,7 +127,7 @@ def arms(task: ArmsTask, mol: Any, model: Cgcf, energy: EnergyNetwork | None, co
     needed |= {arm.replace("etm", "flow") for arm in needed}
     makers = {
         "rdkit": lambda: _rdkit(mol, count, seed),
-        "flow": lambda: from_flow(model, one, mol, count, seed, task.stereo),
+        "flow": lambda: from_flow(model, one, mol, count, seed, task.stereo, task.start),
         "flow_published": lambda: published(model, one, mol, count, seed),
     }
     drawn: Drawn = {arm: timed(make) for arm, make in makers.items() if arm in needed}
@@ -147,10 +149,12 @@ def _rdkit(mol: Any, count: int, seed: int) -> np.ndarray:
         return np.zeros((0, mol.GetNumAtoms(), 3))
 
 
-def from_flow(model: Cgcf, one: Ensemble, mol: Any, count: int, seed: int, stereo: Stereo) -> np.ndarray:
+def from_flow(
+    model: Cgcf, one: Ensemble, mol: Any, count: int, seed: int, stereo: Stereo, start: Start | None = None
+) -> np.ndarray:
     """Conformers with the default search; what happens to wrong handedness is `stereo`, as in `generate`."""
     generator = generator_from("conformers", one.name, seed)
-    return generate(model, one.smiles, count, generator=generator, mol=mol, stereo=stereo).positions
+    return generate(model, one.smiles, count, generator=generator, mol=mol, stereo=stereo, start=start).positions
 
 
 def published(model: Cgcf, one: Ensemble, mol: Any, count: int, seed: int) -> np.ndarray:

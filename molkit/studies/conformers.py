@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import numpy as np
 
+from molkit.cgcf.config import Start
 from molkit.cgcf.conformers import Stereo
 from molkit.cgcf.energy_training import load_energy
 from molkit.cgcf.model import load_flow
@@ -70,6 +71,7 @@ class Setting:
     only: tuple[str, ...] = ()  # arms; empty: all
     split: Split = "test"  # of the set; `valid` is for choices between weights
     symmetry: Symmetry = "graph"  # of the RMSD, as in molkit.chem.conformer_rmsd
+    start: Start | None = None  # of the converged search for positions; None: as the weights say
     failures: Failures = "zero"  # a molecule for which an arm made nothing: covered by 0, or left out of that arm
 
 
@@ -128,11 +130,11 @@ def study_tasks(setting: Setting) -> dict[str, ArmsTask]:
     unknown = sorted(set(setting.only) - set(ARMS))
     if unknown:
         raise InvalidInput(f"unknown arm {unknown[0]!r}: expected {', '.join(ARMS)}")
-    for name, kind in {"stereo": Stereo, "symmetry": Symmetry, "failures": Failures}.items():
-        if (value := getattr(setting, name)) not in get_args(kind):
+    for name, kind in {"stereo": Stereo, "symmetry": Symmetry, "failures": Failures, "start": Start}.items():
+        if (value := getattr(setting, name)) is not None and value not in get_args(kind):
             raise InvalidInput(f"unknown {name} {value!r}: expected {', '.join(get_args(kind))}")
     shared = (setting.weights, setting.energy, setting.threshold, setting.max_references, setting.num_energies)
-    asked = (setting.stereo, setting.only, setting.symmetry)
+    asked = (setting.stereo, setting.only, setting.symmetry, setting.start)
     return {f"{seed}_{one.name}": ArmsTask(one, *shared, seed, *asked) for seed in setting.seeds for one in ensembles}
 
 
@@ -188,7 +190,8 @@ def read_study(path: Path) -> ConformerStudy:
 
 
 def _setting(values: dict[str, Any]) -> Setting:
-    """A setting whose lists are tuples again."""
+    """A setting whose lists are tuples again; a study that names no start was begun from normal numbers."""
+    values = {"start": "normal"} | values
     return Setting(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 

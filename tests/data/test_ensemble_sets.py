@@ -80,6 +80,14 @@ def test_the_molecules_of_published_results_stay_what_they_were():
     assert digest_of(train[:745]).startswith("c74e035698f73940")
 
 
+def test_drug_size_ensembles_for_training_share_no_skeleton_with_those_that_judge():
+    train, test = (load_ensembles("ensembles_drugs", split=split) for split in ("train", "test"))
+    assert len(train) >= 300 and (len(test), sum(map(len, test))) == (100, 701)
+    assert digest_of(test).startswith("9cd8a9ee193bbefd")
+    of_train, of_test = ({skeleton_smiles(mol_from_smiles(one.smiles)) for one in part} for part in (train, test))
+    assert not of_train & of_test and {split_of_key(key) for key in of_train} == {"train"}
+
+
 def test_no_graph_is_in_two_splits_of_the_qm9_ensembles():
     sizes, graphs = {}, set()
     for split in ("train", "valid", "test"):

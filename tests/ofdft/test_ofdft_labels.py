@@ -5,7 +5,7 @@ import pytest
 from pyscf import dft
 
 from molkit.errors import CalculationFailed, InvalidInput
-from molkit.ofdft import label_files
+from molkit.ofdft import grid, label_files
 from molkit.ofdft.kohn_sham import (
     PerturbedCycles,
     diis_coefficients,
@@ -30,6 +30,14 @@ def test_the_energy_is_that_of_pyscf(water_system, water_run):
     theirs.xc, theirs.grids.level, theirs.conv_tol = "pbe", 1, 1e-10
     assert water_run.converged
     assert abs(theirs.kernel() - water_run.energy) < 1e-8
+
+
+def test_basis_values_made_block_by_block_are_pyscfs(water_system, monkeypatch):
+    monkeypatch.setattr(grid, "BLOCK", 1000)
+    points = water_system.grid.points
+    assert len(points) % 1000
+    theirs = dft.numint.eval_ao(water_system.orbitals, points, deriv=1)
+    np.testing.assert_array_equal(grid.values_at(water_system.orbitals, points), theirs)
 
 
 def test_the_fock_matrix_is_the_derivative_of_the_energy(water_system, water_run):
