@@ -58,7 +58,7 @@ Where = Literal["resting", "displaced"]
 FOLD_NOTE = "QM9's molecules with up to five heavy atoms, each by a training without its composition; total energies"
 LARGER_NOTE = "trained on up to five heavy atoms, asked for QM9's with six to nine; total energies, per atom"
 FULL_STARTS = ("Kohn-Sham", "reference", "MINAO")
-DISPLACED_STARTS = ("MINAO", "reference", "predicted", "Kohn-Sham")
+DISPLACED_STARTS = ("MINAO", "reference", "predicted")
 REFERENCE_ENERGY = "reference energy alone"
 
 
@@ -182,9 +182,9 @@ def run_fold(
 
 
 def starts_of(arm: str, plan: Plan = PLAN) -> tuple[str, ...]:
-    """What an arm is minimised from; only weights that keep a correction have a predicted start."""
+    """What an arm is minimised from; the response alone of weights that keep a correction, from its start as well."""
     if plan.arms[TAKEN_FROM.get(arm, arm)].get("predicts_start"):
-        return DISPLACED_STARTS
+        return DISPLACED_STARTS if arm in TAKEN_FROM else DISPLACED_STARTS[:1]
     return FULL_STARTS if arm == next(iter(plan.arms)) else plan.other_starts
 
 

@@ -218,9 +218,14 @@ def test_displaced_geometries_are_learned_from_and_asked_for(folder, labelled, t
     wanted = [(arm, fold) for arm in ("displaced", study.DISPLACED_RESPONSE) for fold in range(NUM_FOLDS)]
     found = study.run_study(wanted, runs=tmp_path / "runs", labelled=labelled, displaced=further, plan=plan)
     assert found.arms == found.arms_at("displaced") == ["displaced", study.DISPLACED_RESPONSE]
-    assert {run.num_train for run in found.runs} == {8} and found.starts("displaced") == list(study.DISPLACED_STARTS)
+    assert {run.num_train for run in found.runs} == {8} and found.starts("displaced") == ["MINAO"]
     resting, asked = (found.errors("displaced", where=where) for where in ("resting", "displaced"))
     assert resting.shape == asked.shape == (NUM_FOLDS,) and not np.array_equal(resting, asked)
+    assert found.starts(study.DISPLACED_RESPONSE) == [*study.DISPLACED_STARTS, study.REFERENCE_ENERGY]
+    assert (
+        "predicted</th>" in draw.starts_table(found).data
+        and "displaced" in draw.folds_table(found, where="displaced").data
+    )
     alone = found.errors(study.DISPLACED_RESPONSE, study.REFERENCE_ENERGY, where="displaced")
     weights = careful_energies(study.trained_on(study.fold_recipe("displaced", 0, plan=plan)))
     (left,) = of_fold(further, 0)
