@@ -188,14 +188,23 @@ def difference_table(study: ConformerStudy, pairs: Sequence[tuple[str, str]]) ->
     return html_table(["", "COV-R, points", "MAT-R, Å"], rows, caption=caption)
 
 
-def choice_tables(studies: Sequence[ConformerStudy], names: Sequence[str], arms: Sequence[str]) -> HTML:
+def choice_tables(
+    studies: Sequence[ConformerStudy], names: Sequence[str], arms: Sequence[str], *, what: str = "energy trained on"
+) -> HTML:
     """A table for each arm, one below the other."""
-    return stacked(*(choice_table(studies, names, arm) for arm in arms))
+    return stacked(*(choice_table(studies, names, arm, what=what) for arm in arms))
 
 
-def choice_table(studies: Sequence[ConformerStudy], names: Sequence[str], arm: str) -> HTML:
-    """Coverage, matching and bonds by several weights on the validation split, with paired changes to the first."""
-    columns = (("cov_recall", 1, 100.0), ("mat_recall", 4, 1.0), ("bond_spread", 4, 1.0))
+def choice_table(
+    studies: Sequence[ConformerStudy], names: Sequence[str], arm: str, *, what: str = "energy trained on"
+) -> HTML:
+    """Coverage, matching and geometry on the validation split, with paired changes to the first study.
+
+    The third column is the bonds' spread; where the studies differ by the start of a search, the radius of gyration.
+    """
+    spread = len({one.setting.start for one in studies}) == 1
+    third = ("bond_spread", 4, 1.0) if spread else ("radius_of_gyration", 2, 1.0)
+    columns = (("cov_recall", 1, 100.0), ("mat_recall", 4 if spread else 3, 1.0), third)
     found = [choices(studies, names, arm, measure) for measure, _, _ in columns]
     rows = []
     for line in zip(*found, strict=True):
@@ -204,11 +213,11 @@ def choice_table(studies: Sequence[ConformerStudy], names: Sequence[str], arm: s
             cells.append(interval_text(one.change or one.mean, digits, factor))
         rows.append(cells)
     setting = studies[0].setting
-    caption = (
-        f"{ARMS[arm]} on {len(studies[0].molecules)} molecules of the {setting.split} split, "
-        f"{len(setting.seeds)} seeds. First row: means; below it paired changes; 95 % bootstrap over molecules."
-    )
-    return html_table(["energy trained on", "COV-R, points", "MAT-R, Å", "bond spread, Å"], rows, caption=caption)
+    seeds = f"{len(setting.seeds)} seed{'s' if len(setting.seeds) > 1 else ''}"
+    caption = f"{ARMS[arm]} on {len(studies[0].molecules)} molecules of the {setting.split} split, {seeds}. First row: "
+    caption += "means; below it paired changes; 95 % bootstrap over molecules."
+    head = [what, "COV-R, points", "MAT-R, Å", "bond spread, Å" if spread else "radius of gyration, Å"]
+    return html_table(head, rows, caption=caption)
 
 
 def molecule_figure(study: ConformerStudy, arm: str, other: str) -> Figure:

@@ -14,6 +14,10 @@ ETM_CHOICES = {  # stored studies of the validation split, by what the energy wa
     "conformers_valid_etm_2000": "2,000 molecules, 2,600 steps",
     "conformers_valid_etm_2000_long": "2,000 molecules, 5,200 steps",
 }
+START_CHOICES = {  # of drug-size molecules, by what the search for positions begins with
+    "conformers_valid_start_normal": "normal numbers of 1 Å, as published",
+    "conformers_valid_start_paths": "shortest paths (chosen)",
+}
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,11 @@ class Choice:
 def etm_choices() -> tuple[list[ConformerStudy], list[str]]:
     """The stored studies of ETM_CHOICES and what their energies were trained on. Raises DataNotFound."""
     return [stored_study(name) for name in ETM_CHOICES], list(ETM_CHOICES.values())
+
+
+def start_choices() -> tuple[list[ConformerStudy], list[str]]:
+    """The stored studies of START_CHOICES and their names in words. Raises DataNotFound."""
+    return [stored_study(name) for name in START_CHOICES], list(START_CHOICES.values())
 
 
 def choices(studies: Sequence[ConformerStudy], names: Sequence[str], arm: str, measure: str) -> list[Choice]:

@@ -26,6 +26,14 @@ def test_changes_are_paired_by_molecule():
     assert "50.0" in text and "10.0" in text and "3 molecules of the valid split" in text
 
 
+def test_starts_of_the_search_are_compared_by_the_radius_of_gyration():
+    first, second = study("a", {"x": 0.1, "y": 0.9}), study("a", {"x": 0.2, "y": 1.0})
+    starts = [replace(first, setting=replace(first.setting, start="normal"))]
+    starts.append(replace(second, setting=replace(second.setting, start="paths")))
+    text = choice_tables(starts, ["old", "new"], ["etm"], what="the search begins with").data
+    assert "radius of gyration" in text and "the search begins with" in text and "1 seed." in text
+
+
 def test_studies_of_other_molecules_or_thresholds_are_not_compared():
     first, second = study("a", {"x": 0.1, "y": 0.9}), study("b", {"x": 0.2, "z": 1.0})
     with pytest.raises(InvalidInput, match="b: measured on other molecules"):
