@@ -15,8 +15,8 @@ ETM_CHOICES = {  # stored studies of the validation split, by what the energy wa
     "conformers_valid_etm_2000_long": "2,000 molecules, 5,200 steps",
 }
 START_CHOICES = {  # of drug-size molecules, by what the search for positions begins with
-    "conformers_valid_start_normal": "normal numbers of 1 Å, as published",
-    "conformers_valid_start_paths": "shortest paths (chosen)",
+    "conformers_valid_start_normal": "normal numbers of 1 Å (published weights)",
+    "conformers_valid_start_paths": "shortest paths",
 }
 
 
