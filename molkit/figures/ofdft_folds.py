@@ -15,15 +15,7 @@ from molkit.metrics.statistics import Interval, bootstrap_interval
 from molkit.ofdft.compositions import NUM_FOLDS
 from molkit.studies.ofdft_classical import Minimised
 from molkit.studies.ofdft_extrapolation import FAMILIES, LARGEST_TRAINED, ExtrapolationStudy, SizeError, without_density
-from molkit.studies.ofdft_folds import (
-    DISPLACED_RESPONSE,
-    ON_NETWORK,
-    REFERENCE_ENERGY,
-    RESPONSE,
-    EnergyFit,
-    FoldStudy,
-    Where,
-)
+from molkit.studies.ofdft_folds import DISPLACED_RESPONSE, REFERENCE_ENERGY, RESPONSE, EnergyFit, FoldStudy, Where
 from molkit.units import HARTREE_TO_KCAL
 
 if TYPE_CHECKING:
@@ -55,8 +47,6 @@ ROWS = (
     ("displaced too: network without a density", "geometry displaced", "geometry", "after"),
     ("displaced too: reference energy alone", DISPLACED_RESPONSE, REFERENCE_ENERGY, "after"),
     ("displaced too: response alone, minimised", DISPLACED_RESPONSE, "MINAO", "after"),
-    ("displaced too: response on that network, minimised", ON_NETWORK, "MINAO", "after"),
-    ("displaced too: the same at the predicted density", ON_NETWORK, "reference", "before"),
 )
 CHAIN_COLOURS = (BLUE, ORANGE, GREEN, BLACK, VERMILION)
 

@@ -32,7 +32,6 @@ class AttentionConfig:
     domain: tuple[str, ...] = ()  # kinds of molecules, see `molkit.ofdft.domain`
     most_heavy_atoms: int = 0  # other molecules of the same elements with up to so many are served too
     from_reference: bool = False  # what is learned counts from z = 0, where the reference energy is all
-    geometry_network: bool = False  # a second network gives the energy at z = 0, on the same reference energy
     predicts_start: bool = False  # keeps a correction of MINAO's density, to begin a minimisation with
 
     def __post_init__(self) -> None:

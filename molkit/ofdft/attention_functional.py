@@ -31,10 +31,6 @@ from molkit.training.run_folder import load_state
 from molkit.training.weights import WEIGHTS_ROOT, folder_to_publish, read_weights, resolve, write_weights
 
 METHOD = "ofdft_attention"
-TWO_NETWORKS = (
-    "The energy at the predicted density is that of a second network, which sees the geometry alone; the first one "
-    "says what moving the density changes.",
-)
 
 
 class StoredReduction(nn.Module):
@@ -90,8 +86,6 @@ class AttentionModel(nn.Module):
     def __init__(self, config: AttentionConfig) -> None:
         super().__init__()
         self.network, self.stored = AttentionNetwork(config), StoredReduction(config)
-        if config.geometry_network:
-            self.geometry = AttentionNetwork(config)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +96,6 @@ class AttentionFunctional:
     reduction: ChannelReduction
     network: AttentionNetwork
     name: str = "untrained"
-    geometry: AttentionNetwork | None = None  # gives the energy at z = 0, where there is one
 
     def energy_of(self, molecule: Molecule) -> "AttentionEnergy":
         """The energy of densities of one molecule. Raises InvalidInput for one that is not supported."""
@@ -115,18 +108,6 @@ class AttentionFunctional:
         """
         config, reduction = replace(self.config, from_reference=True), replace(self.reduction, energies=weights)
         return replace(self, config=config, reduction=reduction)
-
-    def on_network(self, other: "AttentionFunctional") -> "AttentionFunctional":
-        """The same answer to a moved density, counted from the energy of another functional at z = 0.
-
-        Raises InvalidInput for a functional of another size, or one with another reference energy.
-        """
-        ours = replace(self.config, predicts_start=False, from_reference=False)
-        same = replace(other.config, predicts_start=False, from_reference=False) == ours
-        if not same or not np.allclose(self.reduction.energies, other.reduction.energies, rtol=0.0, atol=1e-9):
-            raise InvalidInput(f"{other.name}: its network is of another size or stands on another reference energy")
-        config = replace(self.config, from_reference=True, geometry_network=True)
-        return replace(self, config=config, geometry=other.network)
 
 
 class AttentionEnergy:
@@ -153,9 +134,6 @@ class AttentionEnergy:
         self.offset = 0.0
         if functional.config.from_reference:
             self.offset = self(np.zeros(len(self.constraint)))[0] - self.reference_energy
-        if functional.geometry is not None:
-            nothing = torch.zeros(1, len(self.place.elements), reduction.layout.size, dtype=torch.float64)
-            self.offset -= float(functional.geometry(nothing, self.around)[0])
 
     def __call__(self, z: np.ndarray) -> tuple[float, np.ndarray]:
         """Energy and derivative at z [A K]."""
@@ -199,15 +177,10 @@ def build(config: AttentionConfig, *, seed: int = 0) -> AttentionModel:
 
 def assemble(config: AttentionConfig, model: AttentionModel, *, name: str = "untrained") -> AttentionFunctional:
     """The functional of a model, everything in float64."""
-    geometry = _in_double(config, model.geometry) if config.geometry_network else None
-    reduction = model.stored.reduction(config)
-    return AttentionFunctional(config, reduction, _in_double(config, model.network), name, geometry)
-
-
-def _in_double(config: AttentionConfig, network: AttentionNetwork) -> AttentionNetwork:
     double = AttentionNetwork(config).double()
-    double.load_state_dict({key: value.double() for key, value in network.state_dict().items()})
-    return double.eval().requires_grad_(False)
+    double.load_state_dict({key: value.double() for key, value in model.network.state_dict().items()})
+    reduction = model.stored.reduction(config)
+    return AttentionFunctional(config, reduction, double.eval().requires_grad_(False), name)
 
 
 def save(folder: Path, config: AttentionConfig, model: AttentionModel) -> None:
@@ -220,8 +193,6 @@ def save_functional(folder: Path, functional: AttentionFunctional) -> None:
     """Write a functional as `load` reads it, weights in single precision. Raises what `write_weights` raises."""
     model = AttentionModel(functional.config)
     model.network.load_state_dict({key: value.float() for key, value in functional.network.state_dict().items()})
-    if functional.geometry is not None:
-        model.geometry.load_state_dict({key: value.float() for key, value in functional.geometry.state_dict().items()})
     model.stored.store(functional.reduction)
     save(folder, functional.config, model)
 
@@ -261,8 +232,7 @@ def publish(run: Path, name: str, *, remarks: tuple[str, ...] = (), root: Path =
 def card(functional: AttentionFunctional, numbers: Mapping[str, float], remarks: tuple[str, ...]) -> str:
     """What a user must know of a functional, in Markdown."""
     config = functional.config
-    networks = [network for network in (functional.network, functional.geometry) if network is not None]
-    count = sum(parameter.numel() for network in networks for parameter in network.parameters())
+    count = sum(parameter.numel() for parameter in functional.network.parameters())
     channels = ", ".join(f"{number} of l = {momentum}" for momentum, number in enumerate(config.counts))
     limits = "molecules with the atoms and bonds of its training set, near its geometries: "
     limits += "; ".join(config.domain) or "not recorded"
@@ -277,7 +247,6 @@ def card(functional: AttentionFunctional, numbers: Mapping[str, float], remarks:
         "parameters.",
         f"Training: {numbers['step']} steps, {numbers['passes']:,} sample passes, {numbers['seconds']:.0f} s wall time "
         "on one CPU thread. Labels: `molkit labels`; recipe: `training.yaml` and `data/recipes`.",
-        *(TWO_NETWORKS if functional.geometry is not None else ()),
         f"Limits: neutral closed-shell {limits}. Others are refused.",
         *remarks,
     ]

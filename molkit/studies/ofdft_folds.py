@@ -38,11 +38,8 @@ DISPLACED: dict[str, Any] = CHOSEN | {
     "predicts_start": True,
 }
 RESPONSE, DISPLACED_RESPONSE = "response alone", "displaced response alone"
-ON_NETWORK = "displaced response on network"
 # Arms that are not trained: another reference energy under the same weights.
 TAKEN_FROM = {RESPONSE: "full", DISPLACED_RESPONSE: "displaced"}
-# Arms that count the response of one from the energy that another has without a density.
-COUNTED_FROM = {ON_NETWORK: (DISPLACED_RESPONSE, "geometry displaced")}
 PLAN = Plan(
     REPOSITORY / "data" / "recipes" / "ofdft_up_to_five.yaml",
     {
@@ -54,7 +51,6 @@ PLAN = Plan(
         "displaced": DISPLACED,
         "geometry displaced": DISPLACED | NO_DENSITY,
         DISPLACED_RESPONSE: {},
-        ON_NETWORK: {},
     },
     other_starts=("MINAO", "reference"),
 )
@@ -64,7 +60,6 @@ LARGER_NOTE = "trained on up to five heavy atoms, asked for QM9's with six to ni
 FULL_STARTS = ("Kohn-Sham", "reference", "MINAO")
 DISPLACED_STARTS = ("MINAO", "reference", "predicted")
 REFERENCE_ENERGY = "reference energy alone"
-ENERGIES = ("before", "after", "selected")
 
 
 @dataclass(frozen=True)
@@ -186,22 +181,6 @@ def run_fold(
     )
 
 
-def counted_from(response: FoldRun, network: FoldRun, arm: str) -> FoldRun:
-    """The run of a response counted from the energy of a network of the geometry.
-
-    That energy does not depend on the density, so every step of the minimisation is the same and all energies of a
-    molecule change by one number.
-    """
-    alone, geometry = response.results[REFERENCE_ENERGY], network.results["geometry"]
-    shift = np.array(geometry.after) - np.array(alone.after)
-    results = {
-        start: replace(found, **{name: (np.array(getattr(found, name)) + shift).tolist() for name in ENERGIES})
-        for start, found in response.results.items()
-        if start != REFERENCE_ENERGY
-    }
-    return replace(response, arm=arm, results=results, seconds=response.seconds + network.seconds)
-
-
 def starts_of(arm: str, plan: Plan = PLAN) -> tuple[str, ...]:
     """What an arm is minimised from; the response alone of weights that keep a correction, from its start as well."""
     if plan.arms[TAKEN_FROM.get(arm, arm)].get("predicts_start"):
@@ -211,11 +190,6 @@ def starts_of(arm: str, plan: Plan = PLAN) -> tuple[str, ...]:
 
 def train_on_all(arm: str, runs: Path, *, plan: Plan = PLAN) -> Path:
     """Train an arm with no fold held out, or take the run that is there; returns the folder of its weights."""
-    if arm in COUNTED_FROM:
-        response, network = (train_on_all(parent, runs, plan=plan) for parent in COUNTED_FROM[arm])
-        folder = response.parent / arm.replace(" ", "_")
-        save_functional(folder, load(response).on_network(load(network)))
-        return folder
     trained = TAKEN_FROM.get(arm, arm)
     out, recipe = runs / f"{trained.replace(' ', '_')}_all", arm_recipe(trained, seed=0, plan=plan)
     train_arm(recipe, out)
@@ -245,25 +219,16 @@ def run_study(
         for where, molecules in asked:
             if not molecules:
                 continue
-            parents = COUNTED_FROM.get(arm, (arm,))
-            made = [kept_run(one, fold, runs=runs, labelled=molecules, plan=plan, where=where) for one in parents]
-            found.append(counted_from(*made, arm) if arm in COUNTED_FROM else made[0])
+            kept = run_folder(runs, arm, fold) / f"held_out_{where}_{len(molecules)}.json"
+            if not kept.is_file():
+                made = run_fold(arm, fold, runs=runs, labelled=molecules, plan=plan, where=where)
+                write_text(kept, json.dumps(asdict(made)) + "\n")
+            found.append(_run(json.loads(kept.read_text(encoding="utf-8"))))
             first = next(iter(found[-1].results.values()))
             report(f"{arm}, fold {fold}, {where}: {np.abs(first.after).mean():.3f} mHa")
     head, dirty = commit()
     energies = {entry.molecule.name: round(entry.energy, 6) for entry in [*labelled, *displaced]}
     return FoldStudy(tuple(found), energies, {"commit": head, "dirty": dirty, "machine": machine()})
-
-
-def kept_run(
-    arm: str, fold: int, *, runs: Path, labelled: Sequence[LabelledMolecule], plan: Plan, where: Where
-) -> FoldRun:
-    """What `run_fold` makes, or what it has left in `runs`."""
-    kept = run_folder(runs, arm, fold) / f"held_out_{where}_{len(labelled)}.json"
-    if not kept.is_file():
-        made = run_fold(arm, fold, runs=runs, labelled=labelled, plan=plan, where=where)
-        write_text(kept, json.dumps(asdict(made)) + "\n")
-    return _run(json.loads(kept.read_text(encoding="utf-8")))
 
 
 def with_earlier(study: FoldStudy, earlier: FoldStudy) -> FoldStudy:

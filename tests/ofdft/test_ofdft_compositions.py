@@ -231,46 +231,12 @@ def test_displaced_geometries_are_learned_from_and_asked_for(folder, labelled, t
     (left,) = of_fold(further, 0)
     wanted_error = 1e3 * (neighbourhood(left.molecule).energy_features() @ weights - left.energy)
     assert alone[0] == pytest.approx(wanted_error, abs=1e-3)
-    network = {"geometry displaced": changes | study.NO_DENSITY, study.ON_NETWORK: {}}
-    plan = replace(plan, arms=arms | network)
-    pairs = [("geometry displaced", 0), (study.ON_NETWORK, 0)]
-    both = study.run_study(pairs, runs=tmp_path / "runs", labelled=labelled, plan=plan)
-    direct, counted = (run.results for run in both.runs)
-    moved = np.array(counted["MINAO"].after) - np.array(counted["MINAO"].before)
-    before = found.of_arm(study.DISPLACED_RESPONSE)[0].results["MINAO"]
-    np.testing.assert_allclose(moved, np.array(before.after) - np.array(before.before), atol=1e-9)
-    assert counted["MINAO"].after != before.after and list(direct) == ["geometry"]
     study.write_study(found, tmp_path / "study.json")
     earlier = study.stored_study(tmp_path / "study.json")
     anew = study.run_study(wanted[:1], runs=tmp_path / "runs", labelled=labelled, plan=plan)
     joined = study.with_earlier(anew, earlier)
     assert len(joined.runs) == len(found.runs) and joined.runs[-1] == anew.runs[0]
     assert joined.stamp["earlier"] == [found.stamp]
-
-
-def test_a_response_counted_from_a_network_is_both(folder, tmp_path):
-    recipe = AttentionRecipe(
-        data=AttentionData(folder=str(folder), energy_ridge=0.0),
-        model=CONFIG,
-        training=TrainConfig(total_steps=2, batch_pairs=60, precision="float32"),
-    )
-    sections = {name: to_dict(getattr(recipe, name)) for name in ("data", "model", "training")}
-    write_yaml(tmp_path / "recipe.yaml", {"method": "ofdft_attention", **sections})
-    arms = {"full": {}, "displaced": {"predicts_start": True}, "geometry displaced": study.NO_DENSITY}
-    plan = replace(study.PLAN, recipe=tmp_path / "recipe.yaml", arms=arms)
-    on_all = load(study.train_on_all(study.ON_NETWORK, tmp_path / "runs", plan=plan))
-    parents = [
-        load(study.train_on_all(arm, tmp_path / "runs", plan=plan)) for arm in study.COUNTED_FROM[study.ON_NETWORK]
-    ]
-    molecule = geometry("small", "train", 3)
-    energy, response, direct = (functional.energy_of(molecule) for functional in (on_all, *parents))
-    z = 0.1 * np.random.default_rng(0).standard_normal(len(energy.constraint))
-    counted = direct(0.0 * z)[0] + response(z)[0] - response(0.0 * z)[0]
-    assert energy(z)[0] == pytest.approx(counted, abs=1e-6)
-    np.testing.assert_allclose(energy(z)[1], response(z)[1], atol=1e-6)
-    other = replace(parents[1], reduction=replace(parents[1].reduction, energies=np.ones(ENERGY_FEATURES)))
-    with pytest.raises(InvalidInput, match="another reference energy"):
-        load(tmp_path / "runs" / "displaced_all").on_network(other)
 
 
 def test_a_predicted_density_turns_with_the_molecule_and_is_refused_where_none_was_fitted(labelled):
