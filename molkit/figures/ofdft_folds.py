@@ -15,7 +15,15 @@ from molkit.metrics.statistics import Interval, bootstrap_interval
 from molkit.ofdft.compositions import NUM_FOLDS
 from molkit.studies.ofdft_classical import Minimised
 from molkit.studies.ofdft_extrapolation import FAMILIES, LARGEST_TRAINED, ExtrapolationStudy, SizeError, without_density
-from molkit.studies.ofdft_folds import DISPLACED_RESPONSE, REFERENCE_ENERGY, RESPONSE, EnergyFit, FoldStudy, Where
+from molkit.studies.ofdft_folds import (
+    DISPLACED_RESPONSE,
+    REFERENCE_ENERGY,
+    RESPONSE,
+    DisplacedFit,
+    EnergyFit,
+    FoldStudy,
+    Where,
+)
 from molkit.units import HARTREE_TO_KCAL
 
 if TYPE_CHECKING:
@@ -139,6 +147,14 @@ def fits_table(fits: Sequence[EnergyFit]) -> "HTML":
     )
     caption += f"{NUM_FOLDS} folds, fitted now."
     return html_table(head, lines, caption=caption)
+
+
+def displaced_fits_table(fits: Sequence[DisplacedFit]) -> "HTML":
+    """What the reference energy alone makes of displaced geometries, with and without having met some."""
+    lines = [[fit.fitted_to, *(interval(e.scaled(KCAL), 1) for e in (fit.resting, fit.displaced))] for fit in fits]
+    caption = "The reference energy alone, its restraint and least spread chosen inside each training: mean absolute "
+    caption += f"errors in kcal/mol on compositions it has not met, {NUM_FOLDS} folds, fitted now."
+    return html_table(["fitted to", "resting molecules", "displaced molecules"], lines, caption=caption)
 
 
 def worst_table(study: FoldStudy, count: int = 6, arm: str = "full") -> "HTML":

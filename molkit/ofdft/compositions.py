@@ -110,6 +110,11 @@ def chosen_restraint(
 def careful_energies(labelled: Sequence[LabelledMolecule]) -> np.ndarray:
     """Weights [ENERGY_FEATURES] of a reference energy whose restraint and spread compositions left out have chosen."""
     features = np.stack([neighbourhood(entry.molecule).energy_features() for entry in labelled])
-    energies = np.array([entry.energy for entry in labelled])
-    ridge, spread = chosen_restraint(features, energies, [entry.molecule.formula for entry in labelled])
+    formulas = [entry.molecule.formula for entry in labelled]
+    return careful_weights(features, np.array([entry.energy for entry in labelled]), formulas)
+
+
+def careful_weights(features: np.ndarray, energies: np.ndarray, formulas: Sequence[str]) -> np.ndarray:
+    """The same of features [N, ENERGY_FEATURES] and energies [N]."""
+    ridge, spread = chosen_restraint(features, energies, formulas)
     return ridge_energies(features, energies, ridge, spread=spread)

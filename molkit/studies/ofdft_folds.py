@@ -17,8 +17,15 @@ from molkit.metrics.statistics import Interval, bootstrap_interval
 from molkit.ofdft.attention_functional import load, save_functional
 from molkit.ofdft.attention_training import AttentionRecipe
 from molkit.ofdft.channels import neighbourhood, ridge_energies
-from molkit.ofdft.compositions import NUM_FOLDS, careful_energies, folds_by_composition, of_fold, without_fold
-from molkit.ofdft.geometries import geometry
+from molkit.ofdft.compositions import (
+    NUM_FOLDS,
+    careful_energies,
+    careful_weights,
+    folds_by_composition,
+    of_fold,
+    without_fold,
+)
+from molkit.ofdft.geometries import QM9_UP_TO_FIVE, geometry
 from molkit.ofdft.label_files import LabelledMolecule
 from molkit.ofdft.recipes import training_labels
 from molkit.studies.ofdft_extrapolation import STORED as LARGER_STORED
@@ -29,6 +36,7 @@ from molkit.training.files import write_text
 from molkit.units import HARTREE_TO_KCAL
 
 STORED = REPOSITORY / "data" / "studies" / "ofdft_folds.json"
+CLASSICAL = REPOSITORY / "data" / "studies" / "ofdft_up_to_five_classical.json"
 NO_DENSITY: dict[str, Any] = {"samples": "geometry", "gradient_weight": 0.0}
 PACKED = "data/sets/density_labels_up_to_five.npz"
 # The least spread of the reference energy by compositions left out, as its restraint is.
@@ -112,6 +120,11 @@ class FoldStudy:
         """What an arm was minimised from."""
         return list(self.of_arm(arm)[0].results)
 
+    def energies_at(self, where: Where) -> dict[str, float]:
+        """Kohn-Sham energies of the molecules as they lie, or of the displaced ones."""
+        moved = where == "displaced"
+        return {name: value for name, value in self.energies.items() if (_number(name) >= QM9_UP_TO_FIVE) == moved}
+
     def column(self, arm: str, name: str, where: Where = "resting") -> np.ndarray:
         """A column of `FoldRun` over all molecules, fold by fold."""
         return np.concatenate([np.array(getattr(run, name)) for run in self.of_arm(arm, where)])
@@ -156,14 +169,19 @@ def run_fold(
 ) -> FoldRun:
     """Train without a fold, or take the run that is there; minimise every molecule of the fold with the last weights.
 
-    No snapshot is chosen, so no molecule of the fold is ever asked before the end. Raises what `train_arm` raises.
+    No snapshot is chosen, so no molecule of the fold is ever asked before the end. Raises what `train_arm` raises, and
+    InvalidInput where training and test do not agree on the fold, because some of the labels are missing.
     """
     trained = TAKEN_FROM.get(arm, arm)
     out, recipe = run_folder(runs, trained, fold), fold_recipe(trained, fold, plan=plan)
+    known, molecules = trained_on(recipe), of_fold(labelled, fold)
+    met = {entry.molecule.formula for entry in known} & {entry.molecule.formula for entry in molecules}
+    if met:
+        raise InvalidInput(f"fold {fold}: {min(met)} is in training and in test; label all molecules of the class")
     train_arm(recipe, out)
-    started, molecules, functional = process_time(), of_fold(labelled, fold), load(out)
+    started, functional = process_time(), load(out)
     if arm in TAKEN_FROM:
-        functional = functional.on_reference_energy(careful_energies(trained_on(recipe)))
+        functional = functional.on_reference_energy(careful_energies(known))
     results = evaluate(functional, molecules, arm, starts_of(arm, plan))
     if arm in TAKEN_FROM:
         results[REFERENCE_ENERGY] = geometry_errors(functional, molecules)
@@ -174,7 +192,7 @@ def run_fold(
         formulas=[entry.molecule.formula for entry in molecules],
         num_atoms=[entry.molecule.num_atoms for entry in molecules],
         num_heavy=[int((entry.molecule.atomic_numbers > 1).sum()) for entry in molecules],
-        num_train=len(trained_on(recipe)),
+        num_train=len(known),
         results=results,
         seconds=round(process_time() - started, 2),
         where=where,
@@ -274,11 +292,45 @@ def energy_fits(
 
     energies: of the names of `up_to_five` geometries, hartree.
     """
-    molecules = [geometry("up_to_five", "train", int(name.rpartition("-")[2])) for name in energies]
+    molecules = [geometry("up_to_five", "train", _number(name)) for name in energies]
     features = np.stack([neighbourhood(molecule).energy_features() for molecule in molecules])
     folds = folds_by_composition([molecule.formula for molecule in molecules])
     known = np.array(list(energies.values()))
     return [_energy_fit(features, known, folds, ridge, spread) for spread in spreads for ridge in ridges]
+
+
+@dataclass(frozen=True)
+class DisplacedFit:
+    """Reference energies fitted without a fold, to these geometries, and asked for it; millihartree."""
+
+    fitted_to: str
+    resting: Interval
+    displaced: Interval
+
+
+def displaced_fits(study: FoldStudy) -> list[DisplacedFit]:
+    """The reference energy alone, restraint and spread chosen inside each training, fitted without and with displaced
+    geometries, and asked for both on the compositions that it has not met."""
+    energies = study.energies_at("resting") | study.energies_at("displaced")
+    molecules = [geometry("up_to_five", "train", _number(name)) for name in energies]
+    features = np.stack([neighbourhood(molecule).energy_features() for molecule in molecules])
+    formulas, known = [molecule.formula for molecule in molecules], np.array(list(energies.values()))
+    moved = np.array([_number(name) >= QM9_UP_TO_FIVE for name in energies])
+    folds = folds_by_composition(formulas)
+    found = []
+    for fitted_to, used in (("resting molecules", ~moved), ("resting and displaced ones", np.full(len(moved), True))):
+        errors = np.zeros(len(known))
+        for fold in range(NUM_FOLDS):
+            kept, left = np.flatnonzero(used & (folds != fold)), folds == fold
+            weights = careful_weights(features[kept], known[kept], [formulas[row] for row in kept])
+            errors[left] = MILLI * np.abs(features[left] @ weights - known[left])
+        found.append(DisplacedFit(fitted_to, bootstrap_interval(errors[~moved]), bootstrap_interval(errors[moved])))
+    return found
+
+
+def _number(name: str) -> int:
+    """Of a geometry of the class, by its name."""
+    return int(name.rpartition("-")[2])
 
 
 def _energy_fit(

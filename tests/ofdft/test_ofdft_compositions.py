@@ -78,6 +78,7 @@ def test_folds_share_no_formula_and_are_of_one_size():
     sizes = np.bincount(folds)
     assert sizes.sum() == QM9_UP_TO_FIVE and sizes.max() - sizes.min() <= 14
     np.testing.assert_array_equal(folds, folds_by_composition(formulas))
+    np.testing.assert_array_equal(np.tile(folds, 2), folds_by_composition([*formulas, *formulas]))
     with pytest.raises(InvalidInput, match="at least two folds"):
         folds_by_composition(["CH4", "CH4"], count=2)
 
@@ -237,6 +238,17 @@ def test_displaced_geometries_are_learned_from_and_asked_for(folder, labelled, t
     joined = study.with_earlier(anew, earlier)
     assert len(joined.runs) == len(found.runs) and joined.runs[-1] == anew.runs[0]
     assert joined.stamp["earlier"] == [found.stamp]
+
+
+def test_a_molecule_in_training_and_in_test_stops_the_study(folder, labelled, tmp_path, monkeypatch):
+    """Folds come from the formulas that are there: a class with labels missing may be parted otherwise."""
+    recipe = {"method": "ofdft_attention", "data": to_dict(AttentionData(folder=str(folder)))}
+    write_yaml(tmp_path / "recipe.yaml", recipe)
+    monkeypatch.setattr(study, "of_fold", lambda entries, fold: of_fold(entries, fold + 1))
+    plan = replace(study.PLAN, recipe=tmp_path / "recipe.yaml")
+    with pytest.raises(InvalidInput, match="is in training and in test"):
+        study.run_fold("full", 0, runs=tmp_path / "runs", labelled=labelled, plan=plan)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_predicted_density_turns_with_the_molecule_and_is_refused_where_none_was_fitted(labelled):
