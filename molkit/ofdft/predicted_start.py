@@ -12,7 +12,7 @@ import numpy as np
 
 from molkit.ofdft.channels import CENTRES, ELEMENTS, ChannelReduction, Neighbourhood, Prepared
 
-CORRECTION_RIDGE = 1e-4  # of coordinates of about one; chosen by compositions left out
+CORRECTION_RIDGE = 1e-4  # of coordinates of about one; the best of five on the compositions of the first fold
 INVARIANTS = 1 + len(ELEMENTS) * len(CENTRES)  # scalar features of the surroundings of an atom
 
 
