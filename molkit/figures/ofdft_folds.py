@@ -56,7 +56,7 @@ ROWS = (
     ("displaced too: reference energy alone", DISPLACED_RESPONSE, REFERENCE_ENERGY, "after"),
     ("displaced too: response alone, minimised", DISPLACED_RESPONSE, "MINAO", "after"),
 )
-CHAIN_COLOURS = (BLUE, ORANGE, GREEN, BLACK, VERMILION)
+CHAIN_COLOURS = (BLUE, ORANGE, GREEN, BLACK, VERMILION, SKY)
 
 
 def folds_table(study: FoldStudy, classical: Sequence[Minimised] = (), *, where: Where = "resting") -> "HTML":
@@ -203,7 +203,7 @@ def sizes_figure(study: ExtrapolationStudy) -> Figure:
     caption = "Errors for each atom against Kohn-Sham, beyond the training (grey: up to five heavy atoms). Full "
     caption += "lines and points: minimised from the predicted density; dashed: at the predicted density; "
     caption += "geometry: the network without a density. One training of each."
-    with panels(len(FAMILIES), width=9.6, height=3.6, caption=caption) as (figure, axes):
+    with panels(len(FAMILIES), width=9.0, height=3.3, caption=caption) as (figure, axes):
         for family, place in zip(FAMILIES, axes, strict=True):
             for arm, colour in zip(study.arms, cycle(CHAIN_COLOURS), strict=False):
                 _sizes_of(place, study, arm, family, colour)
