@@ -1,5 +1,6 @@
 """Small models, molecules and stand-in networks shared by the tests of EDM."""
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -84,3 +85,9 @@ def random_rotation(seed: int = 0, dtype=torch.float64) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     matrix, _ = torch.linalg.qr(torch.randn(3, 3, generator=generator, dtype=torch.float64))
     return (matrix * torch.linalg.det(matrix).sign()).to(dtype)
+
+
+def assert_same_positions(one: np.ndarray, other: np.ndarray) -> None:
+    """Equal up to the rounding of float32, which grows with the coordinates: networks without training throw atoms
+    hundreds of angstroms apart. Another draw of noise is off by more than an angstrom."""
+    np.testing.assert_allclose(one, other, rtol=0.0, atol=max(1e-4, 5e-6 * float(np.abs(other).max())))
