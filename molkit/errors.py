@@ -35,3 +35,9 @@ class CalculationFailed(MolkitError):
     """A calculation gave no usable number."""
 
     exit_code = 1
+
+
+class PartlyDone(MolkitError):
+    """Part of what was asked for was done and is written; the rest has been listed with its reasons."""
+
+    exit_code = 3

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import click
 
-from molkit.errors import MolkitError
+from molkit.cli.outcome import EXIT_CODES
+from molkit.errors import MolkitError, PartlyDone
 
 # name -> (module, attribute); modules are imported only when their command is asked for, so `--help` stays fast
 COMMANDS = {
@@ -45,7 +46,7 @@ class LazyGroup(click.Group):
         if name not in COMMANDS:
             return None
         module, attribute, _ = COMMANDS[name]
-        return getattr(importlib.import_module(module), attribute)
+        return _with_exit_codes(getattr(importlib.import_module(module), attribute))
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """One line a command, without importing any."""
@@ -53,7 +54,15 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, entry[2]) for name, entry in COMMANDS.items()])
 
 
-@click.group(cls=LazyGroup)
+def _with_exit_codes(command: click.Command) -> click.Command:
+    """The command, its help and that of its parts ending with what the exit codes mean."""
+    command.epilog = EXIT_CODES
+    for part in command.commands.values() if isinstance(command, click.Group) else ():
+        _with_exit_codes(part)
+    return command
+
+
+@click.group(cls=LazyGroup, epilog=EXIT_CODES)
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(package_name="molkit")
 def main(debug: bool) -> None:
@@ -61,7 +70,7 @@ def main(debug: bool) -> None:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, 2 for the user's mistake, 1 for ours, 130 when interrupted."""
+    """Run the command line and return its exit code, as `molkit.cli.outcome.EXIT_CODES` says."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         main.main(args=arguments, prog_name="molkit", standalone_mode=False)
@@ -71,7 +80,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except MolkitError as error:
-        if "--debug" in arguments:
+        if "--debug" in arguments and not isinstance(error, PartlyDone):
             raise
         click.echo(f"molkit: {error}", err=True)
         return error.exit_code

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from molkit.cli.outcome import end_of_parts, require_some
 from molkit.cli.outputs import require_place
 from molkit.errors import InvalidInput
 
@@ -38,13 +39,12 @@ def relax(structures: Path, weights: str, sigma: str, ending: str, copies: int, 
     found = pre_relax(edm, reading.molecules, **options)
     problems = {problem.index: problem.reason for problem in reading.problems}
     problems |= {reading.indices[row]: reason for row, reason in found.problems.items()}
+    left_out = {f"molecule {index + 1}": reason for index, reason in sorted(problems.items())}
     made = [molecule for molecule in found.molecules if molecule is not None]
-    for index, reason in sorted(problems.items()):
-        click.echo(f"molecule {index + 1}: {reason}", err=True)
-    if not made:
-        raise InvalidInput(f"{structures}: none of {len(problems)} molecules could be relaxed; nothing was written")
+    require_some(len(made), left_out)
     write_xyz(out, made) if out.suffix == ".xyz" else write_sdf(out, made)
-    click.echo(f"{out}: {len(made)} molecules relaxed, {len(problems)} left out")
+    click.echo(f"{out}: {len(made)} molecules relaxed, {len(left_out)} left out")
+    end_of_parts(len(made), left_out)
 
 
 def _number(text: str) -> float:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from molkit.cli.engines import Engine, engine_options
-from molkit.errors import DataNotFound, InvalidInput
+from molkit.cli.outcome import end_of_parts, require_some
+from molkit.errors import DataNotFound
 
 if TYPE_CHECKING:
     from molkit.chem.files import Reading
@@ -46,7 +47,7 @@ def score(
     """Stability, validity and uniqueness of the molecules in FILE (.xyz, .sdf, .mol or .npz).
 
     Intervals are for 95 %; the row of QM9's test molecules shows what real molecules reach by the same rule. Molecules
-    that cannot be scored are listed and left out, and the exit code is then 2.
+    that cannot be scored are listed and left out.
     """
     from molkit.metrics.score import scorable, score_molecules
     from molkit.molecule import PackedMolecules
@@ -55,9 +56,8 @@ def score(
     good, unknown = scorable(reading.molecules, rule=rule)
     skipped = {problem.index: problem.reason for problem in reading.problems}
     skipped |= {reading.indices[row]: f"{file}: {reason}" for row, reason in unknown.items()}
-    if not good:
-        first = skipped[min(skipped)] if skipped else "the file holds none"
-        raise InvalidInput(f"{file}: no molecule can be scored; the first: {first}")
+    left_out = {f"molecule {index + 1}": reason for index, reason in sorted(skipped.items())}
+    require_some(len(good), left_out)
     molecules = PackedMolecules.from_molecules([reading.molecules[row] for row in good])
     data, reference, note = _data_row(rule)
     ours = score_molecules(molecules, rule=rule, reference=reference)
@@ -70,14 +70,11 @@ def score(
     else:
         _print_table(file.name, ours, data, note)
         _print_extras(extras)
-        for index, reason in sorted(skipped.items()):
-            click.echo(f"left out, molecule {index + 1}: {reason}")
         if skipped:
             shares = _with_failures(ours, len(skipped))
             figures = ", ".join(f"{label} {100 * shares[key]:.1f}" for key, label in COLUMNS if key in shares)
             click.echo(f"counting the {len(skipped)} left out as failures: {figures} %")
-    if skipped:
-        raise InvalidInput(f"{len(skipped)} of {len(good) + len(skipped)} molecules in {file} were left out (listed)")
+    end_of_parts(len(good), left_out)
 
 
 def _read(file: Path) -> Reading:

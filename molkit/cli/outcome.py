@@ -1,0 +1,46 @@
+"""How a command with many parts ends: one rule for all commands."""
+
+from collections.abc import Mapping
+
+import click
+
+from molkit.errors import InvalidInput, PartlyDone
+
+EXIT_CODES = (
+    "Exit codes: 0, everything asked for was done; 3, part of it: what could be done is written, the rest is listed "
+    "with its reason on standard error; 2, a mistake in what was asked, or nothing could be done: nothing is written; "
+    "1, a fault of molkit; 130, interrupted."
+)
+
+
+def require_some(done: int, left_out: Mapping[str, str], *, noun: str = "molecules") -> None:
+    """Before anything is written: raise InvalidInput, after the reasons are listed, where nothing could be done.
+
+    `left_out` holds a reason for each name, such as "molecule 3".
+    """
+    if done:
+        return
+    if len(left_out) == 1:
+        ((name, reason),) = left_out.items()
+        raise InvalidInput(f"{name}: {reason}; nothing was written")
+    _list(left_out)
+    if not left_out:
+        raise InvalidInput(f"there are no {noun}; nothing was written")
+    raise InvalidInput(f"none of {len(left_out)} {noun} could be done (reasons above); nothing was written")
+
+
+def end_of_parts(done: int, left_out: Mapping[str, str], *, noun: str = "molecules") -> None:
+    """The last call of a command with many parts: raises PartlyDone, after the reasons are listed, if any is missing.
+
+    Raises InvalidInput as `require_some` where nothing could be done.
+    """
+    require_some(done, left_out, noun=noun)
+    if left_out:
+        _list(left_out)
+        total = done + len(left_out)
+        raise PartlyDone(f"{len(left_out)} of {total} {noun} left out (reasons above), the others are done")
+
+
+def _list(left_out: Mapping[str, str]) -> None:
+    for name, reason in left_out.items():
+        click.echo(f"left out, {name}: {reason}", err=True)
