@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from molkit.chem.threads import one_thread
 from molkit.chem.xtb import EnergyFunction, Relaxation, relax
 from molkit.errors import CalculationFailed, InvalidInput
 from molkit.geometry import aligned_rmsd
@@ -51,7 +52,7 @@ def _internal(molecule: Molecule, energy: EnergyFunction, max_steps: int) -> Rel
     settings = OptParams(maxiter=max_steps, hessian="never", qccnv=False)
     logging.getLogger("geometric").setLevel(logging.CRITICAL)
     converged = True
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, one_thread():
         coordinates = DelocalizedInternalCoordinates(topology, build=True, connect=False, addcart=False)
         try:
             flat = molecule.positions.reshape(-1) * ANGSTROM_TO_BOHR

@@ -1,7 +1,7 @@
 """GFN-xTB energies, forces and relaxations through tblite and ASE.
 
-A calculation that fails raises CalculationFailed; it never returns a number in its place. Numbers repeat bit for bit
-only with one thread.
+A calculation that fails raises CalculationFailed; it never returns a number in its place. Every call uses one thread,
+whatever OMP_NUM_THREADS says: with more, numbers would not repeat bit for bit, and the CPU time is many times as much.
 """
 
 from dataclasses import dataclass, replace
@@ -14,6 +14,7 @@ from ase.calculators.calculator import all_changes
 from ase.optimize import BFGS, LBFGS
 from tblite.interface import Calculator
 
+from molkit.chem.threads import one_thread
 from molkit.errors import CalculationFailed, InvalidInput
 from molkit.geometry import aligned_rmsd
 from molkit.molecule import Molecule
@@ -99,7 +100,8 @@ class XtbEnergy:
         if (near := closest_distance(positions)) < CLOSEST:
             raise CalculationFailed(f"two atoms are only {near:.2f} angstrom apart")
         try:
-            result = self._prepared(positions * ANGSTROM_TO_BOHR).singlepoint()
+            with one_thread():
+                result = self._prepared(positions * ANGSTROM_TO_BOHR).singlepoint()
         except (RuntimeError, ValueError) as error:  # tblite's own errors are of these kinds
             raise CalculationFailed(f"{self.method}: {' '.join(str(error).split())}") from error
         energy, gradient = float(result.get("energy")), result.get("gradient")
@@ -155,10 +157,11 @@ def relax(
     """
     function = _ForAse(XtbEnergy(molecule, method=method) if energy is None else energy)
     atoms = Atoms(numbers=molecule.atomic_numbers, positions=molecule.positions, calculator=function)
-    before = float(atoms.get_potential_energy())
     kind = LBFGS if optimiser == "lbfgs" else BFGS
     search = kind(atoms, logfile=None)
-    converged = bool(search.run(fmax=fmax, steps=max_steps))
+    with one_thread():
+        before = float(atoms.get_potential_energy())
+        converged = bool(search.run(fmax=fmax, steps=max_steps))
     positions = atoms.get_positions()
     return Relaxation(
         positions=positions,

@@ -112,3 +112,55 @@ def test_a_charged_molecule_keeps_its_charge():
     ammonium = embed_smiles("[NH4+]")[0]
     assert XtbEnergy(ammonium).unpaired == 0
     assert relax(ammonium).rmsd < 0.1
+
+
+ALONE = """
+from time import perf_counter, process_time
+from molkit.chem.optimise import optimise
+from molkit.chem.rdkit_tools import embed_smiles
+from molkit.chem.threads import thread_pools
+from molkit.chem.xtb import XtbEnergy, relax
+molecule = embed_smiles("CC(C)Cc1ccc(cc1)C(C)C(=O)O")[0]
+before = {name: read() for name, (read, _) in thread_pools().items()}
+started, used = perf_counter(), process_time()
+relax(molecule, optimiser="bfgs", max_steps=20)
+optimise(molecule, XtbEnergy(molecule), optimiser="internal", max_steps=4)
+share = (process_time() - used) / (perf_counter() - started)
+assert before == {name: read() for name, (read, _) in thread_pools().items()}, "the number of threads is not restored"
+print(share)
+"""
+
+
+@pytest.mark.parametrize("variable", [{}, {"OMP_NUM_THREADS": "2"}])
+def test_xtb_takes_one_cpu_whatever_the_shell_says(variable):
+    import os
+    import subprocess
+    import sys
+
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")} | variable
+    ended = subprocess.run([sys.executable, "-c", ALONE], env=environment, capture_output=True, text=True, check=True)
+    assert float(ended.stdout) < 1.15
+
+
+def test_xtb_has_one_thread_inside_the_call_and_gives_back_the_others(monkeypatch):
+    from tblite.interface import Calculator
+
+    from molkit.chem.threads import thread_pools
+
+    seen, pools = [], thread_pools()
+    assert set(pools) == {"tblite._libtblite", "numpy.linalg._umath_linalg", "scipy.linalg._fblas"}
+    before = {name: read() for name, (read, _) in pools.items()}
+    real = Calculator.singlepoint
+    monkeypatch.setattr(
+        Calculator, "singlepoint", lambda self: seen.append([read() for read, _ in pools.values()]) or real(self)
+    )
+    for _, put in pools.values():
+        put(2)
+    try:
+        XtbEnergy(WATER)(WATER.positions)
+        with pytest.raises(CalculationFailed):
+            XtbEnergy(WATER)(WATER.positions * 0.1)
+        assert seen == [[1, 1, 1]] and {read() for read, _ in pools.values()} == {2}
+    finally:
+        for name, (_, put) in pools.items():
+            put(before[name])
