@@ -24,6 +24,7 @@ from molkit.edm.dense import (
     readable_copy,
 )
 from molkit.edm.network import EdmNetwork
+from molkit.edm.preconditioning import PreconditionedNetwork
 from molkit.graphs import WIDTHS, Graph, split_by_pairs
 from molkit.rng import generator_from
 
@@ -250,6 +251,9 @@ def compile_for(
     """
     device = torch.device(device)
     network = network.to(device)
+    if isinstance(network, PreconditionedNetwork):
+        options = {"widths": widths, "molecules": molecules, "training": training, "scope": scope}
+        return PreconditionedNetwork(compile_for(network.inner, device, precision=precision, **options)).to(device)
     if not isinstance(network, EdmNetwork):
         return network
     if network.config.self_conditioning:

@@ -43,6 +43,9 @@ class EdmConfig:
     context_spreads: tuple[float, ...] = ()
     self_conditioning: bool = False  # the network also sees its own last estimate of the clean molecule
     process: Literal["diffusion", "flow"] = "diffusion"  # what the network predicts: noise, or velocity (edm.flow)
+    parametrisation: Literal["noise", "preconditioned"] = "noise"  # the paper's, or that of edm.preconditioning
+    feature_means: tuple[float, ...] = ()  # of a preconditioned model: mean of each feature channel,
+    spreads: tuple[float, ...] = ()  # and spread of positions, type channels and atomic number, scaled units
     num_steps: int = 1000
     schedule: Literal["polynomial", "cosine"] = "polynomial"
     schedule_power: float = 2.0
@@ -68,6 +71,10 @@ class EdmConfig:
             raise InvalidInput("context_means and context_spreads must hold one number for each of context_names")
         if self.architecture == "gdm" and self.self_conditioning:
             raise InvalidInput("self_conditioning needs the distances of architecture egnn; leave it out with gdm")
+        if self.parametrisation == "preconditioned" and (self.process == "flow" or self.self_conditioning):
+            raise InvalidInput("a preconditioned model is a diffusion without self_conditioning")
+        if any(not 0.0 < spread < float("inf") for spread in self.spreads):
+            raise InvalidInput(f"spreads must be positive numbers, got {self.spreads}")
         if not self.sizes or any(size < 1 or count < 1 for size, count in self.sizes):
             raise InvalidInput("sizes must list (number of atoms, count) pairs, all at least 1")
 

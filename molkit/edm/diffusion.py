@@ -10,11 +10,14 @@ from torch import Tensor
 from molkit.edm.config import EdmConfig
 from molkit.edm.features import State, log_prob_atomic_number, log_prob_types
 from molkit.edm.gaussian import zero_mean_noise
+from molkit.edm.preconditioning import residual_weights
 from molkit.edm.schedule import alpha, sigma
 from molkit.graphs import Graph
 
-NoiseWeighting = Literal["simple", "unbiased", "min_snr", "p2"]
+NoiseWeighting = Literal["simple", "unbiased", "min_snr", "p2", "residual"]
+NoiseLevels = Literal["steps", "lognormal"]
 MIN_SNR = 5.0
+LEVEL_MEAN, LEVEL_SPREAD = -0.9, 1.3  # of ln(sigma / alpha) drawn "lognormal": hydrogens settle from 0.1 to 0.5 angstrom
 
 # features [A, n_h], positions [A, 3], t [A, 1], edge_index [2, E], batch [A], B, context -> noise in both
 Network = Callable[..., tuple[Tensor, Tensor]]
@@ -90,18 +93,37 @@ def squared_error(noise: State, predicted: State, graph: Graph) -> Tensor:
     return graph.sum(per_atom + (noise.features - predicted.features).square().sum(-1))
 
 
-def draw_steps(
-    num_molecules: int, num_steps: int, *, generator: torch.Generator, stratified: bool = False, power: float = 1.0
-) -> Tensor:
-    """One step of 0..num_steps for each molecule, [B] int64; stratified draws cover the range evenly in a batch.
+def draw_shares(num_molecules: int, *, generator: torch.Generator, stratified: bool = False) -> Tensor:
+    """A uniform number of 0..1 for each molecule, [B] float64; stratified ones cover the range evenly in a batch.
 
-    Every molecule's step is uniform in both modes; stratified ones are dependent, which lowers the loss's variance.
-    A power above 1 draws t = u^power for uniform u, so small steps more often.
+    Each is uniform in both modes; stratified ones are dependent, which lowers the loss's variance.
     """
     draws = torch.rand(num_molecules, generator=generator, dtype=torch.float64, device=generator.device)
     if stratified:
         offset = torch.randperm(num_molecules, generator=generator, device=generator.device)
         draws = (draws + offset) / num_molecules
+    return draws
+
+
+def draw_levels(table: Tensor, num_molecules: int, *, generator: torch.Generator, stratified: bool = False) -> Tensor:
+    """One step for each molecule, [B] int64, whose ln(sigma / alpha) is nearest to a draw of N(-0.9, 1.3^2).
+
+    Source: Karras et al. 2022, training noise; mean and spread are ours, for distances between atoms.
+    """
+    shares = draw_shares(num_molecules, generator=generator, stratified=stratified)
+    wanted = LEVEL_MEAN + LEVEL_SPREAD * torch.special.ndtri(shares.clamp(1e-12, 1.0 - 1e-12))
+    levels = -0.5 * table.to(wanted)
+    return torch.searchsorted(0.5 * (levels[:-1] + levels[1:]), wanted)
+
+
+def draw_steps(
+    num_molecules: int, num_steps: int, *, generator: torch.Generator, stratified: bool = False, power: float = 1.0
+) -> Tensor:
+    """One step of 0..num_steps for each molecule, [B] int64, uniform; see `draw_shares` for stratified ones.
+
+    A power above 1 draws t = u^power for uniform u, so small steps more often.
+    """
+    draws = draw_shares(num_molecules, generator=generator, stratified=stratified)
     if power != 1.0:
         draws = draws**power
     return (draws * (num_steps + 1)).long().clamp(max=num_steps)
@@ -149,16 +171,20 @@ def simple_loss(
     context: Tensor | None = None,
     noise_weighting: NoiseWeighting = "simple",
     step_power: float = 1.0,
+    levels: NoiseLevels = "steps",
 ) -> LossTerms:
     """L_simple: half the squared noise error over (3 + n_h) M, plus -log p(h | z_0) where step = 0.
 
     At step 0 only the error of the positions counts. `reference` divides by the batch's largest M, which makes a
     molecule's weight depend on its batch-mates. Source: EDM, loss section; the division by the own M is ours.
     With self-conditioning every other batch, by chance, goes through the network twice (`predict_twice`).
+    The weighting "residual" is the loss of a preconditioned network's inner one: every column counts at every step.
     """
-    step = draw_steps(
-        graph.num_molecules, config.num_steps, generator=generator, stratified=stratified, power=step_power
-    )
+    draw = {"generator": generator, "stratified": stratified}
+    if levels == "lognormal":
+        step = draw_levels(table, graph.num_molecules, **draw)
+    else:
+        step = draw_steps(graph.num_molecules, config.num_steps, power=step_power, **draw)
     step = step.to(clean.positions.device)
     noise = draw_noise(graph, clean.features.shape[1], generator=generator, dtype=clean.positions.dtype)
     log_snr = table.to(step.device)[step][graph.batch].unsqueeze(-1)
@@ -168,6 +194,8 @@ def simple_loss(
         predicted = predict_twice(network, noisy, step, graph, log_snr, **common)
     else:
         predicted = predict_noise(network, noisy, step, graph, **common)
+    if noise_weighting == "residual":
+        return _residual_loss(config, noise, predicted, log_snr, graph)
     at_zero = step == 0
     counted = State(predicted.positions, torch.where(at_zero[graph.batch, None], noise.features, predicted.features))
     size = graph.num_atoms.max().expand_as(graph.num_atoms) if weighting == "reference" else graph.num_atoms
@@ -177,6 +205,14 @@ def simple_loss(
     if noise_weighting != "simple":
         weighted = error * noise_weights(noise_weighting, table, power=step_power).to(error)[step]
     return LossTerms((0.5 * weighted + discrete).mean(), error.detach().mean(), discrete.mean())
+
+
+def _residual_loss(config: EdmConfig, noise: State, predicted: State, log_snr: Tensor, graph: Graph) -> LossTerms:
+    """Half the squared error of the inner network's output, per column and atom. Source: Karras et al. 2022, eq. 8."""
+    squared = torch.cat([noise.positions - predicted.positions, noise.features - predicted.features], -1).square()
+    weighted = squared * residual_weights(config, log_snr).to(squared.dtype)
+    error, loss = (graph.sum(part.mean(-1)) / graph.num_atoms for part in (squared.detach(), weighted))
+    return LossTerms(0.5 * loss.mean(), error.mean(), torch.zeros_like(error[0]))
 
 
 def _discrete_loss(

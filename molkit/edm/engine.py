@@ -24,9 +24,10 @@ from torch.autograd.function import once_differentiable
 
 from molkit.edm.gdm import GdmNetwork
 from molkit.edm.network import CoordinateLayer, EdmNetwork, EquivariantBlock, MessageLayer
+from molkit.edm.preconditioning import PreconditionedNetwork
 
 Precision = Literal["float32", "bfloat16"]
-Network = TypeVar("Network", EdmNetwork, GdmNetwork)
+Network = TypeVar("Network", EdmNetwork, GdmNetwork, PreconditionedNetwork)
 SOURCE = Path(__file__).with_name("kernels") / "layer.c"
 FLAGS = ("-O3", "-fPIC", "-shared", "-Wno-psabi")
 COMPILERS = ("cc", "gcc")
@@ -371,6 +372,8 @@ def accelerate(network: Network, *, precision: Precision = "float32") -> Network
     config = network.config
     if not available():
         return network
+    if isinstance(network, PreconditionedNetwork):
+        return PreconditionedNetwork(accelerate(network.inner, precision=precision))
     if config.sine_embedding or config.width % 16 or config.width > MAX_WIDTH:
         logger.warning("the fast EDM engine wants plain distances and a width that is a multiple of 16, up to 512")
         return network

@@ -13,6 +13,7 @@ from molkit.edm.config import EdmConfig
 from molkit.edm.engine import Precision, accelerate, gains_from_bfloat16
 from molkit.edm.gdm import GdmNetwork
 from molkit.edm.network import EdmNetwork
+from molkit.edm.preconditioning import PreconditionedNetwork
 from molkit.edm.schedule import log_snr_table
 from molkit.errors import InvalidInput
 from molkit.training.files import write_yaml
@@ -27,7 +28,7 @@ class Edm:
     """A noise predictor with its configuration and its schedule log_snr [T + 1] (float64)."""
 
     config: EdmConfig
-    network: EdmNetwork | GdmNetwork
+    network: EdmNetwork | GdmNetwork | PreconditionedNetwork
     log_snr: Tensor
     name: str = "untrained"
 
@@ -54,6 +55,8 @@ def build(config: EdmConfig, *, seed: int = 0, name: str = "untrained") -> Edm:
     with torch.random.fork_rng(devices=[]):
         torch.random.manual_seed(seed)
         network = GdmNetwork(config) if config.architecture == "gdm" else EdmNetwork(config)
+    if config.parametrisation == "preconditioned":
+        network = PreconditionedNetwork(network)
     return Edm(config, network, log_snr_table(config), name)
 
 

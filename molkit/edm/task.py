@@ -92,6 +92,7 @@ class EdmTask:
             stratified=self.training.stratified_steps,
             noise_weighting=self.training.noise_weighting,
             step_power=self.training.step_power,
+            levels=self.training.noise_levels,
             context=self.context(rows, graph, generator=generator),
         )
         return terms.loss, {"noise_error": terms.noise_error}

@@ -13,6 +13,7 @@ from molkit.edm.config import EdmConfig
 from molkit.edm.engine import accelerate, gains_from_bfloat16
 from molkit.edm.model import build, load, resolve
 from molkit.edm.network import EdmNetwork
+from molkit.edm.preconditioning import standardised
 from molkit.edm.published import training_facts
 from molkit.edm.recipes import load_training_set, read_recipe
 from molkit.edm.task import EdmTask
@@ -78,10 +79,11 @@ def train_recipe(
     recipe = read_recipe(path)
     if seed is not None:
         recipe = replace(recipe, training=replace(recipe.training, seed=seed))
+    molecules, labels = load_training_set(recipe.data, limit=limit)
+    recipe = replace(recipe, model=standardised(recipe.model, molecules))
     if resume:
         check_same_model(out, recipe.model)
     fabric = make_fabric(device)
-    molecules, labels = load_training_set(recipe.data, limit=limit)
     task = EdmTask(recipe.model, molecules, recipe.training, fabric.device, labels)
     fresh = build(recipe.model, seed=recipe.training.seed).network
     earlier_passes = 0 if start_from is None else take_weights(fresh, recipe.model, start_from)

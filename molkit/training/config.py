@@ -38,7 +38,8 @@ class TrainConfig:
     weighting: Literal["per_molecule", "reference"] = "per_molecule"
     stratified_steps: bool = True
     step_power: float = 1.0  # noise levels are drawn as t = u^step_power for uniform u; above 1 small ones more often
-    noise_weighting: Literal["simple", "unbiased", "min_snr", "p2"] = "simple"  # of the drawn levels
+    noise_levels: Literal["steps", "lognormal"] = "steps"  # uniform in t (step_power), or normal in ln(sigma / alpha)
+    noise_weighting: Literal["simple", "unbiased", "min_snr", "p2", "residual"] = "simple"  # of the drawn levels
     random_rotations: bool = False  # turn every training molecule at random, anew at each step
     precision: Literal["float32", "bfloat16", "auto"] = "auto"
     engine: Literal["auto", "readable", "fused", "compiled"] = "auto"
