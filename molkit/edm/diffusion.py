@@ -17,7 +17,10 @@ from molkit.graphs import Graph
 NoiseWeighting = Literal["simple", "unbiased", "min_snr", "p2", "residual"]
 NoiseLevels = Literal["steps", "lognormal"]
 MIN_SNR = 5.0
-LEVEL_MEAN, LEVEL_SPREAD = -0.9, 1.3  # of ln(sigma / alpha) drawn "lognormal": hydrogens settle from 0.1 to 0.5 angstrom
+LEVEL_MEAN, LEVEL_SPREAD = (
+    -0.9,
+    1.3,
+)  # of ln(sigma / alpha) drawn "lognormal": hydrogens settle from 0.1 to 0.5 angstrom
 
 # features [A, n_h], positions [A, 3], t [A, 1], edge_index [2, E], batch [A], B, context -> noise in both
 Network = Callable[..., tuple[Tensor, Tensor]]

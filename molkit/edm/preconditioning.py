@@ -30,9 +30,7 @@ def standardised(config: EdmConfig, molecules: PackedMolecules) -> EdmConfig:
     """
     if config.parametrisation != "preconditioned" or config.spreads:
         return config
-    clean = encode(
-        config, torch.from_numpy(molecules.atomic_numbers), torch.from_numpy(molecules.positions).double()
-    )
+    clean = encode(config, torch.from_numpy(molecules.atomic_numbers), torch.from_numpy(molecules.positions).double())
     positions = Graph.without_edges(torch.from_numpy(molecules.num_atoms), "cpu").centre(clean.positions)
     means = clean.features.mean(0)
     variances = (clean.features - means).square().mean(0)
@@ -71,9 +69,9 @@ def residual_weights(config: EdmConfig, log_snr: Tensor) -> Tensor:
 
 
 class PreconditionedNetwork(nn.Module):
-    """Noise from an inner network's F, for y = clean state, sigma = sigma_t / alpha_t and noisy / alpha_t = y + sigma eps.
+    """Noise from an inner network's F, for clean states y and y~ = noisy / alpha_t = y + sigma eps.
 
-    With means mu and spreads s of the training data and q^2 = sigma^2 + s^2, the clean state is
+    With sigma = sigma_t / alpha_t, means mu, spreads s of the training data and q^2 = sigma^2 + s^2, the clean state is
     D = mu + (s / q)^2 (y~ - mu) + (sigma s / q) F, so the noise (y~ - D) / sigma = (y~ - mu) sigma / q^2 - (s / q) F.
     The inner network sees features (y~ - mu) / q, positions y~ s / q (angstroms at low noise) and ln(sigma) / 4.
     Source: Karras et al. 2022, table 1, per channel.

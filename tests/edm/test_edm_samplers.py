@@ -21,10 +21,12 @@ from edm_toys import (
 from molkit.edm.features import State
 from molkit.edm.samplers import (
     SAMPLERS,
+    NoiseWindow,
     ancestral_weights,
     exponential_weights,
     sampler_named,
     take_step,
+    windowed_weights,
 )
 from molkit.edm.sampling import MoleculeNoise, make_plan, sample, sample_from
 from molkit.edm.schedule import alpha, log_snr_table, sigma
@@ -34,6 +36,7 @@ from molkit.rng import fork
 
 SHORT = {"num_steps": 20, "schedule_offset": 1e-5}
 RULES = [partial(exponential_weights, churn=churn, order=order) for churn in (0.0, 0.5, 1.0, 2.0) for order in (1, 2)]
+RULES.append(partial(windowed_weights, window=NoiseWindow(0.1, 0.7, churn=3.0), order=2))
 WIDTH = 0.3  # standard deviation of the Gaussian "data"
 
 
@@ -123,6 +126,15 @@ def advance(value, weights, log_snr, clean):
     now = torch.tensor(log_snr, dtype=torch.float64)
     predicted = (value - float(alpha(now)) * clean(log_snr)) / float(sigma(now))
     return weights.noisy * value + weights.predicted * predicted
+
+
+def test_extra_noise_is_put_back_inside_its_window_only():
+    """At sigma / alpha = 0.3 the step is that of churn 3, at 0.05 and 2 that of the reverse diffusion."""
+    rule = partial(windowed_weights, window=NoiseWindow(0.1, 0.7, churn=3.0), order=2)
+    for level, churn in ((0.3, 3.0), (0.05, 1.0), (2.0, 1.0)):
+        now = torch.tensor(-2.0 * math.log(level), dtype=torch.float64)
+        expected = exponential_weights(now, now + 0.4, now - 0.3, churn=churn, order=2)
+        assert rule(now, now + 0.4, now - 0.3) == expected
 
 
 # the Gaussian, whose best prediction is linear: laws of whole chains by recursion
