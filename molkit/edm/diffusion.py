@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from molkit.edm.config import EdmConfig
-from molkit.edm.features import State, log_prob_atomic_number, log_prob_types
+from molkit.edm.features import State, channel_spreads, log_prob_atomic_number, log_prob_types
 from molkit.edm.gaussian import zero_mean_noise
-from molkit.edm.preconditioning import residual_weights
 from molkit.edm.schedule import alpha, sigma
 from molkit.graphs import Graph
 
@@ -150,6 +149,15 @@ def noise_weights(weighting: NoiseWeighting, table: Tensor, *, power: float = 1.
     if weighting == "min_snr":
         return (MIN_SNR * torch.exp(-table)).clamp(max=1.0)
     return torch.sigmoid(-table) if weighting == "p2" else torch.ones_like(table)
+
+
+def residual_weights(config: EdmConfig, log_snr: Tensor) -> Tensor:
+    """(q / s)^2 of each column at noise levels log_snr [A, 1], [A, 3 + n_h] float64.
+
+    It turns a squared error of the noise into one of the inner network's output, as noise - predicted =
+    (s / q) (F - F*).
+    """
+    return 1.0 + torch.exp(-log_snr.double()) / channel_spreads(config).to(log_snr.device).square()
 
 
 @dataclass(frozen=True)

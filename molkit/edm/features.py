@@ -34,6 +34,21 @@ def type_channels(config: EdmConfig, atomic_numbers: Tensor) -> Tensor:
     return channels
 
 
+def channel_spreads(config: EdmConfig) -> Tensor:
+    """Spread of each of the 3 + n_h columns of positions and features, [3 + n_h] float64.
+
+    Raises InvalidInput where the configuration holds none.
+    """
+    wanted = 2 + int(config.atomic_number_channel)
+    if len(config.spreads) != wanted or len(config.feature_means) != config.num_features:
+        raise InvalidInput(
+            f"a preconditioned model needs {wanted} spreads and {config.num_features} feature_means "
+            "(molkit.edm.preconditioning.standardised takes them from the training molecules)"
+        )
+    counts = torch.tensor([3, config.num_types, 1][:wanted])
+    return torch.tensor(config.spreads, dtype=torch.float64).repeat_interleave(counts)
+
+
 def encode(config: EdmConfig, atomic_numbers: Tensor, positions: Tensor) -> State:
     """Scaled state of molecules: positions / n_x, one-hot / n_c, Z / n_i; atomic_numbers [A], positions [A, 3]."""
     one_hot = torch.nn.functional.one_hot(type_channels(config, atomic_numbers), config.num_types)

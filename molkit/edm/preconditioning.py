@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from molkit.edm.config import EdmConfig
-from molkit.edm.features import State, encode
+from molkit.edm.features import State, channel_spreads, encode
 from molkit.edm.gdm import GdmNetwork
 from molkit.edm.network import EdmNetwork
 from molkit.edm.schedule import alpha, log_snr_table
@@ -42,30 +42,6 @@ def standardised(config: EdmConfig, molecules: PackedMolecules) -> EdmConfig:
         feature_means=tuple(round(float(mean), 6) for mean in means),
         spreads=tuple(round(float(spread) ** 0.5, 6) for spread in spreads),
     )
-
-
-def channel_spreads(config: EdmConfig) -> Tensor:
-    """Spread of each of the 3 + n_h columns of positions and features, [3 + n_h] float64.
-
-    Raises InvalidInput where the configuration holds none.
-    """
-    wanted = 2 + int(config.atomic_number_channel)
-    if len(config.spreads) != wanted or len(config.feature_means) != config.num_features:
-        raise InvalidInput(
-            f"a preconditioned model needs {wanted} spreads and {config.num_features} feature_means "
-            "(molkit.edm.preconditioning.standardised takes them from the training molecules)"
-        )
-    counts = torch.tensor([3, config.num_types, 1][:wanted])
-    return torch.tensor(config.spreads, dtype=torch.float64).repeat_interleave(counts)
-
-
-def residual_weights(config: EdmConfig, log_snr: Tensor) -> Tensor:
-    """(q / s)^2 of each column at noise levels log_snr [A, 1], [A, 3 + n_h] float64.
-
-    It turns a squared error of the noise into one of the inner network's output, as noise - predicted =
-    (s / q) (F - F*).
-    """
-    return 1.0 + torch.exp(-log_snr.double()) / channel_spreads(config).to(log_snr.device).square()
 
 
 class PreconditionedNetwork(nn.Module):
