@@ -1,6 +1,7 @@
 """Who may import whom: arrows point down, heavy packages stay in their rooms, and reading a method stays short."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,7 @@ def module_of(path: Path) -> str:
     return ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """Absolute names of the modules a file imports, anywhere in it, those for type checkers left out."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
