@@ -60,13 +60,16 @@ def record(
 ) -> Measurement:
     """Record a result for a claim and return it with its provenance.
 
-    value and interval are in the claim's unit; n counts what the claim counts. source_files: the molkit files that the
+    value and interval are in the claim's unit; an interval whose ends are NaN is none (one item). n counts what the
+    claim counts. source_files: the molkit files that the
     number depends on (default: those loaded in this process); data_files: the data it was computed from; the files of
     `weights` (a name in data/weights) are added. Only the profiles fast and paper are kept on disk: a smoke run or a
     notebook run by hand returns its result and writes nothing. Raises InvalidInput for an unknown claim, a number that
     is not finite or lies outside its interval, or an n that counts something else; RunError if it cannot be written.
     """
     claim = find(load_claims(study=study_of(claim_id)) if claims is None else claims, claim_id)
+    if interval is not None and all(map(math.isnan, interval)):
+        interval, interval_kind = None, "one item, no interval"
     _check(claim, float(value), interval, int(n), counts)
     sources = provenance.hash_files(provenance.loaded_source_files() if source_files is None else source_files)
     head, dirty = provenance.commit()

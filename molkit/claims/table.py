@@ -8,20 +8,45 @@ from pathlib import Path
 
 from molkit.claims.ledger import STORED_PROFILES, Claim, Measurement, load_claims, named_in_rules, select, study_of
 from molkit.claims.store import best, load_results, what_changed
-from molkit.claims.verdicts import CONSISTENT, DIFFERS, DIRECTION, NOT_ATTEMPTED, REPRODUCED, VERDICTS, Verdict, judge
-from molkit.claims.wording import cost_text, count_text, ours_text, published_text, rule_text, run_text
+from molkit.claims.verdicts import (
+    CONSISTENT,
+    DIFFERS,
+    DIRECTION,
+    NOT_ATTEMPTED,
+    NOT_COMPARABLE,
+    REPRODUCED,
+    UNDECIDED,
+    VERDICTS,
+    Verdict,
+    differences,
+    judge,
+)
+from molkit.claims.wording import cost_text, count_text, order_text, ours_text, published_text, rule_text, run_text
 
 COLUMNS = ("Claim", "Published", "Ours", "n", "Profile", "Verdict", "Cost")
 THIS_RUN = "This run (no verdict)"
-COLOURS = {REPRODUCED: "#009E73", CONSISTENT: "#56B4E9", DIRECTION: "#E69F00", DIFFERS: "#D55E00"}  # Okabe and Ito
-COLOURS[NOT_ATTEMPTED] = "#767676"
-BADGE_WORDS = {REPRODUCED: "reproduced", CONSISTENT: "at reduced scale", DIRECTION: "direction", DIFFERS: "differ"}
-BADGE_WORDS[NOT_ATTEMPTED] = "not attempted"
+COLOURS = {  # Okabe and Ito
+    REPRODUCED: "#009E73",
+    CONSISTENT: "#56B4E9",
+    DIRECTION: "#E69F00",
+    UNDECIDED: "#F0E442",
+    NOT_COMPARABLE: "#CC79A7",
+    DIFFERS: "#D55E00",
+    NOT_ATTEMPTED: "#767676",
+}
+DARK_INK = (CONSISTENT, DIRECTION, UNDECIDED, NOT_COMPARABLE)  # on these colours black is read more easily than white
+BADGE_WORDS = {word: word for word in VERDICTS} | {CONSISTENT: "at reduced scale", DIRECTION: "direction"}
+BADGE_WORDS |= {NOT_COMPARABLE: "not comparable", DIFFERS: "differ"}
 MEANINGS = {
-    REPRODUCED: "the acceptance rule is met with at least the paper's n, on its kind of data and weights",
-    CONSISTENT: "the rule is met, with fewer samples, other data, or a smaller or shorter-trained model",
-    DIRECTION: "the rule is not met, but the result lies on the paper's side of the baseline named in the rule",
-    DIFFERS: "the rule is not met",
+    REPRODUCED: "the acceptance rule is met with at least the paper's n, on its kind of data and weights, or by an "
+    "exact count",
+    CONSISTENT: "the rule is met and the interval reaches the published value (of an order: the intervals are apart), "
+    "with fewer samples, other data, or a smaller or shorter-trained model",
+    DIRECTION: "the rule is not met, but the whole interval lies on the paper's side of the baseline named in the rule",
+    UNDECIDED: "the interval is too wide to tell, the intervals of an order overlap, or fewer than eight items stand "
+    "behind it",
+    NOT_COMPARABLE: "the rule is not met, and something was smaller than the paper's: what, is said beside it",
+    DIFFERS: "the rule is not met at the paper's scale",
     NOT_ATTEMPTED: "no result that could be judged; the reason is given",
 }
 
@@ -30,11 +55,13 @@ BOOK_ORDER = ("edm", "cgcf", "mofdft", "relaxation")
 
 @dataclass(frozen=True)
 class Row:
-    """One claim with the result that stands for it and the verdict on it."""
+    """One claim with the result that stands for it, that result in words, and the verdict on it."""
 
     claim: Claim
     measurement: Measurement | None
     verdict: Verdict
+    than: tuple[Claim, ...] = ()  # those that an order compares with
+    ours: str = "–"
 
 
 @dataclass(frozen=True)
@@ -56,7 +83,8 @@ class LedgerTable:
         for row in self.rows:
             cells = _cells(row)
             now = self.this_run.get(row.claim.measured_as or row.claim.id)
-            lines.append((*cells[:2], ours_text(row.claim, now, count=True), *cells[2:]))
+            text = _ours(row.claim, now, row.than, self.this_run)
+            lines.append((*cells[:2], f"{text} ({count_text(now)})" if now else text, *cells[2:]))
         return columns, lines
 
     def markdown(self) -> str:
@@ -97,7 +125,8 @@ def ledger_rows(
         measurement = standing.get(measured)
         stale = what_changed(measurement, claims[measured]) if measurement else ()
         verdict = judge(claim, measurement, claims=claims, measurements=standing, stale=stale)
-        rows.append(Row(claim, measurement, verdict))
+        than = tuple(claims[name] for name in claim.accept.than)
+        rows.append(Row(claim, measurement, verdict, than, _ours(claim, measurement, than, standing)))
     return rows
 
 
@@ -117,7 +146,7 @@ def table_of(measurements: Sequence[Measurement]) -> LedgerTable:
 
 
 def count_verdicts(rows: Sequence[Row]) -> dict[str, int]:
-    """How many rows have each of the five verdicts, and `stale`: those of them whose result is stale."""
+    """How many rows have each of the seven verdicts, and `stale`: those of them whose result is stale."""
     counts = {word: sum(row.verdict.word == word for row in rows) for word in VERDICTS}
     return counts | {"stale": sum(bool(row.verdict.stale) for row in rows)}
 
@@ -188,7 +217,7 @@ def badge_svg(rows: Sequence[Row] | None = None) -> str:
     shapes, left = "", 0
     for text, colour in parts:
         width = 12 + round(6.6 * len(text))
-        ink = "#000" if colour in (COLOURS[CONSISTENT], COLOURS[DIRECTION]) else "#fff"
+        ink = "#000" if colour in [COLOURS[word] for word in DARK_INK] else "#fff"
         shapes += f'<rect x="{left}" width="{width}" height="20" fill="{colour}"/>'
         shapes += f'<text x="{left + width / 2:g}" y="14" fill="{ink}" text-anchor="middle">{escape(text)}</text>'
         left += width
@@ -204,12 +233,21 @@ def write_badge(path: Path, rows: Sequence[Row] | None = None) -> None:
     path.write_text(badge_svg(rows), encoding="utf-8")
 
 
+def _ours(
+    claim: Claim, result: Measurement | None, than: Sequence[Claim], measurements: Mapping[str, Measurement]
+) -> str:
+    """What we found: a value with its interval, or of an order the differences that it is judged by."""
+    if result is None or claim.accept.kind != "order":
+        return ours_text(claim, result)
+    return order_text(claim, differences(claim, result, {other.id: other for other in than}, measurements))
+
+
 def _cells(row: Row) -> tuple[str, ...]:
     claim, result = row.claim, row.measurement
     if result is None:
         return claim.label, published_text(claim), "–", "–", "–", str(row.verdict), "–"
-    ours, n = ours_text(claim, result), f"{result.n:,} {result.counts}"
-    return claim.label, published_text(claim), ours, n, result.profile, str(row.verdict), cost_text(result)
+    n = f"{result.n:,} {result.counts}"
+    return claim.label, published_text(claim), row.ours, n, result.profile, str(row.verdict), cost_text(result)
 
 
 def _verdict_html(verdict: Verdict) -> str:
@@ -244,8 +282,8 @@ def _html_table(
         cells = [
             _stacked(escape(claim.label), below),
             _tight(published_text(claim)),
-            *([_stacked(_tight(ours_text(claim, now)), count_text(now))] if this_run else []),
-            _stacked(_tight(ours_text(claim, result)), count_text(result) + (f", {result.profile}" if result else "")),
+            *([_stacked(_tight(_ours(claim, now, row.than, this_run)), count_text(now))] if this_run else []),
+            _stacked(_tight(row.ours), count_text(result) + (f", {result.profile}" if result else "")),
             _verdict_html(row.verdict),
             _stacked(escape(cost_text(result)), run_text(result) if with_rules else ""),
         ]

@@ -1,6 +1,9 @@
 """Claims and results in words, as tables show them."""
 
+from collections.abc import Sequence
+
 from molkit.claims.ledger import Claim, Measurement
+from molkit.claims.verdicts import FEWEST_FOR_AN_ORDER, Difference
 
 
 def published_text(claim: Claim) -> str:
@@ -23,24 +26,40 @@ def rule_text(claim: Claim) -> str:
         "within": f"within {margin} of it" if rule.tolerance else "equal to it",
         "at_least": f"at least {bound}",
         "at_most": f"at most {bound}",
-        "order": f"{claim.direction} than {', '.join(rule.than)} beyond the interval",
+        "order": f"{claim.direction} than {', '.join(rule.than)}, intervals apart",
         "not_measurable": "nothing to measure",
     }[rule.kind]
-    return f"accepted if {words}" + (f", n at least {rule.min_n:,}" if rule.min_n > 1 else "")
+    fewest = max(rule.min_n, FEWEST_FOR_AN_ORDER) if rule.kind == "order" else rule.min_n
+    return f"accepted if {words}" + (f", n at least {fewest:,}" if fewest > 1 else "")
 
 
-def ours_text(claim: Claim, result: Measurement | None, *, count: bool = False) -> str:
+def ours_text(claim: Claim, result: Measurement | None) -> str:
     """Our value with its interval."""
     if result is None:
         return "–"
     ends = [] if result.interval is None or result.interval_kind == "exact" else result.interval
     interval = f" [{', '.join(_number(end, claim.decimals) for end in ends)}]" if ends else ""
-    return f"{_number(result.value, claim.decimals)}{interval}{_unit(claim)}{f' (n = {result.n:,})' if count else ''}"
+    return f"{_number(result.value, claim.decimals)}{interval}{_unit(claim)}"
+
+
+def order_text(claim: Claim, found: Sequence[Difference]) -> str:
+    """What an order is judged by: ours less each of the others, with its interval."""
+    unit = " points" if claim.unit == "%" else _unit(claim)
+    parts = []
+    for one in found:
+        ends = ", ".join(_number(end, claim.decimals) for end in one.interval or ())
+        itself = one.other.value == 0.0 and one.other.attempt == "none"  # the line that a difference is compared with
+        of_what = "" if itself else f" against {one.other.label}"
+        parts.append(f"{_number(one.value, claim.decimals)}{f' [{ends}]' if ends else ''}{unit}{of_what}")
+    return "; ".join(parts) or "–"
 
 
 def count_text(result: Measurement | None) -> str:
     """n and what it counts."""
-    return "" if result is None else f"n = {result.n:,} {result.counts}"
+    if result is None:
+        return ""
+    alone = ", no interval" if result.n == 1 and result.interval is None and result.interval_kind != "exact" else ""
+    return f"n = {result.n:,} {result.counts}{alone}"
 
 
 def cost_text(result: Measurement | None) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -66,7 +67,7 @@ def score(
         report = {"file": str(file), "rule": rule, "score": ours.as_dict(), "qm9_test": data and data.as_dict()}
         report["skipped"] = [{"index": index, "reason": reason} for index, reason in sorted(skipped.items())]
         report["counting_skipped_as_failures"] = _with_failures(ours, len(skipped))
-        click.echo(json.dumps({**report, **extras, "note": note}, indent=2))
+        click.echo(json.dumps(_without_nan({**report, **extras, "note": note}), indent=2, allow_nan=False))
     else:
         _print_table(file.name, ours, data, note)
         _print_extras(extras)
@@ -177,9 +178,19 @@ def _print_table(name: str, ours: Score, data: Score | None, note: str) -> None:
     click.echo(note)
 
 
+def _without_nan(value: Any) -> Any:
+    """The same with null for the ends of an interval that a single molecule does not have: JSON knows no NaN."""
+    if isinstance(value, dict):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
 def _cell(row: Score, key: str) -> str:
     interval = getattr(row, key)
     if interval is None:
         return "-"
     percent = interval.scaled(100.0)
-    return f"{percent.value:.1f}  [{percent.low:.1f}, {percent.high:.1f}]"
+    ends = f"[{percent.low:.1f}, {percent.high:.1f}]" if percent.known else "(n = 1, no interval)"
+    return f"{percent.value:.1f}  {ends}"

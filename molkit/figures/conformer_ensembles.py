@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from molkit.data.ensembles import WHAT, Ensemble
 from molkit.figures.style import BLACK, BLUE, GREEN, ORANGE, SKY, VERMILION, panels
-from molkit.figures.tables import html_table
+from molkit.figures.tables import html_table, with_interval
 from molkit.figures.view3d import show_grid
 from molkit.geometry import superpose
 from molkit.metrics.conformers import Summary
@@ -82,17 +82,13 @@ def baseline_table(found: Baselines) -> "HTML":
 def _cells(row: BaselineRow) -> tuple[str, ...]:
     cov_r, mat_r = row.summary("cov_recall"), row.summary("mat_recall")
     cov_p, mat_p = row.summary("cov_precision"), row.summary("mat_precision")
-    spread = "–" if row.spread is None else f"{row.spread.value:.2f}\n[{row.spread.low:.2f}, {row.spread.high:.2f}]"
     shown = [*_shown(cov_r, 100.0, 1), *_shown(mat_r, 1.0, 3), *_shown(cov_p, 100.0, 1), *_shown(mat_p, 1.0, 3)]
-    return (row.title, *shown, spread, str(cov_r.num_failed), f"{1000 * row.seconds_per_conformer:.1f}")
+    milliseconds = f"{1000 * row.seconds_per_conformer:.1f}"
+    return (row.title, *shown, with_interval(row.spread), str(cov_r.num_failed), milliseconds)
 
 
 def _shown(one: Summary, factor: float, digits: int) -> tuple[str, str]:
-    mean = one.mean.scaled(factor)
-    return (
-        f"{mean.value:.{digits}f}\n[{mean.low:.{digits}f}, {mean.high:.{digits}f}]",
-        f"{factor * one.median:.{digits}f}",
-    )
+    return with_interval(one.mean, digits, factor=factor), f"{factor * one.median:.{digits}f}"
 
 
 def coverage_curves(found: Baselines) -> Figure:

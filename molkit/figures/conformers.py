@@ -7,9 +7,8 @@ from IPython.display import HTML
 from matplotlib.figure import Figure
 
 from molkit.figures import style
-from molkit.figures.tables import html_table, stacked
+from molkit.figures.tables import html_table, stacked, with_interval
 from molkit.figures.view3d import show_grid
-from molkit.metrics.statistics import Interval
 from molkit.molecule import Molecule
 from molkit.studies.conformer_choices import choices
 from molkit.studies.conformers import ARMS, ConformerStudy, arms_of, by_molecule, difference, mean_of, what_data
@@ -51,8 +50,8 @@ def film_figure(found: Film, *, num_shown: int = 4) -> Figure:
 def likelihood_table(found: Likelihood) -> HTML:
     """Negative log-likelihood per pair."""
     rows = [
-        ["with the noise of training", interval_text(found.noised, 3)],
-        ["clean distances", interval_text(found.clean, 3)],
+        ["with the noise of training", with_interval(found.noised, 3)],
+        ["clean distances", with_interval(found.clean, 3)],
     ]
     caption = (
         f"−log p(d|G) per pair, exact traces, {found.num_molecules} held-back QM9 minima (95 % over molecules). "
@@ -121,7 +120,7 @@ def coverage_table(study: ConformerStudy) -> HTML:
         ("mat_precision", 3, 1.0),
     )
     rows = [
-        [ARMS[arm], *(interval_text(mean_of(study, arm, name), digits, factor) for name, digits, factor in measures)]
+        [ARMS[arm], *(with_interval(mean_of(study, arm, name), digits, factor) for name, digits, factor in measures)]
         for arm in arms_of(study)
     ]
     setting = study.setting
@@ -183,7 +182,7 @@ def difference_table(study: ConformerStudy, pairs: Sequence[tuple[str, str]]) ->
     for arm, other in pairs:
         if {arm, other} <= set(arms_of(study)):
             cov, mat = (difference(study, arm, other, name) for name in ("cov_recall", "mat_recall"))
-            rows.append([f"{ARMS[arm]} less {ARMS[other]}", interval_text(cov, 1, 100.0), interval_text(mat, 3)])
+            rows.append([f"{ARMS[arm]} less {ARMS[other]}", with_interval(cov, 1, 100.0), with_interval(mat, 3)])
     caption = f"Paired differences, {len(study.molecules)} molecules, 95 % bootstrap over molecules."
     return html_table(["", "COV-R, points", "MAT-R, Å"], rows, caption=caption)
 
@@ -210,7 +209,7 @@ def choice_table(
     for line in zip(*found, strict=True):
         cells = [line[0].name]
         for one, (_, digits, factor) in zip(line, columns, strict=True):
-            cells.append(interval_text(one.change or one.mean, digits, factor))
+            cells.append(with_interval(one.change or one.mean, digits, factor))
         rows.append(cells)
     setting = studies[0].setting
     seeds = f"{len(setting.seeds)} seed{'s' if len(setting.seeds) > 1 else ''}"
@@ -246,9 +245,9 @@ def objective_table(study: ObjectiveStudy) -> HTML:
     rows = [
         [
             "as published (matching)",
-            *("", interval_text(mean_of_flow(start, "noised"), 3), interval_text(mean_of_flow(start, "clean"), 3)),
-            interval_text(mean_of_flow(start, "flow cov_recall"), 1, 100.0),
-            interval_text(mean_of_flow(start, "flow mat_recall"), 3),
+            *("", with_interval(mean_of_flow(start, "noised"), 3), with_interval(mean_of_flow(start, "clean"), 3)),
+            with_interval(mean_of_flow(start, "flow cov_recall"), 1, 100.0),
+            with_interval(mean_of_flow(start, "flow mat_recall"), 3),
         ]
     ]
     for row in others:
@@ -256,10 +255,10 @@ def objective_table(study: ObjectiveStudy) -> HTML:
             [
                 f"change by {row.steps:,} steps of {row.objective}",
                 f"{row.passes:,}",
-                interval_text(change(row, start, "noised"), 3),
-                interval_text(change(row, start, "clean"), 3),
-                interval_text(change(row, start, "flow cov_recall"), 1, 100.0),
-                interval_text(change(row, start, "flow mat_recall"), 3),
+                with_interval(change(row, start, "noised"), 3),
+                with_interval(change(row, start, "clean"), 3),
+                with_interval(change(row, start, "flow cov_recall"), 1, 100.0),
+                with_interval(change(row, start, "flow mat_recall"), 3),
             ]
         )
     cost = study.milliseconds
@@ -271,11 +270,3 @@ def objective_table(study: ObjectiveStudy) -> HTML:
     )
     head = ["flow", "conformers seen", "−log p, noised", "−log p, clean", "COV-R, %", "MAT-R, Å"]
     return html_table(head, rows, caption=caption)
-
-
-def interval_text(interval: Interval | None, digits: int, factor: float = 1.0) -> str:
-    """A value with its interval on a second line, with true minus signs."""
-    if interval is None:
-        return "–"
-    value, low, high = (f"{factor * part:.{digits}f}" for part in (interval.value, interval.low, interval.high))
-    return f"{value}\n[{low}, {high}]".replace("-", "\u2212")

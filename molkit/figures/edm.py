@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from molkit.figures.style import DATA_COLOUR, GREEN, MODEL_COLOUR, ORANGE, PAPER_COLOUR, PURPLE, panels
-from molkit.figures.tables import html_table, nats, percent
+from molkit.figures.tables import html_table, percent, with_interval
 from molkit.figures.view3d import show_grid, show_trajectory
 from molkit.studies.edm_generation import Film, LiveSamples, Shapes, SizeCurve, StabilityTable
 from molkit.studies.edm_likelihood import BoundResult, StepCurve, positions_constant
@@ -176,7 +176,7 @@ def octave_means(passes: np.ndarray, values: np.ndarray, *, per_octave: int = 4)
 def bound_table(result: BoundResult) -> "HTML":
     """The terms of the bound in nats per molecule."""
     terms = {**result.terms, "bound on −log p(x, h, M)": result.nll.mean}
-    rows = [(label, nats(term.value), f"[{nats(term.low)}, {nats(term.high)}]") for label, term in terms.items()]
+    rows = [(label, *with_interval(term).split("\n")) for label, term in terms.items()]
     return html_table(
         ("term", "nats per molecule", "95 % interval"),
         rows,

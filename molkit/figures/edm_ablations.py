@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from molkit.claims.ledger import find, load_claims
 from molkit.figures.style import DATA_COLOUR, GREEN, MODEL_COLOUR, ORANGE, PAPER_COLOUR, PURPLE, SKY, panels
-from molkit.figures.tables import html_table, nats, percent
+from molkit.figures.tables import html_table, nats, percent, with_interval
 from molkit.figures.view3d import show_grid
 from molkit.metrics.statistics import Interval
 from molkit.molecule import PackedMolecules
@@ -36,7 +36,7 @@ def arms_table(found: Ablations, references: Sequence[Reference]) -> "HTML":
             percent(row.score.atom_stability),
             percent(row.score.molecule_stability),
             percent(row.score.validity),
-            _nats(row.nll),
+            with_interval(row.nll, 1),
         )
         for row in references
     ]
@@ -65,7 +65,7 @@ def _arm_row(arm: Arm) -> tuple[str, ...]:
         f"{arm.mean('passes') / 1e3:,.0f} k",
         f"{arm.mean('cpu_seconds'):.0f} s",
         *shares,
-        _nats(arm.figures.get("nll")),
+        with_interval(arm.figures.get("nll"), 1),
     )
 
 
@@ -78,19 +78,21 @@ def _published_row(label: str, prefix: str) -> tuple[str, ...]:
     return (f"{label}, published", *("–",) * 4, *values, nats(find(claims, f"{prefix}.nll").value, 1))
 
 
-def _nats(interval: Interval | None) -> str:
-    if interval is None:
-        return "–"
-    return f"{nats(interval.value, 1)}\n[{nats(interval.low, 1)}, {nats(interval.high, 1)}]"
-
-
 def differences_table(found: Ablations) -> "HTML":
     """Every arm minus EDM at the same training."""
     atoms, bounds = found.differences("atom_stability"), found.differences("nll")
     rows = []
     for label in dict.fromkeys([*atoms, *bounds]):
         shares = atoms[label].scaled(100.0) if label in atoms else None
-        rows.append((label, _signed(shares), _verdict(shares), _signed(bounds.get(label)), _verdict(bounds.get(label))))
+        rows.append(
+            (
+                label,
+                with_interval(shares, 1, signed=True),
+                _verdict(shares),
+                with_interval(bounds.get(label), 1, signed=True),
+                _verdict(bounds.get(label)),
+            )
+        )
     return html_table(
         ("arm minus EDM", "atoms stable, points", "", "NLL, nats", ""),
         rows,
@@ -99,17 +101,10 @@ def differences_table(found: Ablations) -> "HTML":
     )
 
 
-def _signed(interval: Interval | None) -> str:
-    if interval is None:
-        return "–"
-    parts = [f"{value:+.1f}".replace("-", "\u2212") for value in (interval.value, interval.low, interval.high)]
-    return f"{parts[0]}\n[{parts[1]}, {parts[2]}]"
-
-
 def _verdict(interval: Interval | None) -> str:
     if interval is None:
         return ""
-    return "not shown" if interval.low <= 0.0 <= interval.high else ("higher" if interval.value > 0 else "lower")
+    return "higher" if interval.low > 0.0 else "lower" if interval.high < 0.0 else "not shown"
 
 
 def arms(found: Ablations) -> Figure:
@@ -182,14 +177,13 @@ def orientation_table(rows: Sequence[Orientation]) -> "HTML":
     """Noise error as stored and turned at random."""
     return html_table(
         ("", "as in the file", "turned at random", "ratio"),
-        [(row.label, *(_plain(interval) for interval in (row.as_stored, row.turned, row.ratio))) for row in rows],
+        [
+            (row.label, *(with_interval(interval, 3) for interval in (row.as_stored, row.turned, row.ratio)))
+            for row in rows
+        ],
         caption=f"Mean squared error per noise component of {rows[0].num_molecules:,} test molecules, one random step "
         "each, the same in both columns; 95 % intervals by bootstrap over molecules.",
     )
-
-
-def _plain(interval: Interval) -> str:
-    return f"{interval.value:.3f}\n[{interval.low:.3f}, {interval.high:.3f}]"
 
 
 def readability(curves: Readability) -> Figure:
@@ -217,7 +211,13 @@ def checks_table(checks: Sequence[Check]) -> "HTML":
     return html_table(
         ("", "stored", "this page", "test molecules here", "seconds"),
         [
-            (check.label, _nats(check.stored), _nats(check.now), f"{check.num_molecules:,}", f"{check.seconds:.0f}")
+            (
+                check.label,
+                with_interval(check.stored, 1),
+                with_interval(check.now, 1),
+                f"{check.num_molecules:,}",
+                f"{check.seconds:.0f}",
+            )
             for check in checks
         ],
         caption="NLL in nats of the shipped weights (first seed, half precision), 95 % intervals over molecules.",

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from molkit.claims.ledger import Claim, load_claims
 from molkit.data.qm9_labels import PROPERTIES
 from molkit.figures.style import BLACK, GREEN, MODEL_COLOUR, ORANGE, PAPER_COLOUR, panels
-from molkit.figures.tables import html_table
+from molkit.figures.tables import html_table, with_interval
 from molkit.figures.view3d import show_grid
 from molkit.metrics.statistics import Interval
 from molkit.studies.edm_conditional import GUIDED, LABELS, ROWS, ErrorTable, Sweep, property_of
@@ -27,7 +27,7 @@ def error_table(result: ErrorTable) -> "HTML":
         if row in ROWS:
             published = [_published(claims, row, p.name) for p in PROPERTIES]
             rows.append((f"{LABELS[row]} (published)", "10,000", *published))
-        cells = [_cell(result.errors[row][p.name], DIGITS[p.name]) for p in PROPERTIES]
+        cells = [with_interval(result.errors[row][p.name], DIGITS[p.name]) for p in PROPERTIES]
         rows.append((f"{LABELS[row]} (here)", f"{result.counts[row]:,}", *cells))
     return html_table(
         ("", "n", *[f"{p.symbol} ({p.table_unit})" for p in PROPERTIES]),
@@ -44,17 +44,13 @@ def _published(claims: Mapping[str, Claim], row: str, name: str) -> str:
     return f"{value:.{DIGITS[name]}f}"
 
 
-def _cell(error: Interval, digits: int) -> str:
-    return f"{error.value:.{digits}f}\n[{error.low:.{digits}f}, {error.high:.{digits}f}]"
-
-
 def _stable(result: ErrorTable, row: str) -> str:
     atoms, molecules = result.stability[row]
     return f"{_percent(molecules)} of the molecules, {_percent(atoms)} of the atoms"
 
 
 def _percent(share: Interval) -> str:
-    return f"{100 * share.value:.1f} % [{100 * share.low:.1f}, {100 * share.high:.1f}]"
+    return with_interval(share, 1, factor=100.0, between=" % ")
 
 
 def relative_errors(result: ErrorTable) -> Figure:

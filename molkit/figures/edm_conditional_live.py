@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 from molkit.data.qm9_labels import NAMES, PROPERTIES
 from molkit.figures.edm_conditional import DIGITS
 from molkit.figures.style import BLACK, BLUE, GREEN, ORANGE, panels
-from molkit.figures.tables import html_table
+from molkit.figures.tables import html_table, with_interval
 from molkit.figures.view3d import show_grid
-from molkit.metrics.statistics import Interval, bootstrap_interval
+from molkit.metrics.statistics import bootstrap_interval
 from molkit.studies.edm_conditional_live import ContextBounds, Request, Roles, SizeShift, in_words
 
 if TYPE_CHECKING:
@@ -72,11 +72,7 @@ def request_table(results: list[Request]) -> "HTML":
 
 
 def _mean(values: np.ndarray, factor: float, name: str) -> str:
-    return _with_ends(bootstrap_interval(values).scaled(factor), min(DIGITS[name], 1))
-
-
-def _with_ends(value: Interval, digits: int) -> str:
-    return f"{value.value:.{digits}f}\n[{value.low:.{digits}f}, {value.high:.{digits}f}]"
+    return with_interval(bootstrap_interval(values).scaled(factor), min(DIGITS[name], 1))
 
 
 def request_gallery(result: Request, *, count: int = 8) -> "HTML":
@@ -93,7 +89,7 @@ def bounds_table(result: ContextBounds) -> "HTML":
     rows = []
     for name, value in result.bounds.items():
         change = result.changes.get(name)
-        rows.append((TOLD[name], _with_ends(value, 2), "" if change is None else _with_ends(change, 2)))
+        rows.append((TOLD[name], with_interval(value, 2), "" if change is None else with_interval(change, 2)))
     return html_table(
         ("the model is", "bound on -log p (nats)", "against nothing told"),
         rows,

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from molkit.figures.style import BLACK, MODEL_COLOUR, ORANGE, SKY, panels
-from molkit.figures.tables import html_table, percent
+from molkit.figures.tables import html_table, percent, with_interval
 from molkit.figures.view3d import show_grid
 from molkit.metrics.statistics import Interval
 from molkit.metrics.strain import StrainResult
@@ -84,9 +84,9 @@ def strain_table(results: Mapping[str, StrainResult]) -> "HTML":
             label,
             f"{r.num_molecules:,}",
             *(percent(r.share(n)) for n in (r.num_odd, r.num_failed, r.num_not_converged)),
-            _median(r.energy_drop, 1),
+            with_interval(r.energy_drop, 1),
             _range(r.quartiles, 1),
-            _median(r.rmsd, 3),
+            with_interval(r.rmsd, 3),
             _range(r.rmsd_quartiles, 3),
             f"{r.num_bonds_changed} of {r.num_counted}",
         )
@@ -106,10 +106,6 @@ def strain_table(results: Mapping[str, StrainResult]) -> "HTML":
 
 def _range(ends: tuple[float, float] | None, digits: int) -> str:
     return "–" if ends is None else f"{ends[0]:.{digits}f} – {ends[1]:.{digits}f}"
-
-
-def _median(value: Interval | None, digits: int) -> str:
-    return "–" if value is None else f"{value.value:.{digits}f}\n[{value.low:.{digits}f}, {value.high:.{digits}f}]"
 
 
 def pose_table(rows: Sequence[PoseChecks]) -> "HTML":
@@ -145,4 +141,4 @@ def distance_table(rows: Sequence[KindDistance]) -> "HTML":
 
 def _distance(value: Interval | None, unit: str) -> str:
     digits = 4 if unit == "Å" else 2
-    return _median(value, digits)
+    return with_interval(value, digits)

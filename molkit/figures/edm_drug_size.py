@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from molkit.figures.style import DATA_COLOUR, MODEL_COLOUR, ORANGE, SKY, panels
-from molkit.figures.tables import html_table, nats, percent
+from molkit.figures.tables import html_table, percent, with_interval
 from molkit.figures.view3d import show_grid, show_trajectory
 from molkit.metrics.statistics import Interval
 from molkit.studies.edm_drug_size import (
@@ -174,9 +174,9 @@ def energy_table(rows: Sequence[EnergyRow]) -> "HTML":
             row.label,
             f"{row.num_molecules:,}",
             f"{row.num_energies:,}",
-            _kcal(row.median),
-            _kcal(row.distance),
-            _kcal(row.null),
+            with_interval(row.median, 1),
+            with_interval(row.distance, 1),
+            with_interval(row.null, 1),
             " / ".join(str(row.failures[word]) for word in row.failures),
         )
         for row in rows
@@ -194,7 +194,13 @@ def bound_table(rows: Sequence[BoundRow]) -> "HTML":
     """The bound on trained and held-back molecules."""
     head = ("split", "molecules", "nats per molecule", "nats per atom", "left out: size not in the training part")
     cells = [
-        (row.split, f"{row.num_molecules}", _nats(row.per_molecule, 1), _nats(row.per_atom, 2), f"{row.unseen_sizes}")
+        (
+            row.split,
+            f"{row.num_molecules}",
+            with_interval(row.per_molecule, 1),
+            with_interval(row.per_atom, 2),
+            f"{row.unseen_sizes}",
+        )
         for row in rows
     ]
     return html_table(
@@ -222,13 +228,3 @@ def composition(shares: Mapping[str, Mapping[str, float]]) -> Figure:
 
 def _ends(share: Interval) -> tuple[float, float, float]:
     return share.value, share.low, share.high
-
-
-def _kcal(value: Interval | None) -> str:
-    if value is None:
-        return "–"
-    return f"{nats(value.value, 1)}\n[{nats(value.low, 1)}, {nats(value.high, 1)}]"
-
-
-def _nats(value: Interval, digits: int) -> str:
-    return f"{nats(value.value, digits)}\n[{nats(value.low, digits)}, {nats(value.high, digits)}]"

@@ -11,8 +11,7 @@ from molkit.edm.grids import grid_steps
 from molkit.edm.model import load
 from molkit.edm.samplers import ANCESTRAL, DEFAULT
 from molkit.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, panels
-from molkit.figures.tables import Text, html_table, percent
-from molkit.metrics.statistics import Interval
+from molkit.figures.tables import Text, html_table, percent, with_interval
 from molkit.studies.edm_fewer_steps import (
     ArmResult,
     FewerSteps,
@@ -163,7 +162,7 @@ def losses_table(entries: Sequence[tuple[ArmResult, Loss]], *, largest: int = 10
             arm.sampler,
             str(arm.calls),
             f"{arm.requested:,}",
-            _points_of(lost.interval),
+            with_interval(lost.interval, signed=True),
             f"{lost.pairs:,}" if lost.pairs else "–",
             "–" if lost.agreement is None else f"{lost.agreement:.2f}",
             lost.verdict,
@@ -201,18 +200,13 @@ def _both(arm: ArmResult) -> tuple[str, str]:
     return percent(arm.molecule_stability), percent(arm.atom_stability)
 
 
-def _points_of(interval: Interval) -> str:
-    text = f"{interval.value:+.2f}\n[{interval.low:+.2f}, {interval.high:+.2f}]"
-    return text.replace("-", MINUS)
-
-
 def verdict(study: FewerSteps, losses: Sequence[tuple[ArmResult, Loss]], *, weights: str) -> Text:
     """Whether the default meets the bar, down to how many calls each sampler does, and whose numbers these are."""
     entries = {(arm.sampler, arm.calls): lost for arm, lost in losses}
     lines = []
     default = entries.get((DEFAULT.sampler, DEFAULT.num_calls))
     if default is not None:
-        lost = _points_of(default.interval).replace("\n", " ")
+        lost = with_interval(default.interval, signed=True).replace("\n", " ")
         setting = f"{DEFAULT.sampler} with {DEFAULT.num_calls} calls"
         lines.append(f"Default of molkit sample, {setting}: bar {default.verdict}; points lost: {lost}")
     for name in COLOURS:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from molkit.figures.tables import html_table
+from molkit.figures.tables import html_table, with_interval
 from molkit.studies.edm_engine import PairedComparison
 from molkit.studies.edm_speed import ParityRow, SpeedRow
 
@@ -87,7 +87,7 @@ def trajectories_table(comparisons: Mapping[str, PairedComparison]) -> "HTML":
                     f"{c.num_chains:,}",
                     f"{100 * shares[0]:.1f} %",
                     f"{100 * shares[1]:.1f} %",
-                    f"{d.value:+.2f} [{d.low:+.2f}, {d.high:+.2f}]",
+                    with_interval(d, signed=True, between=" "),
                     f"{c.discordant[0]} / {c.discordant[1]}" if what == "molecules" else "",
                 )
             )

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from molkit.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILION, panels
-from molkit.figures.tables import html_table, nats, percent
+from molkit.figures.tables import html_table, nats, percent, with_interval
 from molkit.metrics.score import Score
 from molkit.metrics.statistics import Interval
 from molkit.studies.edm_training_methods import TITLES, Cost, Curve, Row, Trial
@@ -30,7 +30,7 @@ def methods_table(rows: Sequence[Row], *, untrained: Score, data: Score, protoco
         seconds += f"\n[{min(row.cpu_seconds):.0f}, {max(row.cpu_seconds):.0f}]"
         shares = (percent(row.atom_stability), percent(row.molecule_stability))
         count = f"{row.trainings}{failed}"
-        lines.append((TITLES[row.arm], count, seconds, f"{row.passes / 1000:.0f}", *shares, _bound(row.nll)))
+        lines.append((TITLES[row.arm], count, seconds, f"{row.passes / 1000:.0f}", *shares, with_interval(row.nll, 1)))
     lines.append(("QM9 itself", "–", "–", "–", *map(percent, (data.atom_stability, data.molecule_stability)), "–"))
     return html_table(
         ("", "trainings", "CPU s of one", "passes / 1000", "atoms stable (%)", "molecules stable (%)", "NLL (nats)"),
@@ -39,10 +39,6 @@ def methods_table(rows: Sequence[Row], *, untrained: Score, data: Score, protoco
         "that hold the scatter of the scored molecules and, of several trainings, that between them. A flow has no "
         "variational bound of this kind, hence the dash.",
     )
-
-
-def _bound(value: Interval | None) -> str:
-    return "–" if value is None else f"{nats(value.value, 1)}\n[{nats(value.low, 1)}, {nats(value.high, 1)}]"
 
 
 def methods_figure(rows: Sequence[Row]) -> Figure:

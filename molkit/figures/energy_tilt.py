@@ -9,8 +9,7 @@ from matplotlib.figure import Figure
 
 from molkit.data.ensembles import WHAT
 from molkit.figures import style
-from molkit.figures.conformers import interval_text
-from molkit.figures.tables import html_table, stacked
+from molkit.figures.tables import html_table, stacked, with_interval
 from molkit.figures.view3d import show_grid
 from molkit.metrics.statistics import Interval
 from molkit.studies import distance_distributions as distances
@@ -34,7 +33,7 @@ ARM_STYLE = {
 
 def level_table(levels: Sequence[Level], num_molecules: int) -> HTML:
     """Bond lengths along the bridge."""
-    rows = [[f"{one.share:g}", interval_text(one.deviation, 4)] for one in levels]
+    rows = [[f"{one.share:g}", with_interval(one.deviation, 4)] for one in levels]
     caption = f"Root mean square deviation of bond lengths from the data; {num_molecules} held-back QM9 minima, 95 %."
     return html_table(["share of noise", "deviation of bonds, Å"], rows, caption=caption)
 
@@ -81,17 +80,17 @@ def tilt_table(rows: Sequence[TiltRow]) -> HTML:
     shapes = [
         [
             f"{row.search}, {row.stage} the ETM",
-            interval_text(row.spread, 3),
-            interval_text(row.error, 3),
-            interval_text(row.clashes, 2),
+            with_interval(row.spread, 3),
+            with_interval(row.error, 3),
+            with_interval(row.clashes, 2),
         ]
         for row in rows
     ]
     energies = [
         [
             f"{row.search}, {row.stage} the ETM",
-            interval_text(row.tilt, 1),
-            interval_text(row.xtb_kcal, 0),
+            with_interval(row.tilt, 1),
+            with_interval(row.xtb_kcal, 0),
             str(row.xtb_failed),
         ]
         for row in rows
@@ -147,7 +146,7 @@ def spring_table(rows: Sequence[SpringRow], smiles: str) -> HTML:
 def change_table(change: Interval, num_molecules: int) -> HTML:
     """Clashes after less before."""
     caption = f"Clashes of a conformer after less before the tilt, {num_molecules} molecules, 95 % bootstrap."
-    return html_table(["", "pairs"], [["change", interval_text(change, 3)]], caption=caption)
+    return html_table(["", "pairs"], [["change", with_interval(change, 3)]], caption=caption)
 
 
 def distance_table(study: DistanceStudy) -> HTML:
@@ -192,7 +191,7 @@ def distances_figure(found: Drawn) -> Figure:
 
 def order_table(orders: Mapping[str, Interval]) -> HTML:
     """Paired differences behind the claims about order."""
-    rows = [[name, interval_text(value, 3)] for name, value in orders.items()]
+    rows = [[name, with_interval(value, 3)] for name, value in orders.items()]
     return html_table(["claim", "difference"], rows, caption="Paired differences over molecules, 95 % bootstrap.")
 
 

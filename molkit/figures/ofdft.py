@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from molkit.figures.style import BLACK, BLUE, GREEN, ORANGE, SKY, VERMILION, panels
-from molkit.figures.tables import html_table
+from molkit.figures.tables import html_table, with_interval
 from molkit.metrics.statistics import Interval
 from molkit.ofdft.label_files import LabelledMolecule
 from molkit.studies.ofdft_classical import BasisOffset, Minimised, OneOrbital, OnKohnSham
@@ -38,7 +38,7 @@ def small(value: float) -> str:
 
 def interval(found: Interval, digits: int = 3) -> str:
     """A mean with its interval on a second line."""
-    return f"{number(found.value, digits)}\n[{number(found.low, digits)}, {number(found.high, digits)}]"
+    return with_interval(found, digits)
 
 
 def kohn_sham_table(rows: Sequence[OnKohnSham]) -> "HTML":
@@ -82,7 +82,7 @@ def minimised_table(rows: Sequence[Minimised]) -> "HTML":
             row.functional,
             number(row.before, 0),
             number(row.after, 0),
-            number(row.moved, 1),
+            number(row.moved / 2.0, 1),
             small(row.least),
             str(row.num_steps),
             _yes(row.converged),
@@ -90,7 +90,10 @@ def minimised_table(rows: Sequence[Minimised]) -> "HTML":
         for row in rows
     ]
     head = ["functional", "on the KS density (mHa)", "minimised (mHa)", "electrons moved", "least density", "steps"]
-    caption = "Errors of the total energy of one water geometry against Kohn-Sham; L-BFGS from MINAO, grid level 1."
+    caption = "Errors of the total energy of one water geometry against Kohn-Sham; L-BFGS from MINAO, grid level 1. "
+    caption += (
+        "Electrons moved: half the integral of |rho - rho_KS|, which counts each where it is and where it should be."
+    )
     return html_table([*head, "converged"], lines, caption=caption)
 
 

@@ -12,7 +12,7 @@ from matplotlib.ticker import NullFormatter
 from molkit.errors import InvalidInput
 from molkit.figures.ofdft import interval, number
 from molkit.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILION, panels
-from molkit.figures.tables import html_table
+from molkit.figures.tables import html_table, with_interval
 from molkit.studies.ofdft_scaling import (
     COUNTED,
     METHODS,
@@ -166,17 +166,23 @@ def _totals(place: Axes, study: ScalingStudy, method: str) -> None:
     place.plot(*_columns(peptides, lambda cost: cost.total), "s", color=colour, markersize=5, fillstyle="none")
     if len(costs) < 3:
         return
-    law = law_of(costs)
-    found = law.interval
-    label = f"{method}: {found.value:.2f} [{found.low:.2f}, {found.high:.2f}], published {PUBLISHED[method]}"
+    judged = last_decade(costs) if method == "orbital-free" else costs
+    law, judged = law_of(costs), judged if len(judged) >= 3 else costs
     measured = np.geomspace(costs[0].num_electrons, costs[-1].num_electrons, 50)
-    place.plot(measured, law.seconds(measured), color=colour, label=label)
+    place.plot(measured, law.seconds(measured), color=colour, label=_legend(method, judged))
     _banded(place, law, measured, colour)
     if costs[-1].num_electrons < TARGET:
-        law = law_of(last_decade(costs)) if method == "orbital-free" else law
+        law = law_of(judged)
         beyond = np.geomspace(costs[-1].num_electrons, TARGET, 50)
         place.plot(beyond, law.seconds(beyond), "--", color=colour)
         _banded(place, law, beyond, colour)
+
+
+def _legend(method: str, costs: Sequence[Cost]) -> str:
+    """The exponent that is compared with the published one, and over which sizes."""
+    sizes = f"{method}, {costs[0].num_electrons:,} to {costs[-1].num_electrons:,} electrons"
+    exponent = with_interval(law_of(costs).interval, between=" ")
+    return f"{sizes}: exponent {exponent}, published {PUBLISHED[method]}"
 
 
 def _extended_ratio(place: Axes, study: ScalingStudy) -> None:

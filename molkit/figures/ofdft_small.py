@@ -143,7 +143,7 @@ def live_table(entries: Sequence[SeveralEntry]) -> "HTML":
     head = ["molecule", "Kohn-Sham (Ha)", "MINAO (mHa)", "minimised (mHa)", "selected step (mHa)"]
     head += ["from the reference (mHa)", "not minimised (mHa)", "moved (electrons)", "steps"]
     caption = "Errors against Kohn-Sham of geometries no table has used; the same weights for all rows. Not minimised: "
-    caption += "the energy at the reference density. Moved: integral of |rho - rho_KS| of the minimised density."
+    caption += "the energy at the reference density. Moved: half the integral of |rho - rho_KS|, minimised density."
     return html_table(head, lines, caption=caption)
 
 

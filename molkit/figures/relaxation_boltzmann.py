@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from molkit.figures.style import BLACK, BLUE, GREEN, ORANGE, panels
-from molkit.figures.tables import html_table
+from molkit.figures.tables import html_table, with_interval
 from molkit.relaxation.boltzmann import boltzmann_spread, isotropic_spread
 from molkit.studies.relaxation_boltzmann import (
     EDM,
@@ -90,7 +90,7 @@ def table(found: Study) -> "HTML":
     for kind, name in zip(found.kinds(), labels_of(found.kinds()), strict=True):
         chains, slope = found.of(*kind), found.slope(*kind)
         cells = [
-            f"{slope.value:.2f}\n[{slope.low:.2f}, {slope.high:.2f}]",
+            with_interval(slope),
             f"{np.mean([one.energies.mean() for one in chains]):.1f}",
             f"{np.mean([temperature(one, found) for one in chains]):.0f}",
             " / ".join(f"{one.spread():.2f}" for one in chains),

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from molkit.figures.style import BLACK, BLUE, VERMILION, panels
-from molkit.figures.tables import html_table
+from molkit.figures.tables import html_table, with_interval
 from molkit.metrics.statistics import Interval
 from molkit.studies.relaxation_learning import LAGS, PERFECT, CheckpointRow, trained
 
@@ -81,7 +81,7 @@ def table(rows: Sequence[CheckpointRow], *, lag: int = 10) -> "HTML":
             found.excess_over_force(),
             found.mean("force_with_minimum"),
         ]
-        cells = [f"{one.value:.2f}\n[{one.low:.2f}, {one.high:.2f}]" for one in values]
+        cells = [with_interval(one) for one in values]
         lines.append((row.label, *cells, str(row.num), str(row.num_failed)))
     head = ("", "step with force", "step with minimum", "minimum less force", "force with minimum", "n", "failed")
     caption = (

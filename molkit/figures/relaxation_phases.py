@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from molkit.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, panels
-from molkit.figures.tables import html_table
+from molkit.figures.tables import html_table, with_interval
 from molkit.metrics.statistics import bootstrap_interval
 from molkit.relaxation.phases import PathEnergies, highest_rise
 from molkit.studies.relaxation_phases import Band, Null, Phases
@@ -76,7 +76,7 @@ def order_table(found: Phases, null: Null) -> "HTML":
     rows = []
     for name, steps in found.settled.items():
         value = bootstrap_interval(steps.astype(float), statistic=np.median)
-        rows.append((name, f"{value.value:.0f}\n[{value.low:.0f}, {value.high:.0f}]", str(len(steps))))
+        rows.append((name, with_interval(value, 0), str(len(steps))))
     rows.append(("elements, perfect model", f"{null.median:.0f}", "–"))
     caption = (
         "Steps left, of 1,000, when half of the molecules have what they will end with; bond lengths: mean error below "

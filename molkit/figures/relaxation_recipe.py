@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from molkit.figures.tables import html_table
-from molkit.metrics.statistics import Interval
+from molkit.figures.tables import html_table, with_interval
 from molkit.studies.relaxation_recipe import Cost, VariantResult
 
 if TYPE_CHECKING:
@@ -16,8 +15,8 @@ def variants_table(found: Sequence[VariantResult]) -> "HTML":
     rows = [
         (
             one.label if not one.weights else f"{one.weights}: {one.label}",
-            _cell(one.mean()),
-            _cell(one.median()),
+            with_interval(one.mean()),
+            with_interval(one.median()),
             str(len(one.excesses)),
             str(one.num_failed),
         )
@@ -29,10 +28,6 @@ def variants_table(found: Sequence[VariantResult]) -> "HTML":
         "validation molecules too."
     )
     return html_table(("", "mean", "median", "n", "failed"), rows, caption=caption)
-
-
-def _cell(value: Interval) -> str:
-    return f"{value.value:.2f}\n[{value.low:.2f}, {value.high:.2f}]"
 
 
 def costs_table(found: Sequence[Cost]) -> "HTML":

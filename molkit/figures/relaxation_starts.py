@@ -7,8 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from molkit.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, panels
-from molkit.figures.tables import Text, html_table, sentence
-from molkit.metrics.statistics import Interval
+from molkit.figures.tables import Text, html_table, sentence, with_interval
 from molkit.relaxation.farm import PERFECT
 from molkit.relaxation.starts import REFERENCE
 from molkit.studies.relaxation_starts import Comparison, StartRow, conformer_energies, rows
@@ -33,12 +32,6 @@ def start_words(name: str) -> str:
         _, level, ending = name.split()
         return f"diffusion, {level} Å, {ending}"
     return WORDS.get(name, "perfect model, sample" if name == PERFECT else name)
-
-
-def _number(value: Interval | None, digits: int = 2) -> str:
-    if value is None:
-        return "–"
-    return f"{value.value:.{digits}f}\n[{value.low:.{digits}f}, {value.high:.{digits}f}]"
 
 
 def start_table(found: Comparison, optimiser: str) -> "HTML":
@@ -77,11 +70,11 @@ def _how_many(found: Comparison) -> str:
 def _line(row: StartRow) -> tuple[str, ...]:
     return (
         start_words(row.start),
-        _number(row.excess),
-        _number(row.mean_excess),
-        "1" if row.start == REFERENCE else _number(row.ratio),
-        _number(row.gradients, 1),
-        "1" if row.start == REFERENCE else _number(row.step_ratio),
+        with_interval(row.excess),
+        with_interval(row.mean_excess),
+        "1" if row.start == REFERENCE else with_interval(row.ratio),
+        with_interval(row.gradients, 1),
+        "1" if row.start == REFERENCE else with_interval(row.step_ratio),
         "–" if row.start == REFERENCE else str(row.num_other_minimum),
         f"{row.num_failed} / {row.num_capped}",
         str(row.num),

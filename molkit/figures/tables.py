@@ -10,19 +10,35 @@ if TYPE_CHECKING:
     from IPython.display import HTML
 
 WIDE = 8  # columns, from which on a table is set closer
+ALONE = "(n = 1, no interval)"
 LONGEST_NUMBER = 26  # characters; more is a sentence
+
+
+def with_interval(
+    found: Interval | None, digits: int = 2, factor: float = 1.0, *, signed: bool = False, between: str = "\n"
+) -> str:
+    """A value and its interval, on a second line unless told otherwise; a dash for nothing.
+
+    A single item has no interval, and the cell says so.
+    """
+    if found is None:
+        return "–"
+    value, low, high = (_number(factor * part, digits, signed) for part in (found.value, found.low, found.high))
+    return f"{value}{between}[{low}, {high}]" if found.known else f"{value}{between}{ALONE}"
 
 
 def percent(share: Interval | None) -> str:
     """A share in [0, 1] as per cent, its interval on a second line."""
-    if share is None:
-        return "–"
-    return f"{100 * share.value:.1f}\n[{100 * share.low:.1f}, {100 * share.high:.1f}]"
+    return with_interval(share, 1, factor=100.0)
 
 
 def nats(value: float, digits: int = 2) -> str:
     """A number of nats with a true minus sign, and no sign on a zero."""
-    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "\u2212")
+    return _number(value, digits)
+
+
+def _number(value: float, digits: int, signed: bool = False) -> str:
+    return f"{round(value, digits) + 0.0:{'+' if signed else ''}.{digits}f}".replace("-", "\u2212")
 
 
 def html_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str, bold_last: bool = False) -> "HTML":

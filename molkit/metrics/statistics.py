@@ -17,12 +17,17 @@ Statistic = Callable[[np.ndarray], float]
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with the ends of its confidence interval."""
+    """A value with the ends of its confidence interval; both ends are NaN where one item says nothing about scatter."""
 
     value: float
     low: float
     high: float
     level: float = 0.95
+
+    @property
+    def known(self) -> bool:
+        """Whether there is an interval at all."""
+        return not (math.isnan(self.low) or math.isnan(self.high))
 
     def scaled(self, factor: float) -> "Interval":
         """The same in another unit, for example percent (factor 100, positive)."""
@@ -70,9 +75,12 @@ def bootstrap_interval(
 ) -> Interval:
     """Percentile bootstrap interval of a statistic of independent rows: values [n] or [n, k], resampled by row.
 
-    Source: Efron, Ann. Stat. 7, 1 (1979). Raises InvalidInput for no values or for any that is NaN or infinite.
+    Source: Efron, Ann. Stat. 7, 1 (1979). A single row has no interval. Raises InvalidInput for no values or for any
+    that is NaN or infinite.
     """
     rows = _finite(values)
+    if len(rows) == 1:
+        return Interval(float(statistic(rows)), math.nan, math.nan, level)
     random = np.random.default_rng(seed)
     resampled = [statistic(rows[random.integers(len(rows), size=len(rows))]) for _ in range(_positive(num_resamples))]
     return _percentiles(float(statistic(rows)), np.array(resampled), level)
@@ -94,28 +102,50 @@ def ratio_interval(
     return bootstrap_interval(pairs, statistic=_ratio, level=level, num_resamples=num_resamples, seed=seed)
 
 
-def interval_over_runs(runs: Sequence[Interval], *, within: tuple[float, float] = (-math.inf, math.inf)) -> Interval:
+def interval_over_runs(
+    runs: Sequence[Interval], *, within: tuple[float, float] = (-math.inf, math.inf), positive: bool = False
+) -> Interval:
     """Mean of a figure over independent trainings, with the scatter between them and that of the counted items.
 
     Half widths added in quadrature: Student's t of the trainings' values, and the mean half width of a single
     training, undivided because the trainings are scored on the same molecules and noise; cut off at the bounds
-    `within` which the figure lies (a share: 0 and 1). One training keeps its own interval. Raises InvalidInput for
-    none, or for different levels.
+    `within` which the figure lies (a share: 0 and 1). positive: the figure cannot be negative (a mean absolute error);
+    then half widths are those of its logarithm, that of the trainings by the delta method, so that the interval stays
+    above zero. One training keeps its own interval. Raises InvalidInput for none, for different levels, or for a
+    positive figure that is not.
     """
-    from scipy.special import stdtrit  # takes a second to load
-
     if not runs or len({run.level for run in runs}) != 1:
         raise InvalidInput(f"need at least one interval, all of one level, got {len(runs)}")
     if len(runs) == 1:
         return runs[0]
     values = _finite(np.array([run.value for run in runs]))
-    quantile = float(stdtrit(len(runs) - 1, 0.5 + runs[0].level / 2))
-    between = quantile * float(values.std(ddof=1)) / math.sqrt(len(runs))
+    mean, between = float(values.mean()), _half_width_of_mean(values, runs[0].level)
+    if positive:
+        below, above = _log_widths(values, runs)
+        between = between / mean
+        low, high = mean * math.exp(-math.hypot(between, below)), mean * math.exp(math.hypot(between, above))
+        return Interval(mean, low, high, runs[0].level)
     below = np.mean([run.value - run.low for run in runs])
     above = np.mean([run.high - run.value for run in runs])
-    mean = float(values.mean())
     low, high = mean - math.hypot(between, below), mean + math.hypot(between, above)
     return Interval(mean, max(low, within[0]), min(high, within[1]), runs[0].level)
+
+
+def _half_width_of_mean(values: np.ndarray, level: float) -> float:
+    """Half width of Student's t interval of the mean of independent values [n], n at least 2."""
+    from scipy.special import stdtrit  # takes a second to load
+
+    quantile = float(stdtrit(len(values) - 1, 0.5 + level / 2))
+    return quantile * float(values.std(ddof=1)) / math.sqrt(len(values))
+
+
+def _log_widths(values: np.ndarray, runs: Sequence[Interval]) -> tuple[float, float]:
+    """Mean distance of the ends from the values in the logarithm; an end at zero lies infinitely far."""
+    if not (values > 0.0).all() or any(run.low < 0.0 for run in runs):
+        raise InvalidInput("a positive figure needs values above zero and intervals that do not go below it")
+    with np.errstate(divide="ignore"):
+        ends = np.log(np.array([[run.low, run.high] for run in runs]))
+    return float(np.mean(np.log(values) - ends[:, 0])), float(np.mean(ends[:, 1] - np.log(values)))
 
 
 def difference_of_intervals(first: Interval, second: Interval) -> Interval:

@@ -60,7 +60,8 @@ class OneOrbital:
 class Minimised:
     """One functional before and after minimisation; errors against Kohn-Sham in millihartree.
 
-    moved: integral of |rho - rho_KS|, electrons. least: smallest density on the grid, electrons per cubic bohr.
+    moved: integral of |rho - rho_KS|, twice the number of electrons in the wrong place. least: smallest density on the
+    grid, electrons per cubic bohr.
     """
 
     functional: str

@@ -110,8 +110,7 @@ class EthanolStudy:
 
 
 def _mean(values: np.ndarray) -> Interval:
-    found = [bootstrap_interval(row) for row in values]
-    return interval_over_runs(found) if len(found) > 1 else found[0]
+    return interval_over_runs([bootstrap_interval(row) for row in values], positive=True)
 
 
 def load_labels(folder: Path) -> dict[str, list[LabelledMolecule]]:

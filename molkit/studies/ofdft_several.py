@@ -36,7 +36,7 @@ class SeveralEntry:
     converged: bool
     radial: np.ndarray  # [R], 4 pi r^2 rho, electrons per bohr
     kohn_sham_radial: np.ndarray
-    moved: float  # integral of |rho - rho_KS| of the minimised density, electrons
+    moved: float  # half the integral of |rho - rho_KS| of the minimised density: electrons in the wrong place
 
 
 def live_several(
@@ -78,9 +78,12 @@ def _entry(functional: AttentionFunctional, molecule: Molecule, *, grid_level: i
 
 
 def electrons_moved(molecule: Molecule, difference: np.ndarray, *, grid_level: int) -> float:
-    """Integral of the absolute value of a difference of densities with coefficients [M], electrons."""
+    """Electrons in the wrong place, from a difference of densities with coefficients [M].
+
+    Half the integral of its absolute value, which counts every electron where it is and where it should be.
+    """
     points, weights = grid_points(molecule, level=grid_level)
-    return float(weights @ np.abs(density_at(molecule, difference, points)))
+    return 0.5 * float(weights @ np.abs(density_at(molecule, difference, points)))
 
 
 def radial_density(molecule: Molecule, coefficients: np.ndarray, *, radii: Sequence[float] = RADII) -> np.ndarray:

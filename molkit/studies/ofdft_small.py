@@ -111,7 +111,7 @@ class SmallStudy:
     def error(self, arm: str, where: str, start: str, column: str = "after") -> Interval:
         """Mean absolute error over molecules; over seeds where there are several, else bootstrapped."""
         found = [bootstrap_interval(np.abs(row)) for row in self.errors(arm, where, start, column)]
-        return interval_over_runs(found) if len(found) > 1 else found[0]
+        return interval_over_runs(found, positive=True)
 
 
 def arm_recipe(arm: str, *, seed: int, plan: Plan = PLAN) -> AttentionRecipe:

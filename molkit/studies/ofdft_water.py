@@ -107,11 +107,11 @@ class WaterStudy:
     def error(self, arm: str, start: str, column: str = "after") -> Interval:
         """Mean absolute error of an arm over geometries, with the interval over its seeds."""
         runs = [np.abs(getattr(run.starts[start], column)) for run in self.of_arm(arm)]
-        return interval_over_runs([bootstrap_interval(values) for values in runs])
+        return interval_over_runs([bootstrap_interval(values) for values in runs], positive=True)
 
     def direct_error(self) -> Interval:
         """Mean absolute error of the direct networks, with the interval over their seeds."""
-        return interval_over_runs([bootstrap_interval(np.abs(run.errors)) for run in self.direct])
+        return interval_over_runs([bootstrap_interval(np.abs(run.errors)) for run in self.direct], positive=True)
 
 
 def arm_recipe(arm: str, *, seed: int, path: Path = RECIPE) -> CompactRecipe:

@@ -1,5 +1,6 @@
 """What people see of the ledger: notebook table, page and badge."""
 
+import math
 import re
 import xml.etree.ElementTree as ElementTree
 from html import escape
@@ -56,7 +57,7 @@ def test_a_smoke_result_stands_beside_the_recorded_one_without_a_verdict(results
     shown = table([CLAIM], [put(50.0, profile="smoke", n=64)])
     columns, [line] = shown.cells()
     assert "This run (no verdict)" in columns and "Recorded" in columns
-    assert "50.0 [49.1, 50.9] % (n = 64)" in line
+    assert "50.0 [49.1, 50.9] % (n = 64 molecules)" in line
     assert line[columns.index("Verdict")] == "reproduced"
     assert shown.rows[0].measurement.value == 68.05
 
@@ -114,10 +115,33 @@ def test_a_claim_judged_by_another_result_shares_it(results):
     assert rows["edm.words.more_stable_than_enf"].measurement is rows["edm.qm9.edm.molecule_stable"].measurement
 
 
+def test_an_order_between_two_results_shows_their_difference_and_not_the_winner(results):
+    ours, other = "edm.order.augmentation.atom_stable", "edm.qm9.gdm.atom_stable"
+    common = {"n": 3000, "counts": "molecules", "basis": "trained_here", "seconds": 1.0, "profile": "fast"}
+    common |= {"interval_kind": "3 trainings", "source_files": ["molkit/units.py"]}
+    record(ours, 20.0, interval=(17.0, 23.0), **common)
+    alone = next(row for row in ledger_rows() if row.claim.id == ours)
+    assert alone.ours == "–" and alone.verdict.reason == f"needs our own result for {other}"
+    record(other, 24.0, interval=(20.0, 28.0), **common)
+    row = next(row for row in ledger_rows() if row.claim.id == ours)
+    assert row.ours == "−4.0 [−9.0, 1.0] points against GDM, atoms stable"  # 3 and 4 in quadrature
+    assert row.verdict.word == "undecided" and row.ours in table([ours])._repr_html_().replace("\u00a0", " ")
+
+
+def test_one_item_has_no_interval_to_show(results):
+    kept = {"interval": (math.nan, math.nan), "interval_kind": "bootstrap over molecules, 95 %"}
+    found = record(CLAIM, 100.0, n=1, counts="molecules", basis="published_samples", seconds=1.0, **kept)
+    assert found.interval is None
+    _, [line] = table([CLAIM], [found]).cells()
+    assert "100.0 % (n = 1 molecules, no interval)" in line
+
+
 def test_the_rule_is_said_in_words():
     claims = load_claims()
     assert rule_text(claims["edm.qm9.edm.molecule_stable"]) == "accepted if at least 80.9 %, n at least 1,000"
     assert rule_text(claims["edm.model.num_parameters"]) == "accepted if equal to it"
+    order = "accepted if higher than edm.qm9.gdm.atom_stable, intervals apart, n at least 1,000"
+    assert rule_text(claims["edm.order.augmentation.atom_stable"]) == order
 
 
 def test_the_badge_is_a_picture_whose_text_alternative_gives_the_counts(results):

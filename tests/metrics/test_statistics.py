@@ -79,3 +79,11 @@ def test_empty_samples_wrong_levels_and_resample_counts_are_refused():
         stats.bootstrap_interval(np.ones(3), level=95)
     with pytest.raises(InvalidInput, match="num_resamples"):
         stats.bootstrap_interval(np.ones(3), num_resamples=0)
+
+
+def test_one_item_has_no_interval():
+    """Resampling one value gives that value every time; an interval of no width would say that it is known exactly."""
+    found = stats.bootstrap_interval(np.array([0.51]))
+    assert found.value == 0.51 and not found.known and not found.scaled(100.0).known
+    assert stats.bootstrap_interval(np.array([0.51, 0.51])).known
+    assert not stats.ratio_interval(np.array([18.0]), np.array([19.0])).known

@@ -40,6 +40,16 @@ def test_the_figures_have_lines_bands_and_the_extended_ratio(found):
     assert len(left.lines) == 3 and len(right.lines) == 2
 
 
+def test_the_legend_gives_the_exponent_that_the_ledger_judges(found):
+    """Dear calls for the small molecules: an exponent over all sizes is another one than over the last decade."""
+    small = [cost("orbital-free", "alkane", n, 5.0) for n in (1, 2)]
+    bent = study.ScalingStudy(tuple(small) + found.costs, 10, 1, {})
+    (totals,) = draw.totals_figure(bent).axes
+    first = totals.get_legend().get_texts()[0].get_text()
+    assert first.startswith("orbital-free, 82 to 802 electrons: exponent 1.5") and first.endswith("published 1.46")
+    assert study.law_of(bent.of("orbital-free")).exponent < 1.0
+
+
 def test_too_few_molecules_give_no_line(found):
     few = study.ScalingStudy(found.costs[:2], 10, 1, {})
     assert not draw.totals_figure(few).axes[0].texts and "–" in draw.ratios_table(few).data
