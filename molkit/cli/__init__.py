@@ -1,8 +1,11 @@
 """The `molkit` command: every subcommand parses, calls one public function, and says where the result lies."""
 
 import importlib
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import click
 
@@ -32,6 +35,7 @@ COMMANDS = {
     "doctor": ("molkit.cli.doctor", "doctor", "Say what this installation is and whether it is whole."),
     "bench": ("molkit.cli.bench", "bench", "Measure speed side by side; prints JSON."),
 }
+INTERRUPTED = "interrupted; where --keep or --out names a folder, finished work is there and the same command continues"
 
 
 class LazyGroup(click.Group):
@@ -69,12 +73,31 @@ def main(debug: bool) -> None:
     """Generative models and electronic structure, reproduced in front of the reader."""
 
 
+@contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM ends a command as Ctrl-C does: workers end, half-written files go. Only the main thread can do that."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code, as `molkit.cli.outcome.EXIT_CODES` says."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        main.main(args=arguments, prog_name="molkit", standalone_mode=False)
-    except click.exceptions.Abort:
+        with terminated_as_interrupted():
+            main.main(args=arguments, prog_name="molkit", standalone_mode=False)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        click.echo(f"molkit: {INTERRUPTED}", err=True)
         return 130
     except click.ClickException as error:
         error.show()

@@ -5,8 +5,10 @@ import json
 import os
 import pickle
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +67,10 @@ class FarmFolder:
                 np.savez(handle, allow_pickle=False, **{name: np.asarray(value) for name, value in result.items()})
             temporary.replace(path)
         except OSError as error:
-            _remove_quietly(temporary)
             raise RunError(f"{path}: cannot be written ({error}); finished results are kept") from error
+        finally:
+            with suppress(OSError):  # the disk that refused the file may refuse this too; the next run sweeps
+                temporary.unlink(missing_ok=True)
 
     def read(self, key: str) -> Result | None:
         """A task's arrays; None where there are none or the file is damaged (every member carries a checksum)."""
@@ -102,15 +106,28 @@ class FarmFolder:
             raise InvalidInput(f"a task's key is up to 120 letters, digits, '_', '.', '+', '-', got {wrong!r}")
         known = self.manifest()
         wanted = json.loads(json.dumps(dict(settings)))
-        if known and known["settings"] != wanted:
-            differing = sorted(k for k in wanted.keys() | known["settings"].keys() if _differ(known, wanted, k))
-            raise InvalidInput(f"{self.root}: holds results made with another {differing[0]!r}; choose another folder")
+        if known:
+            self._require_same(known["settings"], wanted)
         digests = {key: digest(task) for key, task in tasks.items()}
         earlier = known.get("tasks", {})
         other = next((key for key in digests if earlier.get(key, digests[key]) != digests[key]), None)
         if other is not None:
             raise InvalidInput(f"{self.root}: task {other} was another one when this folder was made; choose another")
         write_text(self.root / MANIFEST, json.dumps({"settings": wanted, "tasks": {**earlier, **digests}}) + "\n")
+
+    def _require_same(self, earlier: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+        for name in sorted(wanted.keys() | earlier.keys()):
+            before, now = (values.get(name, "none") for values in (earlier, wanted))
+            if before != now:
+                raise InvalidInput(
+                    f"{self.root}: holds results made with another {name!r} ({before}, now {now}); "
+                    "choose another folder"
+                )
+
+    def retry_failures(self) -> None:
+        """Forget the failures of this folder and of farms in it, so that the next run tries these tasks again."""
+        for path in self.root.rglob("failures/*.json"):
+            FarmFolder(path.parents[1]).forget(path.stem)
 
     def manifest(self) -> dict[str, Any]:
         """Settings and digests of the tasks; empty for a new folder. Raises InvalidInput for a damaged file."""
@@ -124,16 +141,14 @@ class FarmFolder:
             raise InvalidInput(f"{path}: damaged ({error}); choose another folder") from error
 
 
-def _differ(known: Mapping[str, Any], wanted: Mapping[str, Any], name: str) -> bool:
-    missing = object()
-    return known["settings"].get(name, missing) != wanted.get(name, missing)
-
-
-def _remove_quietly(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError:
-        return  # the disk that refused the file may refuse this too; the next run sweeps
+@contextmanager
+def place_for(keep: Path | None, *, near: Path | None = None) -> Iterator[Path]:
+    """The folder to keep results in; where none is asked for, one that goes away again, in the folder `near`."""
+    if keep is not None:
+        yield keep
+        return
+    with tempfile.TemporaryDirectory(prefix=".molkit_", dir=near) as name:
+        yield Path(name)
 
 
 def read_arrays(path: Path) -> Result | None:
@@ -145,5 +160,28 @@ def read_arrays(path: Path) -> Result | None:
 
 
 def digest(task: Any) -> str:
-    """Fingerprint of a task's arguments."""
-    return hashlib.sha256(pickle.dumps(task, protocol=4)).hexdigest()[:16]
+    """Fingerprint of a task's arguments by their values: equal tasks give equal ones, however they came about."""
+    found = hashlib.sha256()
+    _feed(found, task)
+    return found.hexdigest()[:16]
+
+
+def _feed(found: "hashlib._Hash", value: Any) -> None:
+    """Add a value, its kind first; what is neither plain, an array nor a dataclass as its pickle."""
+    found.update(f"{type(value).__name__}(".encode())
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        found.update(f"{value.dtype.str}{value.shape}".encode() + np.ascontiguousarray(value).tobytes())
+    elif is_dataclass(value) and not isinstance(value, type):
+        for part in fields(value):
+            _feed(found, (part.name, getattr(value, part.name)))
+    elif isinstance(value, Mapping):
+        for item in value.items():
+            _feed(found, item)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            _feed(found, item)
+    elif value is None or isinstance(value, str | bytes | bool | int | float | complex | Path):
+        found.update(repr(value).encode())
+    else:
+        found.update(pickle.dumps(value, protocol=4))
+    found.update(b")")

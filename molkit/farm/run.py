@@ -3,8 +3,9 @@
 import faulthandler
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,13 @@ from typing import Any
 from tqdm import tqdm
 
 from molkit.errors import MolkitError, RunError
+from molkit.farm.engines import SCHEDULER_GONE
 from molkit.farm.folder import FarmFolder, Result
 from molkit.training.files import locked
 
-MAX_ATTEMPTS = 2  # deaths of a worker in the same task, after which the task is to blame
+MAX_ATTEMPTS = 3  # deaths of a worker in the same task, after which the task is to blame
+MAX_IDLE = 6  # times a chunk may come back untouched
+CHECK_SECONDS = 5.0  # without news, after which the executor is asked whether it is still there
 CHUNKS = 200  # into which a long farm is cut at least, so that the bar moves and a death costs little
 LONGEST_CHUNK = 20  # tasks
 Work = Callable[[Any], Mapping[str, Any]]
@@ -63,7 +67,6 @@ def run_farm(
     timeout: float | None = None,
     minutes: float | None = None,
     settings: Mapping[str, Any] | None = None,
-    retry_failures: bool = False,
     progress: bool = False,
     unit: str = "task",
 ) -> FarmReport:
@@ -84,7 +87,7 @@ def run_farm(
         place.adopt(tasks, settings or {})
         place.sweep()
         for key in tasks:
-            if retry_failures or not place.failure_path(key).is_file():
+            if not place.failure_path(key).is_file():
                 place.forget(key)
         missing = [key for key in tasks if not _settled(place, key)]
         limits = Limits(timeout, None if minutes is None else time.time() + 60.0 * minutes)
@@ -126,44 +129,64 @@ def _run_missing(
     def send(chunk: list[str]) -> Future:
         return executor.submit(run_chunk, function, [(key, tasks[key]) for key in chunk], place, limits)
 
-    _collect({send(chunk): chunk for chunk in chunks}, send, place, limits, bar)
+    _collect(chunks, send, place, limits, bar, getattr(executor, "check", None))
 
 
 def _collect(
-    pending: dict[Future, list[str]],
+    chunks: list[list[str]],
     send: Callable[[list[str]], Future],
     place: FarmFolder,
     limits: Limits,
     bar: tqdm,
+    check: Callable[[], None] | None,
 ) -> None:
-    """Wait for the chunks; the rest of one whose worker died is sent again."""
+    """Send the chunks and wait for them; the rest of one whose worker died is sent again."""
+    pending: dict[Future, list[str]] = {}
+    idle: Counter[str] = Counter()  # by the first key of a chunk: times that it came back as it was sent
     try:
+        for chunk in chunks:
+            pending[send(chunk)] = chunk
         while pending:
-            ended, _ = wait(pending, return_when=FIRST_COMPLETED)
+            ended, _ = wait(pending, timeout=CHECK_SECONDS, return_when=FIRST_COMPLETED)
+            if check is not None and not ended:
+                check()
             for future in ended:
                 chunk = pending.pop(future)
-                error = future.exception()
-                if error is not None and not is_death(error):
-                    raise error
+                error = _death_of(future)
                 left = [key for key in chunk if not _settled(place, key)]
                 _advance(bar, place, [key for key in chunk if key not in left])
                 if left and not (error is None and limits.over):
-                    _blame_nobody_else(place, left, error)
+                    if left == chunk and not any(place.attempts(key) for key in left):
+                        _bound(idle, left[0], place, error)
                     pending[send(left)] = left
     finally:
         for future in pending:
             future.cancel()
 
 
-def _blame_nobody_else(place: FarmFolder, left: list[str], error: BaseException | None) -> None:
-    """Raise RunError where workers die before they begin any task: sending the chunk again would not end."""
-    if not any(place.attempts(key) for key in left):
-        raise RunError(f"workers die before they begin a task ({error}); is molkit installed where they run?")
+def _death_of(future: Future) -> BaseException | None:
+    """The death of its worker that ended a call, if one did. Raises any other error, RunError for a lost scheduler."""
+    try:
+        error = future.exception()
+    except CancelledError as lost:  # nobody here cancels: the other side is gone
+        raise RunError(SCHEDULER_GONE) from lost
+    if error is not None and not is_death(error):
+        raise error
+    return error
+
+
+def _bound(idle: Counter[str], key: str, place: FarmFolder, error: BaseException | None) -> None:
+    """Raise RunError where a chunk came back MAX_IDLE times untouched: sending it again would not end."""
+    idle[key] += 1
+    if idle[key] >= MAX_IDLE:
+        why = "workers end and leave nothing in the folder" if error is None else f"workers die at once ({error})"
+        raise RunError(f"{place.root}: {why}; is molkit installed where they run, and the folder shared with them?")
+    time.sleep(0.2 * idle[key])  # a shared folder may show a result a moment late
 
 
 def is_death(error: BaseException) -> bool:
-    """Whether a future failed because its worker died."""
-    return isinstance(error, BrokenExecutor) or type(error).__name__ in ("ProcessExpired", "KilledWorker")
+    """Whether a future failed because its worker died: here, or one of Dask's."""
+    return isinstance(error, BrokenExecutor) or type(error).__name__ == "KilledWorker"
 
 
 def _advance(bar: tqdm, place: FarmFolder, keys: Sequence[str]) -> None:

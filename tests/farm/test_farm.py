@@ -5,17 +5,20 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from farm_work import work
 
 from molkit.errors import DataNotFound, InvalidInput, MolkitError, NetworkUnavailable, RunError
 from molkit.farm.engines import engine, read_slurm, slurm_script
-from molkit.farm.folder import FarmFolder
+from molkit.farm.folder import FarmFolder, digest
 from molkit.farm.run import MAX_ATTEMPTS, run_farm
+from molkit.molecule import Molecule
 
 
 def tasks_of(count, **odd):
@@ -67,7 +70,8 @@ def test_one_task_that_fails_is_reported_and_can_be_tried_again(tmp_path):
     report = run_farm(work, tasks, tmp_path / "farm")
     assert report.failed == {"t1": "no number for 1"} and report.done == ("t0", "t2", "t3")
     assert run_farm(work, tasks, tmp_path / "farm").failed == report.failed
-    again = run_farm(work, tasks, tmp_path / "farm", retry_failures=True)
+    report.folder.retry_failures()
+    again = run_farm(work, tasks, tmp_path / "farm")
     assert not again.failed and answers(again) == undisturbed(tmp_path, tasks_of(4))
 
 
@@ -88,27 +92,95 @@ def test_a_poisoned_task_and_one_that_hangs_are_named_and_the_rest_is_finished(t
     started = time.monotonic()
     report = run_farm(work, tasks, tmp_path, executor=two_processes, timeout=1.5)
     assert set(report.failed) == {"t2", "t5"} and len(report.done) == 6
-    assert "died in it 2 times, or it took longer than 1.5 s" in report.failed["t5"]
+    assert "died in it 3 times, or it took longer than 1.5 s" in report.failed["t5"]
     assert FarmFolder(tmp_path).attempts("t5") == MAX_ATTEMPTS and time.monotonic() - started < 60
 
 
-def test_a_killed_driver_is_started_again_and_repeats_nothing(tmp_path):
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[2])\n"
-        "from pathlib import Path\nfrom farm_work import work\nfrom molkit.farm.run import run_farm\n"
-        "tasks = {f't{k}': {'kind': 'slow', 'number': k} for k in range(8)}\n"
-        "run_farm(work, tasks, Path(sys.argv[1]))\n"
+DRIVER = (
+    "import sys; sys.path.insert(0, sys.argv[2])\n"
+    "from pathlib import Path\nfrom farm_work import work\nfrom molkit import cli\n"
+    "from molkit.farm.engines import engine\nfrom molkit.farm.run import run_farm\nimport click\n"
+    "@click.command()\n@click.argument('words', nargs=-1)\n"
+    "def main(words):\n"
+    "    tasks = {f't{k}': {'kind': 'slow', 'number': k} for k in range(int(sys.argv[4]))}\n"
+    "    with engine(int(sys.argv[3]), apart=True) as executor:\n"
+    "        run_farm(work, tasks, Path(sys.argv[1]), executor=executor)\n"
+    "if __name__ == '__main__':\n"
+    "    cli.main = main\n"
+    "    sys.exit(cli.run())\n"
+)
+
+
+def begun(tmp_path, workers, count):
+    """A driver of `count` slow tasks on `workers` processes that has finished its first, and the workers' ids."""
+    (tmp_path / "driver.py").write_text(DRIVER)
+    driver = subprocess.Popen(
+        [sys.executable, tmp_path / "driver.py", tmp_path / "farm", Path(__file__).parent, str(workers), str(count)],
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    driver = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "farm"), str(Path(__file__).parent)])
-    results = tmp_path / "farm" / "results"
     deadline = time.monotonic() + 60
-    while len(list(results.glob("*.npz"))) < 3:
+    while not list((tmp_path / "farm").glob("results/*.npz")) or len(workers_of(driver)) < workers:
         assert time.monotonic() < deadline and driver.poll() is None
         time.sleep(0.02)
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
+    return driver, workers_of(driver)
+
+
+def workers_of(driver):
+    """Process ids of its workers."""
+    children = psutil.Process(driver.pid).children()
+    return [one.pid for one in children if any("spawn_main" in word for word in one.cmdline())]
+
+
+def gone(pids, within):
+    """Whether none of the processes is there any more after at most so many seconds."""
+    deadline = time.monotonic() + within
+    while alive := [pid for pid in pids if psutil.pid_exists(pid)]:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return not alive
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_killed_from_outside_one_or_all_lose_nothing(tmp_path, workers):
+    driver, _ = begun(tmp_path, workers, 12)
+    os.kill(workers_of(driver)[0], signal.SIGKILL)
+    time.sleep(0.5)
+    for pid in workers_of(driver):
+        os.kill(pid, signal.SIGKILL)
+    _, said = driver.communicate(timeout=60)
+    tasks = {f"t{k}": {"kind": "slow", "number": k} for k in range(12)}
+    report = run_farm(work, tasks, tmp_path / "farm")
+    assert (driver.returncode, said) == (0, "")
+    assert not report.failed and answers(report) == undisturbed(tmp_path, tasks)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_command_in_one_line_and_leaves_no_worker(tmp_path, number):
+    driver, workers = begun(tmp_path, 2, 200)
+    driver.send_signal(number)
+    _, said = driver.communicate(timeout=10)
+    assert driver.returncode == 130 and gone(workers, 0.5)
+    assert said.strip().splitlines() == [line for line in said.strip().splitlines() if line.startswith("molkit: inter")]
+    assert not list((tmp_path / "farm").rglob("*.tmp"))
+
+
+def test_workers_of_a_killed_driver_end_by_themselves(tmp_path):
+    driver, workers = begun(tmp_path, 2, 200)
+    driver.kill()
+    assert gone(workers, 2.0)
+    driver.communicate()
+
+
+def test_a_killed_driver_is_started_again_and_repeats_nothing(tmp_path):
+    driver, workers = begun(tmp_path, 2, 8)
+    results = tmp_path / "farm" / "results"
+    driver.kill()
+    driver.communicate()
+    assert gone(workers, 2.0)
     before = {path.name: path.stat().st_mtime_ns for path in results.glob("*.npz")}
-    assert 3 <= len(before) < 8
+    assert 1 <= len(before) < 8
     tasks = {f"t{k}": {"kind": "slow", "number": k} for k in range(8)}
     report = run_farm(work, tasks, tmp_path / "farm")
     after = {path.name: path.stat().st_mtime_ns for path in results.glob("*.npz")}
@@ -200,7 +272,7 @@ def test_a_damaged_manifest_is_refused(tmp_path):
         run_farm(work, tasks_of(1), tmp_path)
 
 
-def test_workers_that_cannot_start_the_task_end_the_farm(tmp_path):
+def test_workers_that_cannot_start_the_task_end_the_farm(tmp_path, monkeypatch):
     class Dying:
         def submit(self, *arguments):
             from concurrent.futures import BrokenExecutor, Future
@@ -209,8 +281,19 @@ def test_workers_that_cannot_start_the_task_end_the_farm(tmp_path):
             future.set_exception(BrokenExecutor("gone"))
             return future
 
-    with pytest.raises(RunError, match="die before they begin"):
+    monkeypatch.setattr("molkit.farm.run.time.sleep", lambda _: None)
+    with pytest.raises(RunError, match="workers die at once"):
         run_farm(work, tasks_of(2), tmp_path, executor=Dying())
+
+
+def test_equal_tasks_are_the_same_however_they_came_about():
+    positions = np.arange(6.0).reshape(2, 3)
+    first = {"name": "".join(["mole", "cule"]), "positions": positions, "molecule": Molecule([1, 1], positions)}
+    again = {"name": "molecule", "positions": np.asfortranarray(positions), "molecule": Molecule([1, 1], 1 * positions)}
+    assert digest(first) == digest(again)
+    others = [{**first, "name": "x"}, {**first, "positions": positions.astype(np.float32)}, {**first, "molecule": 1}]
+    others += [{**first, "molecule": Molecule([1, 1], positions + 1e-9)}, {**first, "name": ("molecule",)}]
+    assert len({digest(task) for task in [first, *others]}) == 6
 
 
 def test_one_engine_at_a_time_and_readable_slurm_files(tmp_path):
@@ -249,6 +332,33 @@ def test_dask_reports_a_poisoned_task_and_finishes_the_rest(tmp_path, dask_addre
     with engine(dask=dask_address) as executor:
         report = run_farm(work, tasks_of(6, t1="hangs"), tmp_path, executor=executor, timeout=1.5)
     assert set(report.failed) == {"t1"} and len(report.done) == 5
+
+
+def test_a_scheduler_that_dies_is_said_in_one_line_and_what_is_done_stays(tmp_path):
+    cluster = distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=50
+    )
+    tasks = {f"t{k}": {"kind": "slow", "number": k} for k in range(100)}
+    stop = threading.Timer(2.0, cluster.close)
+    with (
+        pytest.raises(RunError, match="the Dask scheduler is gone"),
+        engine(dask=cluster.scheduler_address) as executor,
+    ):
+        stop.start()
+        run_farm(work, tasks, tmp_path, executor=executor)
+    stop.join()
+    assert list(tmp_path.glob("results/*.npz"))
+
+
+def test_dask_without_a_worker_does_not_wait_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr("molkit.farm.engines.LONELY_SECONDS", 1.0)
+    monkeypatch.setattr("molkit.farm.run.CHECK_SECONDS", 0.5)
+    with (
+        distributed.LocalCluster(n_workers=0, dashboard_address=":0", silence_logs=50) as cluster,
+        engine(dask=cluster.scheduler_address) as executor,
+        pytest.raises(RunError, match="no Dask worker for 1 s"),
+    ):
+        run_farm(work, tasks_of(2), tmp_path, executor=executor)
 
 
 def test_a_scheduler_that_does_not_answer_is_said_in_one_line(monkeypatch):
