@@ -35,6 +35,7 @@ class Molecule:
     spin: int = 0  # 2S
     name: str = ""
     properties: Mapping[str, float] = field(default_factory=dict)
+    isotopes: np.ndarray | None = None  # [A] int64, mass numbers of labelled atoms, 0 elsewhere; None: no label
 
     def __post_init__(self) -> None:
         numbers = np.asarray(self.atomic_numbers, dtype=np.int64).reshape(-1)
@@ -53,6 +54,8 @@ class Molecule:
             raise InvalidInput(f"{label}: atomic numbers must lie in 1..{len(SYMBOLS) - 1}, got {bad}")
         object.__setattr__(self, "atomic_numbers", numbers)
         object.__setattr__(self, "positions", positions)
+        if self.isotopes is not None:
+            object.__setattr__(self, "isotopes", _labels(self.isotopes, len(numbers), label))
 
     @property
     def num_atoms(self) -> int:
@@ -81,17 +84,28 @@ class Molecule:
         return self.with_positions(self.positions - self.positions.mean(axis=0))
 
 
+def _labels(isotopes: np.ndarray, num_atoms: int, label: str) -> np.ndarray | None:
+    """Mass numbers [A] int64, or None where no atom has one."""
+    masses = np.asarray(isotopes, dtype=np.int64).reshape(-1)
+    if len(masses) != num_atoms or (masses < 0).any():
+        raise InvalidInput(f"{label}: isotopes must be {num_atoms} mass numbers from 0, got {masses.tolist()[:10]}")
+    return masses if masses.any() else None
+
+
 @dataclass(frozen=True, eq=False)
 class PackedMolecules(Sequence[Molecule]):
     """Many molecules stored back to back; indexing gives a `Molecule`, `select` a smaller pack.
 
-    num_atoms [B] int64; atomic_numbers [A] int64; positions [A, 3] float64, angstrom; names [B] or empty.
+    num_atoms [B] int64; atomic_numbers [A] int64; positions [A, 3] float64, angstrom; names [B] or empty;
+    charges [B] int64, or None where all are neutral; isotopes [A] as in `Molecule`.
     """
 
     num_atoms: np.ndarray
     atomic_numbers: np.ndarray
     positions: np.ndarray
     names: tuple[str, ...] = ()
+    charges: np.ndarray | None = None
+    isotopes: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         total = int(self.num_atoms.sum())
@@ -123,7 +137,10 @@ class PackedMolecules(Sequence[Molecule]):
     def _molecule(self, row: int, start: int) -> Molecule:
         atoms = slice(start, start + int(self.num_atoms[row]))
         name = self.names[row] if self.names else ""
-        return Molecule(self.atomic_numbers[atoms], self.positions[atoms], name=name)
+        charge = 0 if self.charges is None else int(self.charges[row])
+        isotopes = None if self.isotopes is None else self.isotopes[atoms]
+        numbers, positions = self.atomic_numbers[atoms], self.positions[atoms]
+        return Molecule(numbers, positions, charge=charge, name=name, isotopes=isotopes)
 
     def atom_rows(self, rows: np.ndarray) -> np.ndarray:
         """Rows of the flat arrays that hold the atoms of the given molecules, in that order."""
@@ -138,7 +155,10 @@ class PackedMolecules(Sequence[Molecule]):
         rows = np.flatnonzero(rows) if np.asarray(rows).dtype == bool else np.asarray(rows)
         atoms = self.atom_rows(rows)
         names = tuple(self.names[row] for row in rows) if self.names else ()
-        return PackedMolecules(self.num_atoms[rows], self.atomic_numbers[atoms], self.positions[atoms], names)
+        charges = None if self.charges is None else self.charges[rows]
+        isotopes = None if self.isotopes is None else self.isotopes[atoms]
+        numbers, positions = self.atomic_numbers[atoms], self.positions[atoms]
+        return PackedMolecules(self.num_atoms[rows], numbers, positions, names, charges, isotopes)
 
     def without_hydrogens(self) -> "PackedMolecules":
         """The heavy atoms of each molecule, their mean at the origin. Raises InvalidInput for one of hydrogens only."""
@@ -149,18 +169,23 @@ class PackedMolecules(Sequence[Molecule]):
             raise InvalidInput(f"molecule {int(np.argmin(counts)) + 1} has no atom but hydrogen; leave it out")
         positions = self.positions[heavy]
         sums = np.stack([np.bincount(owner, column, minlength=len(self)) for column in positions.T], axis=1)
-        return PackedMolecules(
-            counts, self.atomic_numbers[heavy], positions - (sums / counts[:, None])[owner], self.names
-        )
+        centred = positions - (sums / counts[:, None])[owner]
+        isotopes = None if self.isotopes is None else self.isotopes[heavy]
+        return PackedMolecules(counts, self.atomic_numbers[heavy], centred, self.names, self.charges, isotopes)
 
     @classmethod
     def from_molecules(cls, molecules: Iterable[Molecule]) -> "PackedMolecules":
-        """Pack molecules in the given order; charges, spins and properties are not kept."""
+        """Pack molecules in the given order; spins and properties are not kept."""
         molecules = list(molecules)
         names = tuple(molecule.name for molecule in molecules)
+        charges = np.array([molecule.charge for molecule in molecules], dtype=np.int64)
+        labelled = any(molecule.isotopes is not None for molecule in molecules)
+        isotopes = [np.zeros(m.num_atoms, np.int64) if m.isotopes is None else m.isotopes for m in molecules]
         return cls(
             np.array([molecule.num_atoms for molecule in molecules], dtype=np.int64),
             np.concatenate([m.atomic_numbers for m in molecules]) if molecules else np.zeros(0, np.int64),
             np.concatenate([m.positions for m in molecules]) if molecules else np.zeros((0, 3)),
             names if any(names) else (),
+            charges if charges.any() else None,
+            np.concatenate(isotopes) if labelled else None,
         )

@@ -1,10 +1,11 @@
-"""Molecules in XYZ and SDF files, in and out.
+"""Molecules in XYZ and SDF files, gzipped or not, in and out.
 
-Reading forgives blank lines between frames, any newline, atomic numbers instead of symbols, Fortran exponents. Anything
-else that is wrong is an InvalidInput with the path, the line, what was expected and what came. Writing replaces the
-file in one step, so that nobody ever sees half of it.
+Reading forgives blank lines between frames, any newline and encoding, atomic numbers instead of symbols, Fortran
+exponents. Anything else that is wrong is an InvalidInput with the path, the line, what was expected and what came.
+Writing replaces the file in one step, so that nobody ever sees half of it.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from scipy.spatial import cKDTree
 
 from molkit.chem.rdkit_tools import perceive_bonds
 from molkit.chem.sdf import sdf_record, sdf_records
-from molkit.chem.text_files import Frame, write_atomically
+from molkit.chem.text_files import STANDARD, Frame, decoded, kind_of, read_bytes, shown, write_atomically
 from molkit.chem.xyz import xyz_frame, xyz_frames
 from molkit.errors import InvalidInput
 from molkit.molecule import Molecule
@@ -41,31 +42,46 @@ class Reading:
 def read_xyz(path: Path, *, check_overlap: bool = False) -> list[Molecule]:
     """All frames of an XYZ file, coordinates in angstrom; the comment line becomes the name.
 
-    `charge=` and `spin=` (2S) in the comment are understood. Raises InvalidInput at the first thing that is wrong,
-    with `check_overlap` also for two atoms closer than 0.2 angstrom.
+    Charge, spin and extended XYZ in the comment are understood (`molkit.chem.xyz_comments`). Raises InvalidInput at the
+    first thing that is wrong, with `check_overlap` also for two atoms closer than 0.2 angstrom.
     """
     return _all_or_error(path, xyz_frames(Path(path)), check_overlap)
 
 
-def read_sdf(path: Path, *, check_overlap: bool = False) -> list[Molecule]:
+def read_sdf(path: Path, *, check_overlap: bool = False, without_hydrogens: bool = False) -> list[Molecule]:
     """All records of an SDF or MOL file, with the atoms that are written there (no hydrogens are added).
 
-    Charge and unpaired electrons come from the record's formal charges; numeric data fields become properties.
-    Raises InvalidInput as `read_xyz`, and for flat (2D) records.
+    Charge and unpaired electrons come from the record's formal charges, or a data field `charge`; numeric data fields
+    become properties. Raises InvalidInput as `read_xyz`, for flat (2D) records, and for records that leave out
+    hydrogens unless asked for.
     """
-    return _all_or_error(path, sdf_records(Path(path)), check_overlap)
+    records = sdf_records(Path(path), without_hydrogens=without_hydrogens)
+    return _all_or_error(path, records, check_overlap)
 
 
-def read_molecules(path: Path, *, check_overlap: bool = True) -> Reading:
-    """The molecules of an .xyz, .sdf or .mol file, the good ones and the problems apart.
+def read_molecules(path: Path, *, check_overlap: bool = True, without_hydrogens: bool = False) -> Reading:
+    """The molecules of an .xyz, .sdf or .mol file, gzipped or not, the good ones and the problems apart.
 
-    Raises InvalidInput when the file cannot be opened, has another suffix, or holds nothing at all.
+    `-` is standard input, whose format is told from what comes. An SDF record that leaves out hydrogens is a problem
+    unless asked for. Raises InvalidInput when the file cannot be opened, has another suffix, or holds nothing at all.
     """
     path = Path(path)
-    readers = {".xyz": xyz_frames, ".sdf": sdf_records, ".mol": sdf_records}
-    if path.suffix.lower() not in readers:
-        raise InvalidInput(f"{path}: expected a file ending in .xyz, .sdf or .mol, got {path.suffix or 'no ending'!r}")
-    found = readers[path.suffix.lower()](path)
+    kind = kind_of(path)
+    if path == STANDARD or (not kind and path.exists() and not path.is_file()):  # a pipe has no ending either
+        return molecules_in(read_bytes(path), path, check_overlap=check_overlap, without_hydrogens=without_hydrogens)
+    if kind not in (".xyz", ".sdf", ".mol"):
+        raise InvalidInput(f"{path}: expected a file ending in .xyz, .sdf or .mol, got {kind or 'no ending'!r}")
+    options = {"check_overlap": check_overlap, "without_hydrogens": without_hydrogens}
+    return molecules_in(read_bytes(path), path, kind=kind, **options)
+
+
+def molecules_in(
+    content: bytes, path: Path, *, kind: str = "", check_overlap: bool = True, without_hydrogens: bool = False
+) -> Reading:
+    """As `read_molecules` of a content that was read; the path is for messages. Without a kind the content tells it."""
+    text = decoded(content, path)
+    is_xyz = kind == ".xyz" if kind else re.match(r"\s*[+-]?\d+[ \t]*\n", text) is not None
+    found = xyz_frames(path, text) if is_xyz else sdf_records(path, text, without_hydrogens=without_hydrogens)
     frames = [_checked(frame, index, path, check_overlap) for index, frame in enumerate(found)]
     return Reading(
         tuple(frame for frame in frames if isinstance(frame, Molecule)),
@@ -79,8 +95,7 @@ def write_xyz(path: Path, molecules: Molecule | Iterable[Molecule]) -> None:
 
     Raises InvalidInput when the file cannot be written; an existing file is then unchanged.
     """
-    molecules = [molecules] if isinstance(molecules, Molecule) else molecules
-    write_atomically(path, "".join(xyz_frame(molecule) for molecule in molecules))
+    write_atomically(path, xyz_text(molecules))
 
 
 def write_sdf(path: Path, molecules: Molecule | Iterable[Molecule]) -> list[Problem]:
@@ -89,6 +104,19 @@ def write_sdf(path: Path, molecules: Molecule | Iterable[Molecule]) -> list[Prob
     A molecule whose bonds are not perceived is written without bonds and with a data field `bond_perception` that
     says why; those are returned. Raises InvalidInput when the file cannot be written.
     """
+    text, problems = sdf_text(molecules)
+    write_atomically(path, text)
+    return problems
+
+
+def xyz_text(molecules: Molecule | Iterable[Molecule]) -> str:
+    """What `write_xyz` writes."""
+    molecules = [molecules] if isinstance(molecules, Molecule) else molecules
+    return "".join(xyz_frame(molecule) for molecule in molecules)
+
+
+def sdf_text(molecules: Molecule | Iterable[Molecule]) -> tuple[str, list[Problem]]:
+    """What `write_sdf` writes and returns."""
     molecules = [molecules] if isinstance(molecules, Molecule) else list(molecules)
     records, problems = [], []
     for index, molecule in enumerate(molecules):
@@ -96,8 +124,7 @@ def write_sdf(path: Path, molecules: Molecule | Iterable[Molecule]) -> list[Prob
         if not perception.perceived:
             problems.append(Problem(index, f"bonds not perceived: {perception.reason}"))
         records.append(sdf_record(molecule, perception.mol, perception.reason))
-    write_atomically(path, "".join(records))
-    return problems
+    return "".join(records), problems
 
 
 def closest_overlap(molecule: Molecule, *, threshold: float = OVERLAP_ANGSTROM) -> tuple[int, int] | None:
@@ -123,6 +150,6 @@ def _checked(frame: Frame, index: int, path: Path, check_overlap: bool) -> Frame
         return frame
     label = f" ({frame.name})" if frame.name else ""
     return InvalidInput(
-        f"{path}: atoms {pair[0] + 1} and {pair[1] + 1} of molecule {index + 1}{label} are closer than "
+        f"{shown(path)}: atoms {pair[0] + 1} and {pair[1] + 1} of molecule {index + 1}{label} are closer than "
         f"{OVERLAP_ANGSTROM} angstrom; expected separate nuclei"
     )

@@ -59,21 +59,26 @@ def molecule_from_rdkit(mol: Chem.Mol, *, conformer: int = -1, name: str = "") -
         raise InvalidInput(
             "an RDKit molecule needs coordinates to become a Molecule, got one without conformer; embed it"
         )
+    atoms = [(atom.GetAtomicNum(), atom.GetIsotope(), atom.GetNumRadicalElectrons()) for atom in mol.GetAtoms()]
+    numbers, isotopes, unpaired = zip(*atoms, strict=True) if atoms else ((), (), ())
     return Molecule(
-        np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()], dtype=np.int64),
+        np.array(numbers, dtype=np.int64),
         mol.GetConformer(conformer).GetPositions(),
         charge=Chem.GetFormalCharge(mol),
-        spin=sum(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms()),
+        spin=sum(unpaired),
         name=name or (mol.GetProp("_Name") if mol.HasProp("_Name") else ""),
+        isotopes=np.array(isotopes, dtype=np.int64),
     )
 
 
 def rdkit_atoms(molecule: Molecule) -> Chem.RWMol:
-    """The atoms of a molecule with their coordinates, neutral, without bonds and without implicit hydrogens."""
+    """The atoms of a molecule with coordinates and isotopes, neutral, without bonds and implicit hydrogens."""
     mol = Chem.RWMol()
-    for number in molecule.atomic_numbers.tolist():
+    isotopes = [0] * molecule.num_atoms if molecule.isotopes is None else molecule.isotopes.tolist()
+    for number, isotope in zip(molecule.atomic_numbers.tolist(), isotopes, strict=True):
         atom = Chem.Atom(number)
         atom.SetNoImplicit(True)
+        atom.SetIsotope(isotope)
         mol.AddAtom(atom)
     conformer = Chem.Conformer(molecule.num_atoms)
     conformer.SetPositions(np.array(molecule.positions))
@@ -240,6 +245,8 @@ def perceived_smiles(molecule: Molecule, *, charge: int | None = None) -> str | 
 
 def mol_from_smiles(smiles: str) -> Chem.Mol:
     """Parse a SMILES without adding hydrogens; raises InvalidInput with RDKit's complaint."""
+    if len(smiles.split()) > 1:
+        raise InvalidInput(f"expected one SMILES, got {smiles!r}: a blank ends a SMILES; give each molecule by itself")
     with rdBase.BlockLogs():
         mol = Chem.MolFromSmiles(smiles, sanitize=False)
         if mol is None or mol.GetNumAtoms() == 0:
