@@ -34,7 +34,7 @@ from molkit.errors import CalculationFailed, InvalidInput, MolkitError
 from molkit.graphs import Graph, split_by_pairs
 from molkit.molecule import PackedMolecules
 
-Isa = Literal["auto", "avx512_bf16", "avx512", "avx2"]
+Isa = Literal["auto", "amx_bf16", "avx512_bf16", "avx512", "avx2"]
 Task = Literal["training", "sampling"]
 
 LARGEST_QM9 = 29  # atoms; the reference's sampler pads every molecule to it

@@ -13,6 +13,11 @@ from molkit.errors import CalculationFailed, InvalidInput
 PROGRESS = "# "  # how the measurement begins the lines that are meant for people
 CAPS = {  # what each library must be told before it is loaded: oneDNN, MKL, PyTorch's own kernels, our engine
     "auto": {},
+    "amx_bf16": {
+        "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_AMX",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX512_E4",
+        "MOLKIT_MAX_ISA": "amx_bf16",
+    },
     "avx512_bf16": {
         "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16",
         "MKL_ENABLE_INSTRUCTIONS": "AVX512",

@@ -29,12 +29,12 @@ def has_bfloat16(device: torch.device, isa: str) -> bool:
         return torch.cuda.is_bf16_supported()
     found = torch.cpu.get_capabilities()
     native = found.get("amx_bf16", False) or found.get("avx512_bf16", False)
-    return bool(native) and isa in ("auto", "avx512_bf16")
+    return bool(native) and isa in ("auto", "amx_bf16", "avx512_bf16")
 
 
 def has_amx(isa: str) -> bool:
     """Whether the CPU has bfloat16 matrix tiles and may use them."""
-    return bool(torch.cpu.get_capabilities().get("amx_bf16", False)) and isa == "auto"
+    return bool(torch.cpu.get_capabilities().get("amx_bf16", False)) and isa in ("auto", "amx_bf16")
 
 
 def peak_works(width: int, device: torch.device, *, bfloat16: bool) -> dict[str, Callable[[], float]]:

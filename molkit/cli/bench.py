@@ -7,7 +7,7 @@ import click
 from molkit.cli.engines import Engine, engine_options
 from molkit.cli.outputs import require_place
 
-ISAS = ("auto", "avx512_bf16", "avx512", "avx2")
+ISAS = ("auto", "amx_bf16", "avx512_bf16", "avx512", "avx2")
 
 
 @click.group()

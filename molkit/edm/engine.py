@@ -33,7 +33,7 @@ FLAGS = ("-O3", "-fPIC", "-shared", "-Wno-psabi")
 COMPILERS = ("cc", "gcc")
 MAX_WIDTH = 512
 MESSAGE, MOVE = 0, 1
-LEVELS = {"avx2": 1, "avx512": 2, "avx512_bf16": 3}  # as `layer_level` of the C file counts them
+LEVELS = {"avx2": 1, "avx512": 2, "avx512_bf16": 3, "amx_bf16": 4}  # as `layer_level` of the C file counts them
 FLOAT_LEVEL = LEVELS["avx512"]  # the highest instruction set with float32 products only
 ERRORS = {1: MemoryError("no memory for the pair kernel"), 2: IndexError("edge_index names an atom that is not there")}
 

@@ -181,7 +181,7 @@ def test_a_cap_is_told_to_every_library(isa):
 
 
 def test_an_unknown_cap_is_refused():
-    with pytest.raises(InvalidInput, match="known are auto, avx512_bf16, avx512, avx2"):
+    with pytest.raises(InvalidInput, match="known are auto, amx_bf16, avx512_bf16, avx512, avx2"):
         environment("sse", {})
 
 
@@ -191,5 +191,5 @@ def test_the_engine_keeps_to_the_cap(monkeypatch):
         monkeypatch.setenv("MOLKIT_MAX_ISA", isa)
         assert engine.level_limit() == level
     monkeypatch.setenv("MOLKIT_MAX_ISA", "sse")
-    with pytest.raises(engine.EngineUnavailable, match="must be one of avx2, avx512, avx512_bf16"):
+    with pytest.raises(engine.EngineUnavailable, match="must be one of avx2, avx512, avx512_bf16, amx_bf16"):
         engine.level_limit()

@@ -12,7 +12,8 @@
  * that what belongs to a tile stays in the cache. Any order of edges is right; sorted by receiver is fastest. F is a
  * multiple of 16, at most MAX_WIDTH.
  *
- * This file includes itself once per instruction set; the caller asks layer_level() which of them the CPU has.
+ * This file includes itself once per instruction set; the caller asks layer_level() which of them the CPU has. ROWS
+ * rows of a tile are multiplied at once: it is even and divides TILE; so does 16.
  * Built with: cc -O3 -fPIC -shared. All arrays are float32, row-major and without gaps; indices are int64.
  */
 #ifndef LANES
@@ -24,8 +25,15 @@
 
 enum { MESSAGE = 0, MOVE = 1 };
 enum { OK = 0, NO_MEMORY = 1, BAD_INDEX = 2, BAD_CALL = 3 };
-enum { MAX_WIDTH = 512, TILE = 48, ROWS = 6, CHUNK = 96, PAD = 16 }; /* ROWS is even and divides TILE; so does 16 */
+enum { MAX_WIDTH = 512, PAD = 16 };
 /* Rows of a tile are F + PAD apart: with a power of two many rows would share few lines of the cache. */
+
+#if defined(__linux__) && __GNUC__ >= 11 && !defined(__clang__)
+#define HAS_AMX
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 typedef struct {
     const float *first_weight, *first_bias; /* [R, S, w] [F, 2F + 2], b1 [F] */
@@ -75,6 +83,7 @@ static int check(const layer_call *c) {
     return OK;
 }
 
+#define SETTLE __asm__ volatile("" ::: "memory") /* what was stored is in memory: AMX reads behind the compiler */
 #define INLINE static inline __attribute__((always_inline))
 #define STAGE static __attribute__((noinline))
 #define JOIN2(a, b) a##_##b
@@ -85,6 +94,8 @@ static int check(const layer_call *c) {
 #define LANES 8
 #define COLUMNS 2
 #define LEVEL avx2
+#define TILE 48
+#define ROWS 6
 #include "layer.c"
 #pragma GCC pop_options
 
@@ -93,6 +104,8 @@ static int check(const layer_call *c) {
 #define LANES 16
 #define COLUMNS 4
 #define LEVEL avx512
+#define TILE 48
+#define ROWS 6
 #include "layer.c"
 #pragma GCC pop_options
 
@@ -101,29 +114,64 @@ static int check(const layer_call *c) {
 #define LANES 16
 #define COLUMNS 4
 #define LEVEL bfloat
+#define TILE 48
+#define ROWS 6
 #define BFLOAT
 #include "layer.c"
 #pragma GCC pop_options
 
-/* 0: this CPU can run none of it; 1: AVX2 and FMA; 2: AVX-512; 3: AVX-512 with products of bfloat16. */
+#ifdef HAS_AMX
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-bf16")
+#define LANES 16
+#define COLUMNS 4
+#define LEVEL matrix
+#define TILE 64
+#define ROWS 32
+#define BFLOAT
+#define MATRIX
+#include "layer.c"
+#pragma GCC pop_options
+
+/* Whether the CPU has products of bfloat16 matrices, and the system lets this process use them. */
+static int matrix_allowed(void) {
+    enum { REQUEST = 0x1023, MATRIX_DATA = 18 }; /* ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA */
+    unsigned a, b, c, d;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d >> 22 & 1) || !(d >> 24 & 1)) return 0;
+    return syscall(SYS_arch_prctl, REQUEST, MATRIX_DATA) == 0;
+}
+#endif
+
+/* 0: this CPU can run none of it; 1: AVX2 and FMA; 2: AVX-512; 3: AVX-512 with products of bfloat16; 4: and with AMX,
+ * products of bfloat16 matrices. */
 int layer_level(void) {
     __builtin_cpu_init();
     if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return 0;
     if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
         !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl"))
         return 1;
-    return __builtin_cpu_supports("avx512bf16") ? 3 : 2;
+    if (!__builtin_cpu_supports("avx512bf16")) return 2;
+#ifdef HAS_AMX
+    if (matrix_allowed()) return 4;
+#endif
+    return 3;
 }
 
 int layer_forward(const layer_call *c, int level) {
     int status = check(c);
     if (status) return status;
+#ifdef HAS_AMX
+    if (level == 4) return forward_matrix(c);
+#endif
     return level == 3 ? forward_bfloat(c) : level == 2 ? forward_avx512(c) : forward_avx2(c);
 }
 
 int layer_backward(const layer_call *c, int level) {
     int status = check(c);
     if (status) return status;
+#ifdef HAS_AMX
+    if (level == 4) return backward_matrix(c);
+#endif
     return level == 3 ? backward_bfloat(c) : level == 2 ? backward_avx512(c) : backward_avx2(c);
 }
 
@@ -217,13 +265,21 @@ INLINE vf N(silu)(vf z, vf *slope) {
     return h;
 }
 
-/* ---- factors of products: float32, or bfloat16 with STEP terms of a sum side by side; sums are float32 ---- */
+/* ---- factors of products: float32, or bfloat16 with STEP terms of a sum side by side; sums are float32 ----
+ * Sums have a multiple of DEPTH terms, the last of them zeros where the matrices have fewer. */
+
+INLINE int64_t N(up)(int64_t count, int64_t unit) { return (count + unit - 1) / unit * unit; }
 
 #ifdef BFLOAT
 typedef uint16_t operand;
 typedef __m512bh factor;
 typedef int32_t N(unaligned_pair) __attribute__((aligned(2), may_alias));
 #define STEP 2
+#ifdef MATRIX
+#define DEPTH 32
+#else
+#define DEPTH 2
+#endif
 #define ONE(p) ((factor)_mm512_set1_epi32(*(const N(unaligned_pair) *)(p)))
 #define MANY(p) ((factor)_mm512_loadu_si512(p))
 #define DOT(sum, a, b) ((vf)_mm512_dpbf16_ps((__m512)(sum), (a), (b)))
@@ -256,6 +312,7 @@ INLINE operand N(rounded)(float x) { /* to nearest, ties to even */
 typedef float operand;
 typedef vf factor;
 #define STEP 1
+#define DEPTH 1
 #define ONE(p) N(all)(*(p))
 #define MANY(p) N(load)(p)
 #define DOT(sum, a, b) ((sum) + (a) * (b))
@@ -279,12 +336,14 @@ typedef struct {
 /* The float32 matrix x [rows, width] as a factor, in `buffer` when it must be converted. */
 static N(matrix) N(as_factor)(const float *x, int64_t by, int64_t rows, int64_t width, int pairs, operand *buffer) {
 #ifdef BFLOAT
-    for (int64_t r = 0; r < rows; r += 2)
-        for (int64_t k = 0; k < width; k += LANES) {
-            const vf a = N(load)(x + r * by + k), b = r + 1 < rows ? N(load)(x + (r + 1) * by + k) : (vf){};
-            N(put)(pairs ? NULL : buffer, pairs ? buffer : NULL, width, r, k, a, b);
+    const int64_t pitch = pairs ? width : N(up)(width, DEPTH);
+    for (int64_t r = 0; r < (pairs ? N(up)(rows, DEPTH) : rows); r += 2)
+        for (int64_t k = 0; k < pitch; k += LANES) {
+            const vf a = r < rows && k < width ? N(load)(x + r * by + k) : (vf){};
+            const vf b = r + 1 < rows && k < width ? N(load)(x + (r + 1) * by + k) : (vf){};
+            N(put)(pairs ? NULL : buffer, pairs ? buffer : NULL, pitch, r, k, a, b);
         }
-    return (N(matrix)){buffer, width};
+    return (N(matrix)){buffer, pitch};
 #else
     (void)rows, (void)width, (void)pairs, (void)buffer;
     return (N(matrix)){x, by};
@@ -297,14 +356,151 @@ INLINE int64_t N(panel_width)(int64_t width, int64_t first) { return width - fir
 
 /* The matrix B[k][n] = from[k * by_k + n * by_n], k < depth, n < width, as panels of at most PANEL columns. */
 static void N(pack)(const float *from, int64_t by_k, int64_t by_n, int64_t depth, int64_t width, operand *panels) {
+    const int64_t whole = N(up)(depth, DEPTH);
     for (int64_t first = 0; first < width; first += PANEL) {
         const int64_t columns = N(panel_width)(width, first);
+        memset(panels + depth * columns, 0, sizeof(operand) * (whole - depth) * columns);
         for (int64_t n = 0; n < columns; n++)
             for (int64_t k = 0; k < depth; k++)
                 panels[(k / STEP * columns + n) * STEP + k % STEP] = N(rounded)(from[k * by_k + (first + n) * by_n]);
-        panels += depth * columns;
+        panels += whole * columns;
     }
 }
+
+#ifdef MATRIX
+/* The eight tiles of AMX: 0 to 3 are sums, 16 x 16 float32; 4 and 5 left and 6 and 7 right factors of 32 terms. */
+INLINE void N(begin)(void) {
+    struct {
+        uint8_t palette, start_row, reserved[14];
+        uint16_t bytes[16]; /* of a row */
+        uint8_t rows[16];
+    } shape = {.palette = 1};
+    for (int n = 0; n < 8; n++) shape.bytes[n] = 64, shape.rows[n] = 16;
+    SETTLE;
+    _tile_loadconfig(&shape);
+}
+INLINE void N(end)(void) { _tile_release(); }
+
+/* out = left right + start for `high` times 16 rows and `wide` times 16 columns, each 1 or 2; start NULL is zero. Right
+ * is in pairs of rows. */
+INLINE void N(block)(const operand *left, int64_t by_left, const operand *right, int64_t by_right, int64_t depth,
+                     const float *start, int64_t by_start, float *out, int64_t by_out, const int high,
+                     const int wide) {
+    SETTLE;
+    if (start) {
+        _tile_loadd(0, start, 4 * by_start);
+        if (wide == 2) _tile_loadd(1, start + 16, 4 * by_start);
+        if (high == 2) _tile_loadd(2, start + 16 * by_start, 4 * by_start);
+        if (high == 2 && wide == 2) _tile_loadd(3, start + 16 * by_start + 16, 4 * by_start);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    }
+    for (int64_t k = 0; k < depth; k += DEPTH) {
+        _tile_loadd(4, left + k, 2 * by_left);
+        _tile_loadd(6, right + k * by_right, 4 * by_right);
+        _tile_dpbf16ps(0, 4, 6);
+        if (wide == 2) {
+            _tile_loadd(7, right + k * by_right + 32, 4 * by_right);
+            _tile_dpbf16ps(1, 4, 7);
+        }
+        if (high == 2) {
+            _tile_loadd(5, left + 16 * by_left + k, 2 * by_left);
+            _tile_dpbf16ps(2, 5, 6);
+        }
+        if (high == 2 && wide == 2) _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_stored(0, out, 4 * by_out);
+    if (wide == 2) _tile_stored(1, out + 16, 4 * by_out);
+    if (high == 2) _tile_stored(2, out + 16 * by_out, 4 * by_out);
+    if (high == 2 && wide == 2) _tile_stored(3, out + 16 * by_out + 16, 4 * by_out);
+}
+
+/* The same for any number of rows up to 32, of which only these are read from `start` and written. */
+INLINE void N(rows_block)(const operand *left, int64_t by_left, const operand *right, int64_t by_right, int64_t depth,
+                          const float *start, int64_t by_start, float *out, int64_t by_out, int64_t rows,
+                          const int wide) {
+    if (rows == 32) N(block)(left, by_left, right, by_right, depth, start, by_start, out, by_out, 2, wide);
+    else if (rows == 16) N(block)(left, by_left, right, by_right, depth, start, by_start, out, by_out, 1, wide);
+    else {
+        float spare[32 * 32] __attribute__((aligned(64)));
+        for (int64_t r = 0; start && r < rows; r++)
+            memcpy(spare + r * 32, start + r * by_start, sizeof(float) * 16 * wide);
+        N(block)(left, by_left, right, by_right, depth, start ? spare : NULL, 32, spare, 32, 2, wide);
+        for (int64_t r = 0; r < rows; r++) memcpy(out + r * by_out, spare + r * 32, sizeof(float) * 16 * wide);
+    }
+}
+
+/* out [rows, width] = left [rows, depth] times packed panels, plus start (rows of it by_start apart; NULL is zero). */
+STAGE void N(product)(N(matrix) left, const operand *panels, int64_t depth, int64_t width, const float *start,
+                      int64_t by_start, float *out, int64_t by_out, int64_t rows) {
+    depth = N(up)(depth, DEPTH);
+    for (int64_t first = 0; first < width; first += PANEL) {
+        const int64_t columns = N(panel_width)(width, first);
+        for (int64_t r = 0; r < rows; r += ROWS)
+            for (int64_t n = 0; n < columns; n += 32) {
+                const operand *a = left.data + r * left.by, *b = panels + first * depth + 2 * n;
+                const float *s = start ? start + r * by_start + first + n : NULL;
+                float *o = out + r * by_out + first + n;
+                const int64_t high = rows - r < ROWS ? rows - r : ROWS;
+                if (columns - n > 16) N(rows_block)(a, left.by, b, columns, depth, s, by_start, o, by_out, high, 2);
+                else N(rows_block)(a, left.by, b, columns, depth, s, by_start, o, by_out, high, 1);
+            }
+    }
+}
+
+/* to[k][r] = from[r][k] for 16 x 16 pairs; `by_to` and `by_from` pairs between rows. */
+INLINE void N(transpose)(const operand *from, int64_t by_from, operand *to, int64_t by_to) {
+    __m512i x[16];
+#pragma GCC unroll 16
+    for (int r = 0; r < 16; r++) x[r] = _mm512_loadu_si512(from + 2 * r * by_from);
+#pragma GCC unroll 4
+    for (int bit = 1; bit < 16; bit *= 2) { /* swaps this bit of the row's number and of the column's */
+        vi low, high;
+#pragma GCC unroll 16
+        for (int n = 0; n < 16; n++) low[n] = n & bit ? 16 + n - bit : n, high[n] = n & bit ? 16 + n : n + bit;
+#pragma GCC unroll 16
+        for (int r = 0; r < 16; r++) {
+            if (r & bit) continue;
+            const __m512i a = x[r], b = x[r + bit];
+            x[r] = _mm512_permutex2var_epi32(a, (__m512i)low, b);
+            x[r + bit] = _mm512_permutex2var_epi32(a, (__m512i)high, b);
+        }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < 16; r++) _mm512_storeu_si512(to + 2 * r * by_to, x[r]);
+}
+
+/* out [depth, width] += left^T right, left [rows, depth], right [rows, width], both in pairs of rows, with zeros up to a
+ * multiple of DEPTH rows. */
+STAGE void N(outer_product)(N(matrix) left, N(matrix) right, int64_t depth, int64_t width, int64_t all_rows, float *out,
+                            int64_t by_out) {
+    enum { CHUNK = 256 };
+    operand turned[32 * CHUNK] __attribute__((aligned(64)));
+    all_rows = N(up)(all_rows, DEPTH);
+    for (int64_t start = 0; start < all_rows; start += CHUNK) {
+        const int64_t rows = all_rows - start < CHUNK ? all_rows - start : CHUNK;
+        for (int64_t o = 0; o < depth; o += 32) {
+            const int64_t high = depth - o < 32 ? depth - o : 32;
+            for (int64_t k = 0; k < high; k += 16)
+                for (int64_t r = 0; r < rows; r += 32)
+                    N(transpose)(left.data + (start + r) * left.by + 2 * (o + k), left.by, turned + k * rows + r,
+                                 rows / 2);
+            for (int64_t n = 0; n < width; n += 32) {
+                const operand *b = right.data + start * right.by + 2 * n;
+                float *to = out + o * by_out + n;
+                if (width - n > 16) N(rows_block)(turned, rows, b, right.by, rows, to, by_out, to, by_out, high, 2);
+                else N(rows_block)(turned, rows, b, right.by, rows, to, by_out, to, by_out, high, 1);
+            }
+        }
+    }
+}
+
+#else
+INLINE void N(begin)(void) {}
+INLINE void N(end)(void) {}
 
 /* out = left right + start for `rows` rows and `columns` vectors of columns; start NULL is zero. */
 INLINE void N(block)(const operand *left, int64_t by_left, const operand *right, int64_t depth, const float *start,
@@ -391,6 +587,7 @@ INLINE void N(outer_block)(const operand *left, int64_t by_left, const operand *
 /* out [depth, width] += left^T right, left [rows, depth], right [rows, width], both in pairs of rows. */
 STAGE void N(outer_product)(N(matrix) left, N(matrix) right, int64_t depth, int64_t width, int64_t all_rows, float *out,
                             int64_t by_out) {
+    enum { CHUNK = 96 };
     for (int64_t start = 0; start < all_rows; start += CHUNK) {
         const int64_t rows = all_rows - start < CHUNK ? all_rows - start : CHUNK;
         for (int64_t first = 0; first < width; first += PANEL) {
@@ -410,6 +607,7 @@ STAGE void N(outer_product)(N(matrix) left, N(matrix) right, int64_t depth, int6
         }
     }
 }
+#endif
 
 /* out [depth, width] = left^T right over the atoms, from float32 matrices. */
 static void N(weight_gradient)(const float *left, int64_t by_left, int64_t depth, const float *right, int64_t by_right,
@@ -446,7 +644,7 @@ typedef struct {
     float edge_weight[2 * MAX_WIDTH];                   /* w^T */
     /* the atoms */
     operand *panels;                        /* a packed matrix, up to [2F, F] */
-    operand *left, *right;                  /* factors on the way to a product, [A + 1, 2F] each */
+    operand *left, *right;                  /* factors on the way to a product, [A + ROWS, 2F] each */
     float *parts;                           /* [R f + b1, S f] [A, 2F] */
     float *grad_parts, *grad_inputs, *work; /* [A, 2F], [A, 2F], [A, F] */
     const float *grad_pooled;               /* [A, F], rows 2F apart */
@@ -454,7 +652,7 @@ typedef struct {
 
 static int N(prepare)(const layer_call *c, N(state) * s) {
     const size_t width = c->width, tile = TILE * (width + PAD), square = width * width, atoms = c->num_atoms * width;
-    float *next = scratch_of(sizeof(float) * (7 * tile + 3 * square + 9 * atoms + 4 * width) + sizeof(N(state)));
+    float *next = scratch_of(sizeof(float) * (7 * tile + 3 * square + 9 * atoms + 4 * ROWS * width) + sizeof(N(state)));
     if (!next) return NO_MEMORY;
     s->hidden = (operand *)next, next += tile;
     s->hidden_pairs = (operand *)next, next += tile;
@@ -465,8 +663,8 @@ static int N(prepare)(const layer_call *c, N(state) * s) {
     s->message_slope = next, next += tile;
     s->edge_panels = (operand *)next, next += square;
     s->panels = (operand *)next, next += 2 * square;
-    s->left = (operand *)next, next += 2 * (atoms + width);
-    s->right = (operand *)next, next += 2 * (atoms + width);
+    s->left = (operand *)next, next += 2 * (atoms + ROWS * width);
+    s->right = (operand *)next, next += 2 * (atoms + ROWS * width);
     s->grad_parts = next, next += 2 * atoms;
     s->grad_inputs = next, next += 2 * atoms;
     s->work = next;
@@ -476,6 +674,9 @@ static int N(prepare)(const layer_call *c, N(state) * s) {
 #ifndef BFLOAT
     s->hidden_pairs = s->hidden;
     s->grad_pairs = s->grad;
+#endif
+#ifdef MATRIX
+    memset(s->hidden, 0, 4 * sizeof(float) * tile); /* the last terms of sums are read from the gaps between rows */
 #endif
     return OK;
 }
@@ -667,8 +868,10 @@ static int N(forward)(const layer_call *c) {
     memset(s.pull, 0, sizeof s.pull);
     memset(s.step, 0, sizeof s.step);
     N(pack)(c->p.weight, 1, c->width, c->width, c->width, s.edge_panels);
+    N(begin)();
     N(atom_parts)(c, &s);
     c->kind == MESSAGE ? N(message_forward)(c, &s) : N(move_forward)(c, &s);
+    N(end)();
     return OK;
 }
 
@@ -865,6 +1068,7 @@ static int N(backward)(const layer_call *c) {
     memset(s.gate, 0, sizeof s.gate);
     memset(s.pull, 0, sizeof s.pull);
     memset(s.step, 0, sizeof s.step);
+    N(begin)();
     if (c->kind == MESSAGE) {
         memset(c->grad_positions, 0, sizeof(float) * 3 * atoms);
         N(update_backward)(c, &s);
@@ -880,6 +1084,7 @@ static int N(backward)(const layer_call *c) {
         memset(c->grad_features, 0, sizeof(float) * atoms * width);
     }
     N(pair_backward)(c, &s);
+    N(end)();
     return OK;
 }
 
@@ -898,4 +1103,8 @@ static int N(backward)(const layer_call *c) {
 #undef LEVEL
 #undef COLUMNS
 #undef BFLOAT
+#undef MATRIX
+#undef DEPTH
+#undef TILE
+#undef ROWS
 #endif
