@@ -61,8 +61,7 @@ def sample(
     require_place(out, FORMATS)
     model = load(weights)
     num_calls = min(DEFAULT.num_calls, model.config.num_steps + 1) if calls is None else number_of_calls(calls)
-    plain = num_calls is None or model.config.process == "flow"  # a flow takes the plain name for its own plain step
-    rule = sampler_named(sampler or (ANCESTRAL.name if plain else DEFAULT.sampler))
+    rule = sampler_named(sampler or (ANCESTRAL.name if num_calls is None else DEFAULT.sampler))
     if num_atoms is not None and num_atoms not in dict(model.config.sizes):
         raise InvalidInput(f"{num_atoms} atoms: a size that the model's training histogram does not hold")
     step_grid(model.config.num_steps, num_calls)  # refuses a wrong number of calls before anything is drawn

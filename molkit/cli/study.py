@@ -56,29 +56,6 @@ def fewer_steps(
     click.echo(f"{out}: {len(result.arms)} arms")
 
 
-@study.command("learning-rates")
-@click.argument("trials", nargs=-1, required=True, metavar="ARM=RATE...")
-@click.option("--steps", default=800, show_default=True, type=click.IntRange(min=1), help="Length of a training.")
-@click.option("--runs", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the runs.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
-def learning_rates(trials: tuple[str, ...], steps: int, runs: Path, out: Path) -> None:
-    """Short trainings of arms of the suite training_methods at given learning rates, scored on the validation split."""
-    from molkit.errors import InvalidInput
-    from molkit.studies import edm_training_methods
-
-    pairs = [entry.partition("=") for entry in trials]
-    for arm, _, rate in pairs:
-        if arm not in edm_training_methods.TITLES or not _is_positive(rate):
-            known = ", ".join(edm_training_methods.TITLES)
-            raise InvalidInput(f"expected ARM=RATE with an arm of {known} and a positive rate, got {arm}={rate}")
-    found = []
-    for arm, _, rate in pairs:
-        found.append(edm_training_methods.trial(arm, float(rate), steps=steps, folder=runs / f"{arm}_{rate}"))
-        click.echo(f"{arm}, rate {rate}: error {found[-1].error:.4f}")
-    edm_training_methods.write_trials(found, out)
-    click.echo(f"{out}: {len(found)} trials")
-
-
 @study.command()
 @click.argument("weights", default="edm_qm9_conditional")
 @click.option("--count", default=10_000, show_default=True, type=click.IntRange(min=1), help="Molecules a property.")

@@ -256,9 +256,6 @@ def compile_for(
         return PreconditionedNetwork(compile_for(network.inner, device, precision=precision, **options)).to(device)
     if not isinstance(network, EdmNetwork):
         return network
-    if network.config.self_conditioning:
-        log.warning("EDM network: the dense layout knows no estimates; the readable network runs in %s", precision)
-        return PlainEdmNetwork(network, precision=precision)
     rungs = ladder(precision, scope)
     for rung, following in zip(rungs[:-1], rungs[1:], strict=True):
         reason = unfit(rung, network, widths=widths, molecules=molecules, training=training, device=device)

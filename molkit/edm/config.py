@@ -41,8 +41,6 @@ class EdmConfig:
     context_names: tuple[str, ...] = ()  # properties that a sample can be asked for (edm.conditions)
     context_means: tuple[float, ...] = ()  # with which they are normalised, in their units
     context_spreads: tuple[float, ...] = ()
-    self_conditioning: bool = False  # the network also sees its own last estimate of the clean molecule
-    process: Literal["diffusion", "flow"] = "diffusion"  # what the network predicts: noise, or velocity (edm.flow)
     parametrisation: Literal["noise", "preconditioned"] = "noise"  # the paper's, or that of edm.preconditioning
     feature_means: tuple[float, ...] = ()  # of a preconditioned model: mean of each feature channel,
     spreads: tuple[float, ...] = ()  # and spread of positions, type channels and atomic number, scaled units
@@ -69,10 +67,6 @@ class EdmConfig:
             raise InvalidInput(f"{len(self.context_names)} properties make num_context {2 * len(self.context_names)}")
         if not len(self.context_means) == len(self.context_spreads) == len(self.context_names):
             raise InvalidInput("context_means and context_spreads must hold one number for each of context_names")
-        if self.architecture == "gdm" and self.self_conditioning:
-            raise InvalidInput("self_conditioning needs the distances of architecture egnn; leave it out with gdm")
-        if self.parametrisation == "preconditioned" and (self.process == "flow" or self.self_conditioning):
-            raise InvalidInput("a preconditioned model is a diffusion without self_conditioning")
         if any(not 0.0 < spread < float("inf") for spread in self.spreads):
             raise InvalidInput(f"spreads must be positive numbers, got {self.spreads}")
         if not self.sizes or any(size < 1 or count < 1 for size, count in self.sizes):
@@ -90,8 +84,8 @@ class EdmConfig:
 
     @property
     def num_columns(self) -> int:
-        """Columns with which an atom enters the network: features, t, context, an estimate and whether there is one."""
-        return self.num_features + 1 + self.num_context + int(self.self_conditioning) * (self.num_features + 1)
+        """Columns with which an atom enters the network: features, t, context."""
+        return self.num_features + 1 + self.num_context
 
 
 def check_context(config: EdmConfig, context: Tensor | None, num_molecules: int) -> None:

@@ -259,11 +259,10 @@ class PlainEdmNetwork(EdmNetwork):
         batch: Tensor,
         num_molecules: int,
         context: Tensor | None = None,
-        estimate: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """As EdmNetwork.forward."""
         with torch.autocast(positions.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            return super().forward(features, positions, t, edge_index, batch, num_molecules, context, estimate)
+            return super().forward(features, positions, t, edge_index, batch, num_molecules, context)
 
 
 def share(network: EdmNetwork) -> EdmNetwork:

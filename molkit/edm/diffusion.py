@@ -13,9 +13,8 @@ from molkit.edm.gaussian import zero_mean_noise
 from molkit.edm.schedule import alpha, sigma
 from molkit.graphs import Graph
 
-NoiseWeighting = Literal["simple", "unbiased", "min_snr", "p2", "residual"]
+NoiseWeighting = Literal["simple", "residual"]
 NoiseLevels = Literal["steps", "lognormal"]
-MIN_SNR = 5.0
 LEVEL_MEAN, LEVEL_SPREAD = (
     -0.9,
     1.3,
@@ -49,44 +48,12 @@ def predict_noise(
     *,
     num_steps: int,
     context: Tensor | None = None,
-    estimate: State | None = None,
 ) -> State:
-    """The network's noise at integer steps [B], as a State; `estimate` is for a network with self-conditioning."""
+    """The network's noise at integer steps [B], as a State."""
     t = (step.to(noisy.positions.dtype) / num_steps)[graph.batch].unsqueeze(-1)
     extra = () if context is None else (context,)
-    known = {} if estimate is None else {"estimate": (estimate.features, estimate.positions)}
     inputs = (noisy.features, noisy.positions, t, graph.edge_index, graph.batch, graph.num_molecules)
-    return State(*network(*inputs, *extra, **known))
-
-
-def signal_part(noisy: State, predicted: State, log_snr: Tensor) -> State:
-    """alpha x of the clean x that the predicted noise stands for: z - sigma predicted, with log_snr [A, 1] or [].
-
-    What a network with self-conditioning sees of its own estimate. The clean x itself, as in the source, would grow
-    without bound where alpha goes to zero. Source: Chen et al. 2022 (analog bits), self-conditioning.
-    """
-    spread = sigma(log_snr).to(noisy.positions.dtype)
-    return State(
-        noisy.positions - spread * predicted.positions.to(noisy.positions.dtype),
-        noisy.features - spread * predicted.features.to(noisy.features.dtype),
-    )
-
-
-def predict_twice(
-    network: Network,
-    noisy: State,
-    step: Tensor,
-    graph: Graph,
-    log_snr: Tensor,
-    *,
-    num_steps: int,
-    context: Tensor | None = None,
-) -> State:
-    """The noise predicted with the network's own estimate from a first call, through which no gradient flows."""
-    with torch.no_grad():
-        first = predict_noise(network, noisy, step, graph, num_steps=num_steps, context=context)
-    estimate = signal_part(noisy, first, log_snr)
-    return predict_noise(network, noisy, step, graph, num_steps=num_steps, context=context, estimate=estimate)
+    return State(*network(*inputs, *extra))
 
 
 def squared_error(noise: State, predicted: State, graph: Graph) -> Tensor:
@@ -131,26 +98,6 @@ def draw_steps(
     return (draws * (num_steps + 1)).long().clamp(max=num_steps)
 
 
-def step_frequencies(num_steps: int, power: float) -> Tensor:
-    """How often `draw_steps` draws step 0..num_steps, relative to uniform, [num_steps + 1] float64 with mean 1."""
-    edges = torch.linspace(0.0, 1.0, num_steps + 2, dtype=torch.float64) ** (1.0 / power)
-    return edges.diff() * (num_steps + 1)
-
-
-def noise_weights(weighting: NoiseWeighting, table: Tensor, *, power: float = 1.0) -> Tensor:
-    """Weight of the squared noise error at every step, [T + 1] float64, on top of how often the step is drawn.
-
-    simple: 1. unbiased: 1 over the relative frequency, so that the expected loss is that of uniform steps. min_snr:
-    min(5 / SNR, 1), the loss of clean states with weight min(SNR, 5) (Source: Hang et al. 2023). p2: 1 / (1 + SNR)
-    (Source: Choi et al. 2022, gamma = k = 1). The last two take weight from the small noise levels.
-    """
-    if weighting == "unbiased":
-        return 1.0 / step_frequencies(len(table) - 1, power).to(table.device)
-    if weighting == "min_snr":
-        return (MIN_SNR * torch.exp(-table)).clamp(max=1.0)
-    return torch.sigmoid(-table) if weighting == "p2" else torch.ones_like(table)
-
-
 def residual_weights(config: EdmConfig, log_snr: Tensor) -> Tensor:
     """(q / s)^2 of each column at noise levels log_snr [A, 1], [A, 3 + n_h] float64.
 
@@ -188,7 +135,6 @@ def simple_loss(
 
     At step 0 only the error of the positions counts. `reference` divides by the batch's largest M, which makes a
     molecule's weight depend on its batch-mates. Source: EDM, loss section; the division by the own M is ours.
-    With self-conditioning every other batch, by chance, goes through the network twice (`predict_twice`).
     The weighting "residual" is the loss of a preconditioned network's inner one: every column counts at every step.
     """
     draw = {"generator": generator, "stratified": stratified}
@@ -200,11 +146,7 @@ def simple_loss(
     noise = draw_noise(graph, clean.features.shape[1], generator=generator, dtype=clean.positions.dtype)
     log_snr = table.to(step.device)[step][graph.batch].unsqueeze(-1)
     noisy = add_noise(clean, noise, log_snr)
-    common = {"num_steps": config.num_steps, "context": context}
-    if config.self_conditioning and bool(torch.rand((), generator=generator, device=generator.device) < 0.5):
-        predicted = predict_twice(network, noisy, step, graph, log_snr, **common)
-    else:
-        predicted = predict_noise(network, noisy, step, graph, **common)
+    predicted = predict_noise(network, noisy, step, graph, num_steps=config.num_steps, context=context)
     if noise_weighting == "residual":
         return _residual_loss(config, noise, predicted, log_snr, graph)
     at_zero = step == 0
@@ -212,10 +154,7 @@ def simple_loss(
     size = graph.num_atoms.max().expand_as(graph.num_atoms) if weighting == "reference" else graph.num_atoms
     error = squared_error(noise, counted, graph) / (size * (3 + clean.features.shape[1]))
     discrete = _discrete_loss(config, clean, noisy, log_snr, at_zero, graph)
-    weighted = error
-    if noise_weighting != "simple":
-        weighted = error * noise_weights(noise_weighting, table, power=step_power).to(error)[step]
-    return LossTerms((0.5 * weighted + discrete).mean(), error.detach().mean(), discrete.mean())
+    return LossTerms((0.5 * error + discrete).mean(), error.detach().mean(), discrete.mean())
 
 
 def _residual_loss(config: EdmConfig, noise: State, predicted: State, log_snr: Tensor, graph: Graph) -> LossTerms:

@@ -13,7 +13,7 @@ from molkit.edm.config import check_context
 from molkit.edm.edit_checks import check_elements, check_molecule, check_sizes
 from molkit.edm.features import State, encode
 from molkit.edm.holding import JUMP, Counted, Guidance, Holding, Known, resampled
-from molkit.edm.model import Edm, require_diffusion
+from molkit.edm.model import Edm
 from molkit.edm.samplers import DEFAULT, SAMPLERS, Sampler
 from molkit.edm.sampling import MoleculeNoise, Plan, SampleResult, make_plan, run_batches
 from molkit.errors import InvalidInput
@@ -323,7 +323,6 @@ def _run(
     progress: bool,
 ) -> SampleResult:
     """Chains that start from a noisy form of what is entered, at the first step of the plan."""
-    require_diffusion(edm, "editing")
     check_context(edm.config, context, len(num_atoms))
     graph = Graph.from_sizes(num_atoms)
     drawn = MoleculeNoise(num_atoms, 3 + edm.config.num_features, generators).next()

@@ -7,10 +7,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from molkit.edm.config import EdmConfig, check_context
-from molkit.edm.diffusion import add_noise, draw_noise, predict_noise, predict_twice, squared_error
+from molkit.edm.diffusion import add_noise, draw_noise, predict_noise, squared_error
 from molkit.edm.features import State, encode, log_prob_atomic_number, log_prob_types
 from molkit.edm.gaussian import HALF_LOG_TWO_PI, degrees_of_freedom, kl_to_standard
-from molkit.edm.model import Edm, require_diffusion
+from molkit.edm.model import Edm
 from molkit.edm.schedule import alpha, sigma, step_weight
 from molkit.errors import InvalidInput
 from molkit.graphs import Graph, split_by_pairs
@@ -77,22 +77,9 @@ def diffusion_term(
     noise = draw_noise(graph, clean.features.shape[1], generator=generator)
     log_snr = edm.log_snr.to(edm.device)[steps][graph.batch].unsqueeze(-1)
     noisy = add_noise(clean, noise, log_snr)
-    predicted = best_guess(edm, noisy, steps, graph, log_snr, context)
+    predicted = predict_noise(edm.network, noisy, steps, graph, num_steps=edm.config.num_steps, context=context)
     weights = step_weight(edm.log_snr).to(edm.device)[steps - 1]
     return 0.5 * weights * squared_error(noise, predicted, graph).double()
-
-
-def best_guess(
-    edm: Edm, noisy: State, steps: Tensor, graph: Graph, log_snr: Tensor, context: Tensor | None = None
-) -> State:
-    """The noise at steps [B], log_snr [A, 1], context [A, C]; a model with self-conditioning is asked twice.
-
-    Either way the guess is a function of the noisy state alone, so the bound holds.
-    """
-    common = {"num_steps": edm.config.num_steps, "context": context}
-    if edm.config.self_conditioning:
-        return predict_twice(edm.network, noisy, steps, graph, log_snr, **common)
-    return predict_noise(edm.network, noisy, steps, graph, **common)
 
 
 def step_probabilities(table: Tensor, *, uniform_share: float) -> Tensor:
@@ -117,7 +104,7 @@ def reconstruction_terms(
     spread_atoms = sigma(log_snr).expand(len(graph.batch), 1)
     noisy = add_noise(clean, noise, log_snr.expand(len(graph.batch), 1))
     at_zero = torch.zeros_like(graph.num_atoms)
-    predicted = best_guess(edm, noisy, at_zero, graph, log_snr.expand(len(graph.batch), 1), context)
+    predicted = predict_noise(edm.network, noisy, at_zero, graph, num_steps=edm.config.num_steps, context=context)
     error = graph.sum((noise.positions - predicted.positions).double().square().sum(-1))
     constant = degrees_of_freedom(graph) * (torch.log(sigma(log_snr) / alpha(log_snr)) + HALF_LOG_TWO_PI)
     exact = State(clean.positions.double(), clean.features.double())
@@ -148,7 +135,6 @@ def bound(
     """
     if len(molecules) == 0:
         raise InvalidInput("need at least one molecule for a likelihood, got none")
-    require_diffusion(edm, "the likelihood bound")
     num_atoms = torch.from_numpy(molecules.num_atoms)
     size = -log_prob_size(edm.config, num_atoms)
     if context is None and edm.config.context_names:

@@ -44,12 +44,6 @@ class Edm:
         return sizes[torch.multinomial(weights, count, replacement=True, generator=generator)]
 
 
-def require_diffusion(edm: Edm, what: str) -> None:
-    """Raise InvalidInput for a flow model, which has no noise levels of its own to walk through."""
-    if edm.config.process != "diffusion":
-        raise InvalidInput(f"{what} needs a diffusion model; {edm.name} was trained by flow matching")
-
-
 def build(config: EdmConfig, *, seed: int = 0, name: str = "untrained") -> Edm:
     """An EDM with fresh weights drawn from `seed`; PyTorch's global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):

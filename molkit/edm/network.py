@@ -163,16 +163,6 @@ class EdmNetwork(nn.Module):
         self.blocks = nn.ModuleList([EquivariantBlock(config) for _ in range(config.num_layers)])
         self.read_out = nn.Linear(config.width, config.num_columns)
 
-    def columns(
-        self, features: Tensor, t: Tensor, context: Tensor | None, estimate: tuple[Tensor, Tensor] | None
-    ) -> Tensor:
-        """What every atom enters with, [A, num_columns]; columns and flag of a missing estimate are zero."""
-        parts = [features, t] if context is None else [features, t, context]
-        if self.config.self_conditioning:
-            known = torch.zeros_like(features) if estimate is None else estimate[0]
-            parts += [known, torch.full_like(t, float(estimate is not None))]
-        return torch.cat(parts, dim=-1)
-
     def run_block(
         self,
         block: EquivariantBlock,
@@ -194,19 +184,16 @@ class EdmNetwork(nn.Module):
         batch: Tensor,
         num_molecules: int,
         context: Tensor | None = None,
-        estimate: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """features [A, n_h], positions [A, 3], t [A, 1], edge_index [2, E], batch [A], context [A, C] or None.
 
-        `estimate` (self-conditioning) holds features [A, n_h] and positions [A, 3]; its squared distances take the
-        place of the first ones in every layer. Without it the input is its own reference.
         Returns the noise in positions [A, 3], mean removed per molecule, and in features [A, n_h].
         """
-        hidden = small_linear(self.columns(features, t, context, estimate), self.embed)
+        columns = torch.cat([features, t] if context is None else [features, t, context], dim=-1)
+        hidden = small_linear(columns, self.embed)
         scale = pool_scale(self.config, positions, edge_index)
         moved = positions
-        reference = positions if estimate is None else estimate[1]
-        first_squared = (reference[edge_index[0]] - reference[edge_index[1]]).square().sum(-1, keepdim=True)
+        first_squared = (positions[edge_index[0]] - positions[edge_index[1]]).square().sum(-1, keepdim=True)
         for block in self.blocks:
             hidden, moved = self.run_block(block, hidden, moved, edge_index, first_squared, scale)
         noise_features = self.read_out(hidden)[:, : self.config.num_features]

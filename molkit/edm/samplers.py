@@ -143,22 +143,13 @@ class Setting:
 DEFAULT = Setting("sde-2m", 100)  # chosen by the curve of the chapter on fewer steps
 
 
-def flow_only(log_snr_now: Tensor, log_snr_next: Tensor, log_snr_before: Tensor | None = None) -> StepWeights:
-    """Stands for the rule of a sampler that `molkit.edm.flow` carries out. Raises InvalidInput."""
-    raise InvalidInput("euler and midpoint are samplers of models trained by flow matching, which this one is not")
-
-
-FLOW_SAMPLERS = {name: Sampler(name, flow_only) for name in ("euler", "midpoint")}
-
-
 def sampler_named(name: str | Sampler) -> Sampler:
     """The sampler of that name, or the sampler itself. Raises InvalidInput with the names that exist."""
     if isinstance(name, Sampler):
         return name
-    known = SAMPLERS | FLOW_SAMPLERS
-    if name not in known:
-        raise InvalidInput(f"sampler must be one of {', '.join(known)}, got {name!r}")
-    return known[name]
+    if name not in SAMPLERS:
+        raise InvalidInput(f"sampler must be one of {', '.join(SAMPLERS)}, got {name!r}")
+    return SAMPLERS[name]
 
 
 def take_step(weights: StepWeights, noisy: State, predicted: State, change: State | None, noise: State | None) -> State:

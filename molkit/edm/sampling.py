@@ -12,11 +12,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from molkit.edm.config import check_context
-from molkit.edm.diffusion import predict_noise, predict_twice
+from molkit.edm.diffusion import predict_noise
 from molkit.edm.features import State, decode, encode
-from molkit.edm.flow import FlowRule, advance, flow_rule, flow_steps, predict_velocity
 from molkit.edm.grids import grid_steps
-from molkit.edm.model import Edm, require_diffusion
+from molkit.edm.model import Edm
 from molkit.edm.samplers import ANCESTRAL, Sampler, clean_state, difference, final_step, take_step, without_signal
 from molkit.edm.schedule import transition
 from molkit.errors import InvalidInput, RunError
@@ -62,17 +61,13 @@ class Plan:
     ending: Literal["sample", "mean"]
     kept: frozenset[int]
     shared_path: bool = False
-    flow: FlowRule | None = None  # of a model trained by flow matching
-    asked: int = 1  # times the network is called at a step; twice with self-conditioning
     blind_start: bool = False  # the first step is made without the network, as if nothing of the molecule could be seen
 
     @property
     def num_calls(self) -> int:
-        """Network calls of one chain: one a step down, and one at step 0; a flow has one or two a step."""
-        if self.flow is not None:
-            return (len(self.steps) - 1) * (2 if self.flow == "midpoint" else 1)
+        """Network calls of one chain: one a step down, and one at step 0."""
         downs = sum(after < now for now, after in zip(self.steps[:-1], self.steps[1:], strict=True))
-        return self.asked * (downs + int(self.steps[-1] == 0) - int(self.blind_start))
+        return downs + int(self.steps[-1] == 0) - int(self.blind_start)
 
 
 class Held(Protocol):
@@ -100,21 +95,16 @@ def make_plan(
     shared_path: bool = False,
 ) -> Plan:
     """The plan of a chain on the sampler's grid that keeps keep_frames frames evenly, and the first."""
-    last, asked = edm.config.num_steps, 2 if edm.config.self_conditioning else 1
-    num_calls = None if num_calls is None else num_calls if asked == 1 else max(2, num_calls // asked)
-    flow = flow_rule(sampler.name) if edm.config.process == "flow" else None
+    last = edm.config.num_steps
     seen = round(sampler.first * last)  # where the network is asked first
-    blind = flow is None and start is None and num_calls is not None and num_calls <= seen < last
-    if flow is None:
-        steps = grid_steps(edm.log_snr, num_calls, grid=sampler.grid, start=seen if blind else start, end=end)
-        steps = [last, *steps] if blind else steps
-    else:
-        steps = flow_steps(edm.config.num_steps, num_calls, rule=flow, start=start, end=end)
+    blind = start is None and num_calls is not None and num_calls <= seen < last
+    steps = grid_steps(edm.log_snr, num_calls, grid=sampler.grid, start=seen if blind else start, end=end)
+    steps = [last, *steps] if blind else steps
     if sampler.fine is not None:
         steps = sorted({*steps, *range(sampler.fine[0], sampler.fine[1] + 1)}, reverse=True)
     last = len(steps) - 1
     kept = {steps[round(k * last / keep_frames)] for k in range(keep_frames + 1)} if keep_frames else set()
-    return Plan(steps, sampler, ending, frozenset(kept), shared_path, flow, asked, blind)
+    return Plan(steps, sampler, ending, frozenset(kept), shared_path, blind)
 
 
 class MoleculeNoise:
@@ -185,8 +175,6 @@ def _run_chain(
         options = {"num_steps": edm.config.num_steps, "context": rows}
 
         def call(noisy: State) -> State:
-            if edm.config.self_conditioning:
-                return predict_twice(edm.network, noisy, steps, graph, edm.log_snr[step], **options)
             return predict_noise(edm.network, noisy, steps, graph, **options)
 
         return call(state) if held is None else held.predict(call, state, graph, edm.log_snr[step])
@@ -224,41 +212,6 @@ def noisier(state: State, noise: State, log_snr_now: Tensor, log_snr_next: Tenso
         ratio * state.positions + math.sqrt(variance) * noise.positions,
         ratio * state.features + math.sqrt(variance) * noise.features,
     )
-
-
-def _run_flow(
-    edm: Edm,
-    start: State | None,
-    graph: Graph,
-    plan: Plan,
-    generators: Sequence[torch.Generator],
-    context: Tensor | None,
-    held: Held | None = None,
-) -> tuple[State, list[tuple[int, State]]]:
-    """As `_run_chain`, for a model trained by flow matching: no noise after the first, and nothing can be held."""
-    if held is not None or any(after > now for now, after in zip(plan.steps[:-1], plan.steps[1:], strict=True)):
-        require_diffusion(edm, "editing")
-    stream = MoleculeNoise(graph.num_atoms, 3 + edm.config.num_features, generators, edm.device)
-    graph = graph.to(edm.device)
-    rows = None if context is None else context.float().to(edm.device)[graph.batch]
-
-    def velocity(state: State, t: float) -> State:
-        times = torch.full((graph.num_molecules,), t, device=edm.device)
-        return predict_velocity(edm.network, state, times, graph, context=rows)
-
-    if start is None:
-        noise = stream.next()
-        state = State(graph.centre(noise[:, :3]), noise[:, 3:])
-    else:
-        state = start.map(lambda part: part.to(edm.device))
-    frames = [(plan.steps[0], state)] if plan.steps[0] in plan.kept else []
-    for now, after in zip(plan.steps[:-1], plan.steps[1:], strict=True):
-        times = (now / edm.config.num_steps, after / edm.config.num_steps)
-        state = advance(velocity, state, *times, rule=plan.flow or "euler")
-        state = State(graph.centre(state.positions), state.features)
-        if after in plan.kept:
-            frames.append((after, state))
-    return state, frames
 
 
 @torch.no_grad()
@@ -348,7 +301,6 @@ def run_batches(
     states: list[tuple[Tensor, State]] = []
     frames: dict[int, list[State]] = {step: [] for step in sorted(plan.kept, reverse=True)}
     waiting = [order[group] for group in reversed(split_by_pairs(num_atoms[order], pair_budget))]
-    run = _run_chain if plan.flow is None else _run_flow
     bar = tqdm(total=len(num_atoms), disable=not progress, unit="molecule")
     while waiting:
         rows = waiting.pop()
@@ -360,7 +312,7 @@ def run_batches(
         marks = [generator.get_state() for generator in own]
         try:
             kept = None if held is None else held.select(atoms)
-            state, seen = run(edm, part, graph, plan, own, values, kept)
+            state, seen = _run_chain(edm, part, graph, plan, own, values, kept)
         except (RuntimeError, MemoryError) as error:
             waiting += reversed(_halves(rows, error))
             for generator, mark in zip(own, marks, strict=True):

@@ -11,7 +11,6 @@ from molkit.edm.config import EdmConfig
 from molkit.edm.dense import Planner
 from molkit.edm.diffusion import simple_loss
 from molkit.edm.features import State, encode
-from molkit.edm.flow import flow_loss
 from molkit.edm.model import Edm, save
 from molkit.edm.schedule import log_snr_table
 from molkit.errors import InvalidInput
@@ -73,14 +72,10 @@ class EdmTask:
         return context_of(self.config, torch.where(flags, values, float("nan")))[graph.batch]
 
     def loss(self, network: nn.Module, rows: Tensor, *, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean loss of the molecules in these rows, and the mean squared error of noise (a flow: of velocity)."""
+        """Mean loss of the molecules in these rows, and the mean squared error of noise."""
         clean, graph = self.batch(rows)
         if self.training.random_rotations:
             clean = turned(clean, graph, random_rotations(graph.num_molecules, generator=generator))
-        if self.config.process == "flow":
-            stratified = self.training.stratified_steps
-            terms = flow_loss(network, clean, graph, generator=generator, stratified=stratified)
-            return terms.loss, {"velocity_error": terms.noise_error}
         terms = simple_loss(
             network,
             self.config,

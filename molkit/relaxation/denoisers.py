@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from molkit.edm.config import EdmConfig
-from molkit.edm.diffusion import predict_noise, predict_twice
+from molkit.edm.diffusion import predict_noise
 from molkit.edm.features import State, encode
-from molkit.edm.model import Edm, require_diffusion
+from molkit.edm.model import Edm
 from molkit.edm.schedule import alpha, sigma
 from molkit.geometry import best_rotations
 from molkit.graphs import Graph
@@ -33,12 +33,9 @@ class Denoiser(Protocol):
 
 @dataclass(frozen=True)
 class NetworkDenoiser:
-    """A trained (or untrained) EDM. Raises InvalidInput for a flow model, which predicts no noise."""
+    """A trained (or untrained) EDM."""
 
     edm: Edm
-
-    def __post_init__(self) -> None:
-        require_diffusion(self.edm, "relaxation")
 
     @property
     def config(self) -> EdmConfig:
@@ -56,12 +53,9 @@ class NetworkDenoiser:
         return next(self.edm.network.parameters()).dtype
 
     def noise(self, noisy: State, step: int, graph: Graph) -> State:
-        """One call of the network (two with self-conditioning)."""
+        """One call of the network."""
         steps = torch.full((graph.num_molecules,), step)
-        options = {"num_steps": self.config.num_steps}
-        if self.config.self_conditioning:
-            return predict_twice(self.edm.network, noisy, steps, graph, self.log_snr[step], **options)
-        return predict_noise(self.edm.network, noisy, steps, graph, **options)
+        return predict_noise(self.edm.network, noisy, steps, graph, num_steps=self.config.num_steps)
 
     def select(self, rows: Tensor) -> "NetworkDenoiser":
         """The network does not depend on which molecules it sees."""

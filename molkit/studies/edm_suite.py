@@ -20,7 +20,7 @@ from molkit.claims.ledger import REPOSITORY
 from molkit.claims.provenance import commit, machine, versions
 from molkit.config import from_dict, read_yaml
 from molkit.edm.farm import sample_many
-from molkit.edm.model import build, load
+from molkit.edm.model import build
 from molkit.edm.recipes import RECIPES, read_recipe
 from molkit.edm.training import train_recipe
 from molkit.errors import DataNotFound, InvalidInput, MolkitError, RunError
@@ -62,7 +62,7 @@ class ArmResult:
     num_parameters: int
     cpu_seconds: float  # of the training process, all sessions
     wall_seconds: float
-    error: tuple[tuple[int, float], ...]  # (passes, mean squared error of noise or velocity per component), thinned
+    error: tuple[tuple[int, float], ...]  # (passes, mean squared error of noise per component), thinned
     num_samples: int  # asked for; chains that failed count as molecules without a stable atom
     num_failed: int
     atom_stability: Interval | None
@@ -174,8 +174,7 @@ def _evaluate(
         lost = protocol.num_samples - len(molecules)
         found = score(molecules, num_failed=lost)
         figures |= {name: getattr(found, name) for name in figures if name != "nll"}
-        if load(folder, fast=False).config.process == "diffusion":  # a flow has no such bound
-            figures["nll"] = nll_on_test(folder, num_molecules=protocol.nll_molecules).mean
+        figures["nll"] = nll_on_test(folder, num_molecules=protocol.nll_molecules).mean
     head, dirty = commit()
     stamp = {"commit": head, "dirty": dirty, "machine": machine(), "versions": versions(), **asdict(protocol)}
     return ArmResult(
@@ -188,7 +187,7 @@ def _evaluate(
         num_parameters=num_parameters,
         cpu_seconds=round(sum(cost["cpu_seconds"] for cost in costs), 1),
         wall_seconds=round(sum(cost["wall_seconds"] for cost in costs), 1),
-        error=thinned([(line["passes"], line.get("noise_error", line.get("velocity_error"))) for line in lines]),
+        error=thinned([(line["passes"], line["noise_error"]) for line in lines]),
         num_samples=protocol.num_samples,
         num_failed=lost,
         provenance=stamp,

@@ -28,8 +28,7 @@ class TrainConfig:
     decay_fraction: float = 1.0
     final_fraction: float = 0.02
     weight_decay: float = 1e-12
-    optimiser: Literal["adamw", "muon"] = "adamw"  # see training.optimisers
-    betas: tuple[float, float] = (0.9, 0.999)  # of AdamW, and of that part of muon
+    betas: tuple[float, float] = (0.9, 0.999)  # of AdamW
     amsgrad: bool = False
     ema_decay: float = 0.9999
     clip: Literal["norm", "queue", "none"] = "norm"
@@ -39,7 +38,7 @@ class TrainConfig:
     stratified_steps: bool = True
     step_power: float = 1.0  # noise levels are drawn as t = u^step_power for uniform u; above 1 small ones more often
     noise_levels: Literal["steps", "lognormal"] = "steps"  # uniform in t (step_power), or normal in ln(sigma / alpha)
-    noise_weighting: Literal["simple", "unbiased", "min_snr", "p2", "residual"] = "simple"  # of the drawn levels
+    noise_weighting: Literal["simple", "residual"] = "simple"  # residual: of a preconditioned model's inner network
     random_rotations: bool = False  # turn every training molecule at random, anew at each step
     precision: Literal["float32", "bfloat16", "auto"] = "auto"
     engine: Literal["auto", "readable", "fused", "compiled"] = "auto"

@@ -24,7 +24,6 @@ from molkit.training import run_folder
 from molkit.training.batches import batches_for
 from molkit.training.config import TrainConfig
 from molkit.training.files import locked, write_yaml
-from molkit.training.optimisers import make_optimiser
 from molkit.training.schedule import RECENT, NormQueue, is_outlier, learning_rate
 from molkit.training.session import Session, signals_to
 
@@ -115,7 +114,9 @@ class Trainer:
         self.task, self.config, self.out, self.fabric = task, config, out, fabric
         self.raw = network.to(fabric.device)
         self.average = AveragedModel(self.raw, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
-        self.network, self.optimiser = fabric.setup(network, make_optimiser(config, self.raw))
+        options = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "betas": config.betas}
+        optimiser = torch.optim.AdamW(self.raw.parameters(), amsgrad=config.amsgrad, fused=True, **options)
+        self.network, self.optimiser = fabric.setup(network, optimiser)
         self.batches = batches_for(config, task.num_atoms, processes=fabric.world_size)
         if (count := len(self.batches.epoch(0))) < fabric.world_size:
             raise InvalidInput(
@@ -262,8 +263,6 @@ class Trainer:
         except (RuntimeError, KeyError, TypeError) as error:
             raise InvalidInput(f"{self.out}: the checkpoint belongs to another model; use another --out") from error
         named = dict(self.raw.named_parameters())
-        if any(entry.startswith("optimiser.momentum.") for entry in tensors) != (self.config.optimiser == "muon"):
-            raise InvalidInput(f"{self.out}: the checkpoint was made with another optimiser; use another --out")
         for entry, value in _under("optimiser.", tensors).items():
             key, name = entry.split(".", 1)  # what the optimiser keeps, and of which parameter
             self.optimiser.state[named[name]][key] = value.to(named[name].device)

@@ -123,11 +123,11 @@ def test_means_and_spreads_are_those_of_the_training_molecules():
     assert standardised(tiny_config(), molecules) == tiny_config(), "the paper's model has none"
 
 
-def test_a_model_without_spreads_and_an_impossible_mixture_are_refused():
+def test_a_model_without_spreads_and_a_spread_of_zero_are_refused():
     with pytest.raises(InvalidInput, match="needs 3 spreads and 6 feature_means"):
         tiny_edm(parametrisation="preconditioned")
-    with pytest.raises(InvalidInput, match="without self_conditioning"):
-        tiny_config(self_conditioning=True, **PRECONDITIONED)
+    with pytest.raises(InvalidInput, match="spreads must be positive"):
+        tiny_config(**PRECONDITIONED | {"spreads": (1.4, 0.0, 0.28)})
     with pytest.raises(InvalidInput, match="different elements"):
         alike = PackedMolecules.from_molecules([random_molecules([4], elements=(6,))[0]])
         standardised(tiny_config(parametrisation="preconditioned"), alike)
