@@ -1,6 +1,7 @@
 """Configurations are frozen dataclasses, read strictly: an unknown key is an error that names it."""
 
 import dataclasses
+import math
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import yaml
 from molkit.errors import DataNotFound, InvalidInput
 
 Config = TypeVar("Config")
+LARGEST = 2**31 - 1  # of the whole numbers that are taken: all libraries below take it as a count or a seed
 
 
 def from_dict(kind: type[Config], values: Mapping[str, Any], *, source: str = "configuration") -> Config:
@@ -33,6 +35,8 @@ def _coerce(key: str, value: Any, hint: Any, source: str) -> Any:
     origin = typing.get_origin(hint) or hint
     if origin is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidInput(f"{source}: {key} must be a finite number, got {value}")
     if origin is tuple and isinstance(value, list | tuple):
         return _coerce_entries(key, value, typing.get_args(hint), source)
     if origin is typing.Literal:
@@ -65,6 +69,37 @@ def _is_number(value: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return isinstance(value, str)
+
+
+def whole_number(text: str, *, what: str, low: int = 0, high: int = LARGEST) -> int:
+    """The number that a text of digits 0-9 spells. Raises InvalidInput naming `what` for another text, or out of range.
+
+    >>> whole_number("12", what="--add", low=1)
+    12
+    """
+    text = text.strip()
+    digits = text.lstrip("0") or "0"
+    if not (text.isascii() and text.isdigit()) or len(digits) > len(str(high)) or not low <= int(digits) <= high:
+        shown = text if len(text) < 30 else f"{text[:30]}..."
+        raise InvalidInput(f"{what} wants a whole number from {low} to {high}, got {shown!r}")
+    return int(digits)
+
+
+def whole_ranges(text: str, *, what: str, low: int = 0, high: int = LARGEST) -> list[int]:
+    """The numbers of a list such as 1,2,5-8; none of an empty text. Raises InvalidInput as `whole_number`.
+
+    >>> whole_ranges("1,5-8", what="--keep-atoms", low=1)
+    [1, 5, 6, 7, 8]
+    """
+    found: list[int] = []
+    for part in text.split(",") if text.strip() else ():
+        first, dash, last = part.partition("-")
+        start = whole_number(first, what=what, low=low, high=high)
+        end = whole_number(last, what=what, low=low, high=high) if dash else start
+        if end < start:
+            raise InvalidInput(f"{what}: the range {part.strip()} ends before it begins")
+        found += range(start, end + 1)
+    return found
 
 
 def to_dict(config: Any) -> dict[str, Any]:

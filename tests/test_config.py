@@ -2,7 +2,7 @@
 
 import pytest
 
-from molkit.config import from_dict, read_yaml, to_dict
+from molkit.config import LARGEST, from_dict, read_yaml, to_dict, whole_number, whole_ranges
 from molkit.edm.config import EdmConfig
 from molkit.errors import DataNotFound, InvalidInput
 from molkit.training.config import TrainConfig
@@ -65,3 +65,27 @@ def test_files_that_are_no_tables_are_named(tmp_path):
         with pytest.raises(InvalidInput, match=message) as error:
             read_yaml(path)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_no_field_of_a_recipe_takes_a_number_that_is_not_finite(value):
+    with pytest.raises(InvalidInput, match="scale_types must be a finite number"):
+        from_dict(EdmConfig, {"scale_types": value})
+
+
+def test_whole_numbers_are_read_from_digits_alone():
+    assert [whole_number(text, what="x") for text in ("0", "007", " 12 ", str(LARGEST))] == [0, 7, 12, LARGEST]
+    for text in ("", "²", "٣", "1_0", "-1", "1.0", "9" * 23, "9" * 5000, str(LARGEST + 1)):
+        with pytest.raises(InvalidInput, match="x wants a whole number from 0 to"):
+            whole_number(text, what="x")
+
+
+def test_ranges_of_whole_numbers_are_read_or_refused():
+    assert whole_ranges("1,2, 5-8", what="x") == [1, 2, 5, 6, 7, 8]
+    assert whole_ranges("", what="x") == []
+    assert whole_ranges("3-3", what="x", low=3, high=3) == [3]
+    for text in (",", "1,,2", "-2", "5-", "1-2-3", "²", "1-99", "0", "9" * 23):
+        with pytest.raises(InvalidInput, match="x wants a whole number from 1 to 8"):
+            whole_ranges(text, what="x", low=1, high=8)
+    with pytest.raises(InvalidInput, match="5-2 ends before it begins"):
+        whole_ranges("5-2", what="x")

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 
+from molkit.config import whole_number
 from molkit.errors import InvalidInput
 from molkit.molecule import ATOMIC_NUMBER, SYMBOLS
 
@@ -11,7 +12,8 @@ LARGEST_VALENCE = {
     **{"H": 1, "B": 3, "C": 4, "N": 3, "O": 2, "F": 1, "Al": 3, "Si": 4, "P": 5, "S": 6, "Cl": 1},
     **{"As": 5, "Se": 6, "Br": 1, "I": 1},
 }
-TERM = re.compile(r"([A-Z][a-z]?)(\d*)")
+TERM = re.compile(r"([A-Z][a-z]?)([0-9]*)")
+LARGEST = 100_000  # atoms of an element
 
 
 def parse_formula(text: str) -> dict[int, int]:
@@ -29,9 +31,7 @@ def parse_formula(text: str) -> dict[int, int]:
     for symbol, digits in TERM.findall(text):
         if symbol not in ATOMIC_NUMBER:
             raise InvalidInput(f"formula {text!r}: {symbol} is no chemical element")
-        number = int(digits or 1)
-        if number < 1:
-            raise InvalidInput(f"formula {text!r}: leave out {symbol} or give it at least one atom")
+        number = whole_number(digits or "1", what=f"formula {text}: {symbol}", low=1, high=LARGEST)
         counts[ATOMIC_NUMBER[symbol]] = counts.get(ATOMIC_NUMBER[symbol], 0) + number
     return counts
 

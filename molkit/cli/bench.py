@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from molkit.cli.engines import Engine, engine_options
+from molkit.cli.numbers import SEED, Whole
 from molkit.cli.outputs import require_place
 
 ISAS = ("auto", "amx_bf16", "avx512_bf16", "avx512", "avx2")
@@ -16,15 +17,15 @@ def bench() -> None:
 
 
 @bench.command()
-@click.option("--width", default=256, show_default=True, type=click.IntRange(1, 4096), help="Hidden features.")
-@click.option("--layers", default=9, show_default=True, type=click.IntRange(1, 100), help="Blocks of the network.")
-@click.option("--molecules", default=32, show_default=True, type=click.IntRange(1, 4096), help="In one batch.")
-@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 1000), help="The median is reported.")
+@click.option("--width", default=256, show_default=True, type=Whole(1, 4096), help="Hidden features.")
+@click.option("--layers", default=9, show_default=True, type=Whole(1, 100), help="Blocks of the network.")
+@click.option("--molecules", default=32, show_default=True, type=Whole(1, 4096), help="In one batch.")
+@click.option("--rounds", default=3, show_default=True, type=Whole(1, 1000), help="The median is reported.")
 @click.option("--isa", default="auto", show_default=True, type=click.Choice(ISAS), help="Cap on instruction sets.")
 @click.option("--device", default="cpu", show_default=True, type=click.Choice(("cpu", "cuda")))
-@click.option("--padded-chunk", type=click.IntRange(min=1), help="Molecules the padded network takes at once.")
-@click.option("--pair-budget", type=click.IntRange(min=1), help="Pairs the other networks take at once.")
-@click.option("--seed", default=0, show_default=True, help="Of weights, molecules and noise.")
+@click.option("--padded-chunk", type=Whole(min=1), help="Molecules the padded network takes at once.")
+@click.option("--pair-budget", type=Whole(min=1), help="Pairs the other networks take at once.")
+@click.option("--seed", default=0, show_default=True, type=SEED, help="Of weights, molecules and noise.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Also write the JSON to this file.")
 def edm(
     width: int,
@@ -68,9 +69,9 @@ def edm(
 
 @bench.command()
 @click.argument("weights", default="edm_qm9")
-@click.option("--count", default=2000, show_default=True, type=click.IntRange(min=1), help="Pairs of trajectories.")
-@click.option("--calls", default=100, show_default=True, type=click.IntRange(min=2), help="Network calls of each.")
-@click.option("--seed", default=7, show_default=True)
+@click.option("--count", default=2000, show_default=True, type=Whole(min=1), help="Pairs of trajectories.")
+@click.option("--calls", default=100, show_default=True, type=Whole(min=2), help="Network calls of each.")
+@click.option("--seed", default=7, show_default=True, type=SEED)
 @engine_options
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
 def trajectories(weights: str, count: int, calls: int, seed: int, engine: Engine, out: Path) -> None:

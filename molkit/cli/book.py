@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from molkit.cli.engines import Engine, engine_options, whole_numbers
+from molkit.cli.numbers import Whole
 from molkit.errors import InvalidInput, RunError
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 PROFILE = click.option("--profile", default="fast", show_default=True, help="smoke, fast or paper.")
 CHAPTERS = click.option("--chapters", multiple=True, metavar="NAME", help="Only this chapter; may be repeated.")
-JOBS = click.option("--jobs", default=1, show_default=True, type=click.IntRange(1, 256), help="Chapters at a time.")
+JOBS = click.option("--jobs", default=1, show_default=True, type=Whole(1, 256), help="Chapters at a time.")
 FORCE = click.option("--force", is_flag=True, help="Run even what has not changed.")
 PARAMETERS = click.option("-p", "parameters", multiple=True, metavar="NAME=VALUE", help="Replace a parameter.")
 ROOT = click.option(

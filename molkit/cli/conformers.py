@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from molkit.cli.engines import Engine, engine_options
+from molkit.cli.numbers import SEED, Whole
 from molkit.cli.outputs import require_place
 from molkit.errors import InvalidInput
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("smiles", nargs=-1, required=True)
-@click.option("-n", "--count", default=50, show_default=True, type=click.IntRange(min=1), help="Conformers a molecule.")
+@click.option("-n", "--count", default=50, show_default=True, type=Whole(min=1), help="Conformers a molecule.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="An .sdf file.")
 @click.option(
     "--weights",
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 @click.option(
     "--rank", type=click.Choice(["none", "etm", "xtb"]), default="none", show_default=True, help="Sort by energy."
 )
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, type=SEED)
 @engine_options
 def conformers(
     smiles: tuple[str, ...],

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import click
 
+from molkit.cli.numbers import Whole
+
 
 @click.group()
 def data() -> None:
@@ -113,7 +115,7 @@ def fetch(name: str, out: Path | None, base_urls: tuple[str, ...]) -> None:
     "--conformers",
     default=30,
     show_default=True,
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     help="Conformers of lowest energy to keep of each molecule.",
 )
 def convert(name: str, file: Path, out: Path | None, conformers: int) -> None:

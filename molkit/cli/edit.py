@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from molkit.cli.numbers import SEED, Number, Whole
 from molkit.cli.outputs import require_place
 from molkit.errors import InvalidInput
 
@@ -26,12 +27,10 @@ def edit() -> None:
 def shared(command: Callable) -> Callable:
     """The options that the three commands have in common."""
     options = (
-        click.option("--count", default=20, show_default=True, type=click.IntRange(min=1), help="How many molecules."),
+        click.option("--count", default=20, show_default=True, type=Whole(min=1), help="How many molecules."),
         click.option("--calls", help="Network calls of one pass, or all for every step; default: 100."),
-        click.option(
-            "--guidance", type=click.FloatRange(min=0.0), help="Strength of the pull; 0 for none. [default: 4]"
-        ),
-        click.option("--seed", default=0, show_default=True),
+        click.option("--guidance", type=Number(min=0.0), help="Strength of the pull; 0 for none. [default: 4]"),
+        click.option("--seed", default=0, show_default=True, type=SEED),
         click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help=".xyz or .sdf."),
     )
     for option in reversed(options):
@@ -42,7 +41,7 @@ def shared(command: Callable) -> Callable:
 def resampling(command: Callable) -> Callable:
     """The option of the commands that walk stretches of the chain again."""
     return click.option(
-        "--resamplings", default=1, show_default=True, type=click.IntRange(min=1), help="Passes of every stretch."
+        "--resamplings", default=1, show_default=True, type=Whole(min=1), help="Passes of every stretch."
     )(command)
 
 
@@ -72,7 +71,9 @@ def complete(weights: str, fragment: Path, add: str | None, resamplings: int, ou
 @edit.command()
 @click.argument("weights")
 @click.argument("molecule", type=INPUT)
-@click.option("--sigma", type=float, required=True, help="Noise on each coordinate, in angstrom; 0.3 changes little.")
+@click.option(
+    "--sigma", type=Number(), required=True, help="Noise on each coordinate, in angstrom; 0.3 changes little."
+)
 @click.option("--keep-elements", is_flag=True, help="Noise the positions only.")
 @click.option("--keep-atoms", default="", help="Atoms that stay in place, counted from 1: 1,2,5-8.")
 @shared
@@ -83,7 +84,7 @@ def vary(
     from molkit.edm import editing
 
     original = _one_molecule(molecule)
-    kept = {"keep_atoms": _atoms(keep_atoms), "keep_elements": keep_elements}
+    kept = {"keep_atoms": _atoms(keep_atoms, original.num_atoms), "keep_elements": keep_elements}
     _report(out, lambda edm, common: editing.vary(edm, original, sigma=sigma, **kept, **common), weights, **options)
 
 
@@ -108,22 +109,22 @@ def compose(weights: str, formula: str, resamplings: int, out: Path, **options) 
 
 def _wanted(add: str | None) -> dict:
     """The new atoms as arguments of `complete`."""
-    if add is None or add.isdigit():
-        return {"num_new": None if add is None else int(add)}
+    if add is None:
+        return {"num_new": None}
     from molkit.chem.composition import parse_formula
+    from molkit.config import whole_number
+
+    if not add.strip()[:1].isalpha():
+        return {"num_new": whole_number(add, what="--add, where it is no formula,", low=1)}
 
     return {"new_elements": [number for number, times in parse_formula(add).items() for _ in range(times)]}
 
 
-def _atoms(text: str) -> list[int]:
-    """Atoms counted from 0 of a list such as 1,2,5-8."""
-    atoms: list[int] = []
-    for part in filter(None, text.replace(" ", "").split(",")):
-        first, _, last = part.partition("-")
-        if not (first.isdigit() and (last or first).isdigit()) or int(first) < 1:
-            raise InvalidInput(f"--keep-atoms wants numbers from 1 such as 1,2,5-8; got {text!r}")
-        atoms += range(int(first) - 1, int(last or first))
-    return atoms
+def _atoms(text: str, num_atoms: int) -> list[int]:
+    """Atoms counted from 0 of a list such as 1,2,5-8, which counts from 1."""
+    from molkit.config import whole_ranges
+
+    return [number - 1 for number in whole_ranges(text, what="--keep-atoms", low=1, high=num_atoms)]
 
 
 def _one_molecule(path: Path) -> Molecule:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite, nan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from molkit.cli.engines import Engine, engine_options
+from molkit.cli.numbers import SEED, Number, Whole
 from molkit.cli.outputs import require_place
 
 if TYPE_CHECKING:
@@ -24,13 +26,13 @@ FORMATS = (".xyz", ".sdf", ".npz")
 
 @click.command()
 @click.argument("weights")
-@click.option("--count", default=100, show_default=True, type=click.IntRange(min=1), help="How many molecules.")
+@click.option("--count", default=100, show_default=True, type=Whole(min=1), help="How many molecules.")
 @click.option("--calls", help="Network calls a molecule, or all for the full chain; default: 100.")
 @click.option("--sampler", help="How steps are taken; default: sde-2m, and ancestral for the full chain.")
 @click.option("--condition", "conditions", multiple=True, metavar="NAME=VALUE", help=CONDITION_HELP)
-@click.option("--guidance", default=1.0, show_default=True, type=click.FloatRange(min=0.0), help=GUIDANCE_HELP)
-@click.option("--num-atoms", type=click.IntRange(min=1), help="Only molecules of this size.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--guidance", default=1.0, show_default=True, type=Number(min=0.0), help=GUIDANCE_HELP)
+@click.option("--num-atoms", type=Whole(min=1), help="Only molecules of this size.")
+@click.option("--seed", default=0, show_default=True, type=SEED)
 @engine_options
 @click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
 @click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Folder for finished chunks (resume).")
@@ -93,13 +95,9 @@ def sample(
 
 def number_of_calls(text: str) -> int | None:
     """A number of network calls, or None for "all". Raises InvalidInput for anything else."""
-    from molkit.errors import InvalidInput
+    from molkit.config import whole_number
 
-    if text == "all":
-        return None
-    if not text.isdecimal():
-        raise InvalidInput(f"--calls wants a number of network calls, or all for the full chain; got {text!r}")
-    return int(text)
+    return None if text == "all" else whole_number(text, what="--calls, where it is not all,", low=1)
 
 
 def parse_conditions(texts: Sequence[str]) -> dict[str, float]:
@@ -113,9 +111,9 @@ def parse_conditions(texts: Sequence[str]) -> dict[str, float]:
         try:
             number = float(value)
         except ValueError:
-            separator = ""
-        if not separator or not name:
-            raise InvalidInput(f"--condition takes NAME=VALUE, as in alpha=80; got {text!r}")
+            number = nan
+        if not separator or not name or not isfinite(number):
+            raise InvalidInput(f"--condition takes NAME=VALUE with a finite number, as in alpha=80; got {text!r}")
         if name in found:
             raise InvalidInput(f"--condition names {name} twice")
         found[name] = number
@@ -153,9 +151,9 @@ def _write(out: Path, molecules: PackedMolecules) -> None:
 @click.command()
 @click.argument("weights")
 @click.option("--samples", type=click.Path(path_type=Path), help="A packed .npz; default: the samples kept with them.")
-@click.option("--nll-molecules", default=500, show_default=True, type=click.IntRange(min=0), help="Of the test split.")
-@click.option("--draws", default=1, show_default=True, type=click.IntRange(min=1), help="Steps t a molecule.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--nll-molecules", default=500, show_default=True, type=Whole(min=0), help="Of the test split.")
+@click.option("--draws", default=1, show_default=True, type=Whole(min=1), help="Steps t a molecule.")
+@click.option("--seed", default=0, show_default=True, type=SEED)
 def evaluate(weights: str, samples: Path | None, nll_molecules: int, draws: int, seed: int) -> None:
     """Stability, validity, uniqueness and novelty of samples of WEIGHTS, and the likelihood bound; prints JSON.
 

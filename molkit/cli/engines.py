@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from molkit.cli.numbers import Whole
+
 
 @dataclass(frozen=True)
 class Engine:
@@ -37,7 +39,7 @@ class Engine:
 def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command --workers, --dask and --slurm, passed to it as one `engine`."""
 
-    @click.option("--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Processes.")
+    @click.option("--workers", default=1, show_default=True, type=Whole(1, 1024), help="Processes.")
     @click.option("--dask", metavar="ADDRESS", help="Address of a running Dask scheduler, instead of processes here.")
     @click.option(
         "--slurm",
@@ -53,9 +55,6 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def whole_numbers(text: str, *, option: str = "--seeds") -> list[int]:
     """Whole numbers separated by commas. Raises InvalidInput naming the option."""
-    from molkit.errors import InvalidInput
+    from molkit.config import whole_number
 
-    try:
-        return [int(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        raise InvalidInput(f"{option} takes whole numbers with commas, got {text!r}") from None
+    return [whole_number(part, what=f"{option} (with commas)") for part in text.split(",")]

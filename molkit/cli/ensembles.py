@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from molkit.cli.engines import Engine, engine_options
+from molkit.cli.numbers import SEED, Number, Whole
 from molkit.cli.outputs import require_place
 
 
@@ -15,18 +16,18 @@ def ensembles() -> None:
 
 @ensembles.command()
 @click.argument("molecules")
-@click.option("--count", type=click.IntRange(min=1), help="Molecules, of a named choice.  [default: 200]")
-@click.option("--starts", default=50, show_default=True, type=click.IntRange(min=1), help="Starts a molecule.")
+@click.option("--count", type=Whole(min=1), help="Molecules, of a named choice.  [default: 200]")
+@click.option("--starts", default=50, show_default=True, type=Whole(min=1), help="Starts a molecule.")
 @click.option(
     "--relaxations",
     default=0,
     show_default=True,
-    type=click.IntRange(min=0),
+    type=Whole(min=0),
     help="By xTB, a molecule; 0: all distinct.",
 )
-@click.option("--window", default=6.0, show_default=True, type=click.FloatRange(min=0.0), help="kcal/mol.")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--minutes", type=click.FloatRange(min=0.0, min_open=True), help="Stop after the part in which they end.")
+@click.option("--window", default=6.0, show_default=True, type=Number(min=0.0), help="kcal/mol.")
+@click.option("--seed", default=0, show_default=True, type=SEED)
+@click.option("--minutes", type=Number(min=0.0, min_open=True), help="Stop after the part in which they end.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder; continued.")
 @engine_options
 def make(
@@ -90,12 +91,12 @@ def pack(folders: tuple[str, ...], out: Path) -> None:
 
 
 @ensembles.command()
-@click.option("--isomers", default=20, show_default=True, type=click.IntRange(min=1), help="Of C7H10O2, from QM9.")
-@click.option("--frames", default=100, show_default=True, type=click.IntRange(min=1), help="Kept of each.")
-@click.option("--every", default=20, show_default=True, type=click.IntRange(min=1), help="Steps (fs) between frames.")
-@click.option("--settle", default=1000, show_default=True, type=click.IntRange(min=0), help="Steps before the first.")
-@click.option("--kelvin", default=500.0, show_default=True, type=click.FloatRange(min=0.0, min_open=True))
-@click.option("--seed", default=0, show_default=True)
+@click.option("--isomers", default=20, show_default=True, type=Whole(min=1), help="Of C7H10O2, from QM9.")
+@click.option("--frames", default=100, show_default=True, type=Whole(min=1), help="Kept of each.")
+@click.option("--every", default=20, show_default=True, type=Whole(min=1), help="Steps (fs) between frames.")
+@click.option("--settle", default=1000, show_default=True, type=Whole(min=0), help="Steps before the first.")
+@click.option("--kelvin", default=500.0, show_default=True, type=Number(min=0.0, min_open=True))
+@click.option("--seed", default=0, show_default=True, type=SEED)
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder; continued.")
 @click.option("--pack", "packed", type=click.Path(dir_okay=False, path_type=Path), help="Also one .npz of all of it.")
 @engine_options

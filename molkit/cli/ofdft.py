@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from molkit.cli.engines import Engine, engine_options
+from molkit.cli.numbers import SEED, Number, Whole
 from molkit.cli.outputs import require_place
 
 if TYPE_CHECKING:
@@ -15,13 +16,13 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("name", metavar="CLASS")
 @click.option("--split", default="train", show_default=True, help="train, valid or test.")
-@click.option("--count", default=10, show_default=True, type=click.IntRange(min=1), help="Geometries.")
-@click.option("--first", default=0, show_default=True, type=click.IntRange(min=0), help="Number of the first one.")
-@click.option("--frozen", default=40, show_default=True, type=click.IntRange(min=0), help="Frozen-potential samples.")
-@click.option("--largest", default=0.4, show_default=True, type=click.FloatRange(min=0.004), help="Perturbation.")
+@click.option("--count", default=10, show_default=True, type=Whole(min=1), help="Geometries.")
+@click.option("--first", default=0, show_default=True, type=Whole(min=0), help="Number of the first one.")
+@click.option("--frozen", default=40, show_default=True, type=Whole(min=0), help="Frozen-potential samples.")
+@click.option("--largest", default=0.4, show_default=True, type=Number(min=0.004), help="Perturbation.")
 @click.option("--in-loop", is_flag=True, help="Also a calculation with perturbed cycles.")
-@click.option("--grid-level", default=2, show_default=True, type=click.IntRange(0, 9), help="PySCF's grid level.")
-@click.option("--seed", default=0, show_default=True, help="Of the perturbations.")
+@click.option("--grid-level", default=2, show_default=True, type=Whole(0, 9), help="PySCF's grid level.")
+@click.option("--seed", default=0, show_default=True, type=SEED, help="Of the perturbations.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder; continued.")
 @engine_options
 def labels(
@@ -60,8 +61,8 @@ def labels(
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.argument("name", metavar="CLASS")
 @click.option("--split", default="train", show_default=True, help="train, valid or test.")
-@click.option("--samples", default=2, show_default=True, type=click.IntRange(min=1), help="Of a molecule, at most.")
-@click.option("--limit", type=click.IntRange(min=1), help="Molecules; default: all in the folder.")
+@click.option("--samples", default=2, show_default=True, type=Whole(min=1), help="Of a molecule, at most.")
+@click.option("--limit", type=Whole(min=1), help="Molecules; default: all in the folder.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="An .npz file.")
 def labels_pack(folder: Path, name: str, split: str, samples: int, limit: int | None, out: Path) -> None:
     """Thin the labels of CLASS in FOLDER (of `molkit labels`) into one small file that a training can read.
@@ -87,7 +88,7 @@ def labels_pack(folder: Path, name: str, split: str, samples: int, limit: int | 
     help="minao, huckel, reference, predicted (where the weights know how), or mean (water).",
 )
 @click.option("--method", default="lbfgs", show_default=True, help="lbfgs or descent.")
-@click.option("--steps", default=500, show_default=True, type=click.IntRange(min=1), help="At most.")
+@click.option("--steps", default=500, show_default=True, type=Whole(min=1), help="At most.")
 @click.option("--cube", type=click.Path(dir_okay=False, path_type=Path), help="Write the (first) density there.")
 def density(file: Path, weights: str | None, start: str, method: str, steps: int, cube: Path | None) -> None:
     """Minimise the electron density of the molecules in FILE (.xyz or .sdf) with a learned functional, no orbitals."""

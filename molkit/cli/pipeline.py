@@ -5,21 +5,22 @@ from pathlib import Path
 import click
 
 from molkit.cli.engines import Engine, engine_options
-from molkit.errors import InvalidInput
+from molkit.cli.numbers import SEED, Whole
+from molkit.config import whole_ranges
 
 LARGEST = 400  # atoms
 
 
 @click.command()
-@click.option("--count", default=20, show_default=True, type=click.IntRange(min=1), help="Molecules to draw.")
+@click.option("--count", default=20, show_default=True, type=Whole(min=1), help="Molecules to draw.")
 @click.option("--sizes", default="", help="Numbers of atoms, as 3-8 or 5,9,12; default: as in the training data.")
 @click.option("--generator", default="edm_qm9", show_default=True, help="Weights that draw and pre-relax.")
-@click.option("--calls", default=100, show_default=True, type=click.IntRange(min=2), help="Network calls a molecule.")
+@click.option("--calls", default=100, show_default=True, type=Whole(min=2), help="Network calls a molecule.")
 @click.option("--flow", default="cgcf_qm9", show_default=True, help="Weights that make conformers.")
 @click.option("--etm", default="etm_qm9", show_default=True, help="Their energy; '' leaves it out.")
-@click.option("--conformers", default=10, show_default=True, type=click.IntRange(min=1), help="A molecule.")
+@click.option("--conformers", default=10, show_default=True, type=Whole(min=1), help="A molecule.")
 @click.option("--functional", default="ofdft_small", show_default=True, help="Weights of the density functional.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, type=SEED)
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder; continued.")
 @engine_options
 def pipeline(
@@ -65,13 +66,4 @@ def pipeline(
 
 def numbers_of_atoms(text: str) -> list[int]:
     """`3-5,9` -> [3, 4, 5, 9]. Raises InvalidInput for anything else."""
-    found: list[int] = []
-    for part in filter(None, text.split(",")):
-        ends = part.split("-")
-        if len(ends) > 2 or not all(end.strip().isdigit() for end in ends):
-            raise InvalidInput(f"--sizes wants numbers of atoms such as 3-8 or 5,9,12, got {text!r}")
-        low, high = int(ends[0]), int(ends[-1])
-        if not 2 <= low <= high <= LARGEST:
-            raise InvalidInput(f"--sizes: {part!r} is no range of 2 to {LARGEST} atoms")
-        found += range(low, high + 1)
-    return found
+    return whole_ranges(text, what="--sizes", low=2, high=LARGEST)

@@ -1,9 +1,11 @@
 """`molkit relax`: structures through a diffusion model, as a first step before a real relaxation."""
 
+from math import isfinite
 from pathlib import Path
 
 import click
 
+from molkit.cli.numbers import SEED, Whole
 from molkit.cli.outcome import end_of_parts, require_some
 from molkit.cli.outputs import require_place
 from molkit.errors import InvalidInput
@@ -16,8 +18,8 @@ from molkit.errors import InvalidInput
     "--sigma", default="0.0285", show_default=True, help="Noise in angstrom, or auto for each molecule's own."
 )
 @click.option("--ending", type=click.Choice(["mean", "sample"]), default="mean", show_default=True, help="Last step.")
-@click.option("--copies", default=1, show_default=True, type=click.IntRange(min=1), help="Chains to average.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--copies", default=1, show_default=True, type=Whole(min=1), help="Chains to average.")
+@click.option("--seed", default=0, show_default=True, type=SEED)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help=".xyz or .sdf.")
 def relax(structures: Path, weights: str, sigma: str, ending: str, copies: int, seed: int, out: Path) -> None:
     """Relax the molecules of STRUCTURES (.xyz, .sdf) with a diffusion model; elements, order and place are kept.
@@ -48,7 +50,11 @@ def relax(structures: Path, weights: str, sigma: str, ending: str, copies: int, 
 
 
 def _number(text: str) -> float:
+    """A finite number. Raises InvalidInput for anything else."""
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
-        raise InvalidInput(f"--sigma wants a number in angstrom or auto, got {text!r}") from None
+        number = float("nan")
+    if not isfinite(number):
+        raise InvalidInput(f"--sigma wants a number in angstrom or auto, got {text!r}")
+    return number

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from molkit.cli.engines import Engine, engine_options, whole_numbers
+from molkit.cli.numbers import SEED, Number, Whole
 
 
 @click.group()
@@ -15,18 +16,20 @@ def study() -> None:
 
 @study.command("fewer-steps")
 @click.argument("weights")
-@click.option("--full", default=10_000, show_default=True, type=click.IntRange(min=0), help="Molecules by full chains.")
+@click.option("--full", default=10_000, show_default=True, type=Whole(min=0), help="Molecules by full chains.")
 @click.option(
     "--best",
     default=10_000,
     show_default=True,
-    type=click.IntRange(min=0),
+    type=Whole(min=0),
     help="By the default sampler, each at 100 and 50 calls.",
 )
-@click.option("--curve", default=1000, show_default=True, type=click.IntRange(min=0), help="At each point of a curve.")
+@click.option("--curve", default=1000, show_default=True, type=Whole(min=0), help="At each point of a curve.")
 @click.option("--samplers", default="", help="Names with commas, for the curves; default: all.")
-@click.option("--largest", default=500, show_default=True, help="Number of calls at which the curves end.")
-@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--largest", default=500, show_default=True, type=Whole(min=2), help="Number of calls at which the curves end."
+)
+@click.option("--seed", default=0, show_default=True, type=SEED)
 @click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Folder for finished chunks (resume).")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
 def fewer_steps(
@@ -58,10 +61,10 @@ def fewer_steps(
 
 @study.command()
 @click.argument("weights", default="edm_qm9_conditional")
-@click.option("--count", default=10_000, show_default=True, type=click.IntRange(min=1), help="Molecules a property.")
-@click.option("--calls", default=100, show_default=True, type=click.IntRange(min=2), help="Network calls of each.")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--guidance", default=1.0, show_default=True, type=click.FloatRange(min=0.0), help="Guidance scale.")
+@click.option("--count", default=10_000, show_default=True, type=Whole(min=1), help="Molecules a property.")
+@click.option("--calls", default=100, show_default=True, type=Whole(min=2), help="Network calls of each.")
+@click.option("--seed", default=0, show_default=True, type=SEED)
+@click.option("--guidance", default=1.0, show_default=True, type=Number(min=0.0), help="Guidance scale.")
 @engine_options
 def conditional(weights: str, count: int, calls: int, seed: int, guidance: float, engine: Engine) -> None:
     """Molecules of WEIGHTS, each asked for one value of one property, kept beside the weights."""
@@ -77,10 +80,10 @@ def conditional(weights: str, count: int, calls: int, seed: int, guidance: float
 @study.command("relaxation-starts")
 @click.argument("weights", default="edm_qm9")
 @click.option("--surface", type=click.Choice(["xtb", "dft"]), default="xtb", show_default=True, help="Energies.")
-@click.option("--count", default=57, show_default=True, type=click.IntRange(min=1), help="Test molecules, for xtb.")
+@click.option("--count", default=57, show_default=True, type=Whole(min=1), help="Test molecules, for xtb.")
 @click.option("--part", default="1/1", show_default=True, help="K/M: every M-th molecule from the K-th on, for dft.")
-@click.option("--minutes", type=click.FloatRange(min=0.0), help="Begin no run after this time.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--minutes", type=Number(min=0.0), help="Begin no run after this time.")
+@click.option("--seed", default=0, show_default=True, type=SEED)
 @click.option("--keep", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of single runs.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="A .json file of all runs there are.")
 @engine_options
@@ -98,6 +101,7 @@ def relaxation_starts(
     """Relax held-back QM9 molecules from many starts; finished runs in the folder are not made again."""
     from molkit.studies import relaxation_starts as starts
 
+    chosen = _part(part)
     options = {"seed": seed, "folder": keep, "minutes": minutes, "report": click.echo}
     if surface == "xtb":
         from molkit.data.qm9 import load_qm9
@@ -105,7 +109,7 @@ def relaxation_starts(
         molecules, compare = list(load_qm9(split="test", limit=count)), starts.compare_on_xtb
     else:
         molecules = list(starts.molecules_of_sizes(starts.DFT_SIZES))
-        compare = partial(starts.compare_on_dft, part=_part(part))
+        compare = partial(starts.compare_on_dft, part=chosen)
     with engine.open() as executor:
         found = compare(weights, molecules, executor=executor, **options)
     click.echo(f"{len(found.outcomes)} runs, {len(found.failures)} failures")
@@ -116,8 +120,8 @@ def relaxation_starts(
 
 @study.command("relaxation-chains")
 @click.argument("weights", default="edm_qm9")
-@click.option("--count", default=100, show_default=True, type=click.IntRange(min=1), help="Chains of 19 atoms.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--count", default=100, show_default=True, type=Whole(min=1), help="Chains of 19 atoms.")
+@click.option("--seed", default=0, show_default=True, type=SEED)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="An .npz file.")
 def relaxation_chains(weights: str, count: int, seed: int, out: Path) -> None:
     """Full chains of WEIGHTS with their frames, for the chapter on the two phases of inference."""
@@ -130,8 +134,8 @@ def relaxation_chains(weights: str, count: int, seed: int, out: Path) -> None:
 
 @study.command("relaxation-learning")
 @click.argument("checkpoints", nargs=-1, required=True, metavar="WEIGHTS=PASSES...")
-@click.option("--count", default=14, show_default=True, type=click.IntRange(min=2), help="Test molecules.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--count", default=14, show_default=True, type=Whole(min=2), help="Test molecules.")
+@click.option("--seed", default=0, show_default=True, type=SEED)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
 def relaxation_learning(checkpoints: tuple[str, ...], count: int, seed: int, out: Path) -> None:
     """How chains of checkpoints (weights or run folders, with the molecules they were shown) follow the forces."""
@@ -150,8 +154,8 @@ def relaxation_learning(checkpoints: tuple[str, ...], count: int, seed: int, out
 
 @study.command("relaxation-recipe")
 @click.argument("weights", nargs=-1)
-@click.option("--count", default=18, show_default=True, type=click.IntRange(min=2), help="Validation molecules.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--count", default=18, show_default=True, type=Whole(min=2), help="Validation molecules.")
+@click.option("--seed", default=0, show_default=True, type=SEED)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
 def relaxation_recipe(weights: tuple[str, ...], count: int, seed: int, out: Path) -> None:
     """Noise levels, endings, paths and averages of relaxations by WEIGHTS (edm_qm9), on validation molecules."""
@@ -164,19 +168,18 @@ def relaxation_recipe(weights: tuple[str, ...], count: int, seed: int, out: Path
 
 def _part(text: str) -> tuple[int, int]:
     """K/M, K from 1, as (K - 1, M)."""
-    first, _, of = text.partition("/")
-    if not (first.isdigit() and of.isdigit() and 1 <= int(first) <= int(of)):
-        from molkit.errors import InvalidInput
+    from molkit.config import whole_number
 
-        raise InvalidInput(f"--part wants K/M with 1 <= K <= M, such as 1/2; got {text!r}")
-    return int(first) - 1, int(of)
+    first, _, of = text.partition("/")
+    number = whole_number(of, what=f"--part {text}: the M of K/M, such as 1/2,", low=1)
+    return whole_number(first, what=f"--part {text}: the K of K/M", low=1, high=number) - 1, number
 
 
 @study.command("ofdft-water")
 @click.option("--arms", default="", help="Names with commas; default: all.")
-@click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1), help="Trainings of each arm.")
+@click.option("--seeds", default=3, show_default=True, type=Whole(min=1), help="Trainings of each arm.")
 @click.option("--labels", type=click.Path(path_type=Path), required=True, help="Labels of the split test.")
-@click.option("--test", "num_test", type=click.IntRange(min=1), help="Test geometries; default: all in the folder.")
+@click.option("--test", "num_test", type=Whole(min=1), help="Test geometries; default: all in the folder.")
 @click.option("--runs", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the runs.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
 def ofdft_water(arms: str, seeds: int, labels: Path, num_test: int | None, runs: Path, out: Path) -> None:
@@ -198,7 +201,7 @@ def ofdft_water(arms: str, seeds: int, labels: Path, num_test: int | None, runs:
 @click.option("--arms", default="full:0", show_default=True, help="Pairs ARM:SEED with commas.")
 @click.option("--labels", type=click.Path(path_type=Path), required=True, help="Folder with valid, test and larger.")
 @click.option("--runs", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the runs.")
-@click.option("--until", type=click.IntRange(min=1), help="A step with a snapshot, at which trainings end.")
+@click.option("--until", type=Whole(min=1), help="A step with a snapshot, at which trainings end.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
 def ofdft_small(arms: str, labels: Path, runs: Path, until: int | None, out: Path) -> None:
     """Train the functional of several compositions and its ablations, and minimise on unseen molecules."""
@@ -221,7 +224,7 @@ def ofdft_small(arms: str, labels: Path, runs: Path, until: int | None, out: Pat
 @click.option("--arms", default="full:0", show_default=True, help="Pairs ARM:SEED with commas.")
 @click.option("--labels", type=click.Path(path_type=Path), required=True, help="With train, valid, test, torsions.")
 @click.option("--runs", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the runs.")
-@click.option("--until", type=click.IntRange(min=1), help="A step with a snapshot, at which trainings end.")
+@click.option("--until", type=Whole(min=1), help="A step with a snapshot, at which trainings end.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
 def ofdft_ethanol(arms: str, labels: Path, runs: Path, until: int | None, out: Path) -> None:
     """Train the functional of ethanol and its ablations, and minimise on unseen frames and along torsions."""
@@ -267,9 +270,9 @@ def ofdft_folds(arms: str, labels: Path, displaced: Path | None, runs: Path, add
 @study.command("ofdft-extrapolation")
 @click.option("--arms", default="full,geometry", show_default=True, help="Of ofdft-folds, trained on all; with commas.")
 @click.option("--weights", multiple=True, metavar="ARM=FOLDER", help="Further weights; may be repeated.")
-@click.option("--qm9", default=12, show_default=True, type=click.IntRange(min=0), help="QM9's, 6 to 9 heavy atoms.")
-@click.option("--alkanes", default=10, show_default=True, type=click.IntRange(min=0), help="Carbon atoms at most.")
-@click.option("--peptides", default=2, show_default=True, type=click.IntRange(min=0), help="Residues at most.")
+@click.option("--qm9", default=12, show_default=True, type=Whole(min=0), help="QM9's, 6 to 9 heavy atoms.")
+@click.option("--alkanes", default=10, show_default=True, type=Whole(min=0), help="Carbon atoms at most.")
+@click.option("--peptides", default=2, show_default=True, type=Whole(min=0), help="Residues at most.")
 @click.option("--runs", type=click.Path(file_okay=False, path_type=Path), required=True, help="Of ofdft-folds.")
 @click.option("--keep", type=click.Path(file_okay=False, path_type=Path), required=True, help="Kohn-Sham energies.")
 @click.option("--add", is_flag=True, help="Keep the energies and the other arms of the study in --out.")
@@ -310,12 +313,12 @@ def ofdft_extrapolation(
 @study.command("ofdft-scaling")
 @click.option("--methods", default="orbital-free,Kohn-Sham", show_default=True, help="Names with commas.")
 @click.option("--families", default="alkane,peptide", show_default=True, help="Names with commas.")
-@click.option("--largest", default=3000, show_default=True, type=click.IntRange(min=26), help="Electrons.")
-@click.option("--steps", default=200, show_default=True, type=click.IntRange(min=1), help="Of the descent, measured.")
-@click.option("--grid-level", default=1, show_default=True, type=click.IntRange(0, 9), help="Of Kohn-Sham.")
+@click.option("--largest", default=3000, show_default=True, type=Whole(min=26), help="Electrons.")
+@click.option("--steps", default=200, show_default=True, type=Whole(min=1), help="Of the descent, measured.")
+@click.option("--grid-level", default=1, show_default=True, type=Whole(0, 9), help="Of Kohn-Sham.")
 @click.option("--weights", default="ofdft_small", show_default=True, help="An attention functional, for its size.")
-@click.option("--memory", default=8.0, show_default=True, type=click.FloatRange(min=0.0), help="GiB of Coulomb terms.")
-@click.option("--minutes", type=click.FloatRange(min=0.0, min_open=True), help="Begin no molecule after this time.")
+@click.option("--memory", default=8.0, show_default=True, type=Number(min=0.0), help="GiB of Coulomb terms.")
+@click.option("--minutes", type=Number(min=0.0, min_open=True), help="Begin no molecule after this time.")
 @click.option("--keep", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder; continued.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
 def ofdft_scaling(
@@ -342,7 +345,7 @@ def ofdft_scaling(
 
 
 @study.command("ofdft-classical")
-@click.option("--steps", default=300, show_default=True, type=click.IntRange(min=1), help="L-BFGS steps at most.")
+@click.option("--steps", default=300, show_default=True, type=Whole(min=1), help="L-BFGS steps at most.")
 @click.option("--geometries", default="water:0", show_default=True, help="Test geometries, CLASS:NUMBER with commas.")
 @click.option("--functionals", default="", help="Names with commas; default: all four.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
@@ -358,16 +361,16 @@ def ofdft_classical(steps: int, geometries: str, functionals: str, out: Path) ->
 
 def _is_positive(text: str) -> bool:
     try:
-        return float(text) > 0.0
+        return 0.0 < float(text) < float("inf")
     except ValueError:
         return False
 
 
 @study.command("conformer-baselines")
 @click.argument("name", type=click.Choice(["conformers_dft", "ensembles_qm9", "ensembles_drugs"]))
-@click.option("--count", default=0, show_default=True, type=click.IntRange(min=0), help="Test molecules; 0 for all.")
+@click.option("--count", default=0, show_default=True, type=Whole(min=0), help="Test molecules; 0 for all.")
 @click.option("--symmetry", default="graph", show_default=True, type=click.Choice(["graph", "conjugated", "none"]))
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, type=SEED)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="A .json file.  [default: data/studies]")
 @engine_options
 def conformer_baselines(name: str, count: int, symmetry: str, seed: int, out: Path | None, engine: Engine) -> None:
@@ -385,9 +388,9 @@ def conformer_baselines(name: str, count: int, symmetry: str, seed: int, out: Pa
 @click.argument("weights")
 @click.argument("energy")
 @click.option("--data", default="trajectories_c7h10o2", show_default=True, help="A set of ensembles; its test split.")
-@click.option("--count", default=100, show_default=True, type=click.IntRange(min=2), help="Conformers a molecule.")
-@click.option("--limit", default=0, show_default=True, type=click.IntRange(min=0), help="Test molecules; 0 for all.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--count", default=100, show_default=True, type=Whole(min=2), help="Conformers a molecule.")
+@click.option("--limit", default=0, show_default=True, type=Whole(min=0), help="Test molecules; 0 for all.")
+@click.option("--seed", default=0, show_default=True, type=SEED)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="A .json file.  [default: data/studies]")
 def distances(weights: str, energy: str, data: str, count: int, limit: int, seed: int, out: Path | None) -> None:
     """MMD of distances of conformers by the flow WEIGHTS, the ENERGY that tilts it, and RDKit, against trajectories."""
@@ -429,17 +432,17 @@ def flow_objectives(weights: tuple[str, ...], keep: Path, out: Path | None) -> N
     type=click.Choice(["train", "valid", "test"]),
     help="Of it; valid is for choices.",
 )
-@click.option("--threshold", default=1.25, show_default=True, type=click.FloatRange(min=0.01), help="COV, angstrom.")
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(min=1), help="Test molecules.")
-@click.option("--max-references", default=25, show_default=True, type=click.IntRange(min=1), help="Of a molecule.")
+@click.option("--threshold", default=1.25, show_default=True, type=Number(min=0.01), help="COV, angstrom.")
+@click.option("--limit", default=20, show_default=True, type=Whole(min=1), help="Test molecules.")
+@click.option("--max-references", default=25, show_default=True, type=Whole(min=1), help="Of a molecule.")
 @click.option("--stereo", default="mirror", show_default=True, help="Wrong handedness: ignore, mirror or redraw.")
 @click.option("--symmetry", default="graph", show_default=True, help="Of the RMSD: graph, conjugated or none.")
 @click.option("--failures", default="zero", show_default=True, help="Nothing made counts as: zero or exclude.")
 @click.option("--start", help="Of the converged search: normal or paths.  [default: as the weights say]")
 @click.option("--arms", default="", help="Names with commas; default: all.")
-@click.option("--energies", default=0, show_default=True, type=click.IntRange(min=0), help="By GFN2-xTB, an arm.")
+@click.option("--energies", default=0, show_default=True, type=Whole(min=0), help="By GFN2-xTB, an arm.")
 @click.option("--seeds", default="0", show_default=True, help="Numbers with commas.")
-@click.option("--minutes", type=click.FloatRange(min=0.0, min_open=True), help="Begin no molecule after this time.")
+@click.option("--minutes", type=Number(min=0.0, min_open=True), help="Begin no molecule after this time.")
 @click.option("--keep", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder; continued.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
 @engine_options

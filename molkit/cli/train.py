@@ -4,17 +4,19 @@ from pathlib import Path
 
 import click
 
+from molkit.cli.numbers import SEED, Number, Whole
+
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="The run folder.")
-@click.option("--time-budget", type=click.FloatRange(min=1.0), help="Seconds after which the run saves and stops.")
-@click.option("--total-steps", type=click.IntRange(min=1), help="Length of the schedule; default: from the budget.")
+@click.option("--time-budget", type=Number(min=1.0), help="Seconds after which the run saves and stops.")
+@click.option("--total-steps", type=Whole(min=1), help="Length of the schedule; default: from the budget.")
 @click.option("--resume", is_flag=True, help="Continue the run in --out.")
 @click.option("--from", "start_from", metavar="WEIGHTS", help="Begin a new run with these weights (name or folder).")
-@click.option("--limit", type=click.IntRange(min=1), help="Train on this many molecules only.")
+@click.option("--limit", type=Whole(min=1), help="Train on this many molecules only.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-@click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1), help="CPU threads a process.")
+@click.option("--threads", default=1, show_default=True, type=Whole(1, 1024), help="CPU threads a process.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def train(
     config: Path,
@@ -92,11 +94,11 @@ def train(
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("name")
-@click.option("--step", type=click.IntRange(min=0), help="Publish the snapshot of this step, with a short card only.")
+@click.option("--step", type=Whole(min=0), help="Publish the snapshot of this step, with a short card only.")
 @click.option("--samples", type=click.Path(path_type=Path), help="A packed .npz of samples to keep with the weights.")
-@click.option("--sample-calls", type=click.IntRange(min=2), help="Network calls behind each of these samples.")
-@click.option("--sample-seed", type=int, help="Their seed.")
-@click.option("--sample-count", type=click.IntRange(min=1), help="How many were asked for, failed chains included.")
+@click.option("--sample-calls", type=Whole(min=2), help="Network calls behind each of these samples.")
+@click.option("--sample-seed", type=SEED, help="Their seed.")
+@click.option("--sample-count", type=Whole(min=1), help="How many were asked for, failed chains included.")
 @click.option("--sampler", help="Name of the sampler behind them.")
 @click.option("--earlier", multiple=True, type=click.Path(path_type=Path), help="Run it began with (flows); repeat.")
 @click.option("--remark", "remarks", multiple=True, help="A sentence for the card; may be given several times.")

@@ -252,6 +252,8 @@ def _new_atoms(
         lists = [np.concatenate(lists)] * different if np.ndim(new_elements[0]) == 0 else lists
     elif num_new is not None:
         numbers = [num_new] * different if np.ndim(num_new) == 0 else list(num_new)
+        pairs = zip(fragments[::count], numbers, strict=False)  # other lengths are refused below
+        check_sizes(edm, torch.tensor([one.num_atoms + number for one, number in pairs if number > 0]))
         lists = [np.full(max(int(number), 0), edm.config.elements[0]) for number in numbers]
     else:
         drawn = [_draw_new(edm, one, generator) for one, generator in zip(fragments, generators, strict=True)]

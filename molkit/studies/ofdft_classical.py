@@ -10,6 +10,7 @@ import numpy as np
 
 from molkit.claims.ledger import REPOSITORY
 from molkit.claims.provenance import commit, machine
+from molkit.config import whole_number
 from molkit.errors import DataNotFound, InvalidInput
 from molkit.molecule import Molecule
 from molkit.ofdft.classical import ClassicalEnergy
@@ -181,9 +182,8 @@ def read_geometries(text: str) -> list[Molecule]:
     found = []
     for part in text.split(","):
         name, _, index = part.strip().partition(":")
-        if not index.isdigit():
-            raise InvalidInput(f"geometries are CLASS:NUMBER with commas, got {part.strip()!r}")
-        found.append(geometry(name, "train" if name == "up_to_five" else "test", int(index)))
+        number = whole_number(index, what=f"{part.strip()!r}, where CLASS:NUMBER is expected,")
+        found.append(geometry(name, "train" if name == "up_to_five" else "test", number))
     return found
 
 

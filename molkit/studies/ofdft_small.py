@@ -12,6 +12,7 @@ import numpy as np
 from molkit.claims.ledger import REPOSITORY, Measurement
 from molkit.claims.provenance import commit, machine
 from molkit.claims.store import record
+from molkit.config import whole_number
 from molkit.errors import DataNotFound, InvalidInput, RunError
 from molkit.metrics.statistics import Interval, bootstrap_interval, interval_over_runs
 from molkit.ofdft.attention import AttentionConfig
@@ -134,10 +135,9 @@ def read_pairs(text: str, plan: Plan = PLAN) -> list[tuple[str, int]]:
     found = []
     for part in text.split(","):
         arm, _, seed = part.strip().partition(":")
-        if not seed.isdigit():
-            raise InvalidInput(f"--arms takes pairs like full:0 with commas, got {part.strip()!r}")
-        arm_recipe(arm, seed=int(seed), plan=plan)
-        found.append((arm, int(seed)))
+        number = whole_number(seed, what=f"--arms {part.strip()}: what follows the colon, as in full:0,")
+        arm_recipe(arm, seed=number, plan=plan)
+        found.append((arm, number))
     return found
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from molkit.claims.ledger import REPOSITORY
 from molkit.cli import COMMANDS, main, run
+from molkit.cli.numbers import Number, Whole
 from molkit.cli.outcome import EXIT_CODES, end_of_parts, require_some
 from molkit.errors import InvalidInput, PartlyDone
 
@@ -67,3 +68,89 @@ def test_part_of_the_work_shows_no_traceback_even_with_debug(tmp_path, capsys, m
     assert run(["--debug", "score", str(tmp_path / "a.xyz")]) == 3
     out, err = capsys.readouterr()
     assert "molecules stable" in out and "left out, molecule 1: " in err and "1 of 2 molecules left out" in err
+
+
+def options() -> list[tuple[str, click.Option]]:
+    """Every option of every command."""
+    return [(name, one) for name, command in commands() for one in command.params if isinstance(one, click.Option)]
+
+
+@pytest.mark.parametrize("text", ["nan", "NaN", "-nan", "inf", "-inf", "Infinity", "1e999"])
+def test_no_option_takes_a_number_that_is_not_finite(text):
+    floats = [(name, one) for name, one in options() if isinstance(one.type, click.types.FloatParamType)]
+    assert len(floats) >= 10
+    for name, option in floats:
+        assert isinstance(option.type, Number), (name, option.name)
+        with pytest.raises(click.BadParameter):
+            option.type.convert(text, option, None)
+
+
+@pytest.mark.parametrize("text", ["9" * 23, "-" + "9" * 23, "9" * 5000, "²", "1.5", "nan", "many"])
+def test_no_option_takes_a_whole_number_that_is_none_or_too_large(text):
+    whole = [(name, one) for name, one in options() if isinstance(one.type, click.types.IntParamType)]
+    assert len(whole) >= 40
+    for name, option in whole:
+        assert isinstance(option.type, Whole), (name, option.name)
+        with pytest.raises(click.BadParameter):
+            option.type.convert(text, option, None)
+
+
+def test_numbers_in_range_are_taken_as_they_are():
+    assert (
+        Number(min=0.5).convert("0.5", None, None) == 0.5
+        and Whole(min=1).convert("2147483647", None, None) == 2**31 - 1
+    )
+    with pytest.raises(click.BadParameter, match="not in the range"):
+        Number(min=0.5).convert("0.4", None, None)
+
+
+@pytest.fixture
+def toy(tmp_path):
+    """Weights of a small untrained model, and a molecule of nine atoms."""
+    from molkit.chem.files import write_xyz
+    from molkit.chem.rdkit_tools import embed_smiles
+    from molkit.edm.config import EdmConfig
+    from molkit.edm.model import build, save
+
+    sizes = ((5, 1), (9, 1), (12, 1))
+    save(build(EdmConfig(width=8, num_layers=1, num_steps=10, sizes=sizes), seed=0), tmp_path / "toy")
+    write_xyz(tmp_path / "ethanol.xyz", embed_smiles("CCO")[0])
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("edit compose toy C99999999999999999999H4 --out o.sdf", "C wants a whole number from 1 to 100000"),
+        ("edit compose toy C0H4 --out o.sdf", "C wants a whole number from 1"),
+        ("edit compose toy C²H4 --out o.sdf", "expected a chemical formula"),
+        ("edit complete toy ethanol.xyz --add ² --out o.sdf", "--add, where it is no formula, wants a whole number"),
+        ("edit complete toy ethanol.xyz --add -3 --out o.sdf", "--add, where it is no formula, wants a whole number"),
+        ("edit complete toy ethanol.xyz --add 1000000000 --out o.sdf", "1000000009 atoms in all"),
+        ("edit complete toy ethanol.xyz --add 99999999999999999999 --out o.sdf", "wants a whole number"),
+        ("edit vary toy ethanol.xyz --sigma 0.3 --keep-atoms 5-2 --out o.sdf", "5-2 ends before it begins"),
+        ("edit vary toy ethanol.xyz --sigma 0.3 --keep-atoms 1-99 --out o.sdf", "from 1 to 9, got '99'"),
+        ("edit vary toy ethanol.xyz --sigma 0.3 --keep-atoms , --out o.sdf", "from 1 to 9, got ''"),
+        ("edit vary toy ethanol.xyz --sigma nan --out o.sdf", "not a finite number"),
+        ("relax ethanol.xyz --with toy --sigma nan --out o.sdf", "--sigma wants a number in angstrom or auto"),
+        ("sample toy --guidance nan --out o.sdf", "not a finite number"),
+        ("sample toy --condition alpha=nan --out o.sdf", "alpha"),
+        ("sample toy --calls ² --out o.sdf", "--calls, where it is not all, wants a whole number"),
+        ("pipeline --sizes ² --out p", "--sizes wants a whole number from 2 to 400"),
+        ("pipeline --sizes 8-3 --out p", "8-3 ends before it begins"),
+        ("conformers CCO --seed 99999999999999999999999 --out o.sdf", "--seed"),
+        ("ensembles make qm9-test --window nan --out p", "--window"),
+        ("train edm_qm9_cpu --time-budget nan --out p", "--time-budget"),
+        ("labels water --largest nan --out p", "--largest"),
+        ("study relaxation-starts --surface dft --part ²/2 --keep p", "--part"),
+        ("suite run ablations --seeds 99999999999999999999999 --out p", "--seeds"),
+        ("study ofdft-classical --geometries water:² --out o.json", "CLASS:NUMBER"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_by_name_and_nothing_is_written(toy, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(toy)
+    before = sorted(path.name for path in toy.iterdir())
+    assert run(arguments.split()) == 2
+    error = capsys.readouterr().err
+    assert message in error and "internal" not in error
+    assert sorted(path.name for path in toy.iterdir()) == before

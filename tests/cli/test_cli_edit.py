@@ -58,7 +58,7 @@ def test_variations_and_compositions_are_written(weights, fragment, tmp_path, ca
         (["complete", "{w}", "nowhere.xyz"], ("nowhere.xyz",)),
         (["vary", "{w}", "{f}", "--sigma", "-1"], ("noise level",)),
         (["vary", "{w}", "{f}", "--sigma", "1", "--keep-atoms", "x"], ("--keep-atoms",)),
-        (["vary", "{w}", "{f}", "--sigma", "1", "--keep-atoms", "9"], ("counted from 0 to 3",)),
+        (["vary", "{w}", "{f}", "--sigma", "1", "--keep-atoms", "9"], ("from 1 to 4",)),
         (["compose", "{w}", "C7H11O2"], ("odd number of electrons",)),
         (["compose", "{w}", "CH9F"], ("impossible",)),
         (["compose", "{w}", "SiH4"], ("cannot place",)),
