@@ -33,7 +33,7 @@ def verdicts_sentence(study: str, rows: Sequence[Row]) -> str:
         raise InvalidInput(f"a summary asks for the verdicts of {study!r}, of which the ledger has no claim")
     counts = count_verdicts(own)
     listed = ", ".join(f"{counts[word]} {word}" for word in VERDICTS if counts[word])
-    return f"Of {len(own)} claims of the paper in the [ledger](../ledger.md): {listed}."
+    return f"Of {len(own)} claims about the paper in the [ledger](../ledger.md): {listed}."
 
 
 def claims_table(names: Sequence[str]) -> str:

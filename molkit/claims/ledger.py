@@ -76,6 +76,7 @@ class Claim:
     direction: str  # which way is better; "equal" when the aim is to match
     accept: Rule
     value: float | None = None
+    by: str = ""  # who published the value, where it was not the paper itself
     spread: float | None = None
     spread_status: str = "none"  # printed, unverified or none
     unit: str = ""
@@ -106,6 +107,8 @@ class Claim:
             _one_of("basis", basis, [name for name in BASES if name not in ("scaled_down", PUBLISHED_ENERGIES)])
         if not (self.label and self.paper and self.place and self.metric):
             raise InvalidInput("needs label, paper, place and metric")
+        if self.status == "third party" and self.value is not None and not self.by:
+            raise InvalidInput("a number that others published names them in `by`")
         if self.status == "unverified" and self.value is not None:
             raise InvalidInput("an unverified claim carries no number; set value to null")
         if (self.spread is not None) != (self.spread_status == "printed"):

@@ -244,10 +244,11 @@ def _ours(
 
 def _cells(row: Row) -> tuple[str, ...]:
     claim, result = row.claim, row.measurement
+    published = published_text(claim) + (f" ({claim.by})" if claim.by else "")
     if result is None:
-        return claim.label, published_text(claim), "–", "–", "–", str(row.verdict), "–"
+        return claim.label, published, "–", "–", "–", str(row.verdict), "–"
     n = f"{result.n:,} {result.counts}"
-    return claim.label, published_text(claim), row.ours, n, result.profile, str(row.verdict), cost_text(result)
+    return claim.label, published, row.ours, n, result.profile, str(row.verdict), cost_text(result)
 
 
 def _verdict_html(verdict: Verdict) -> str:
@@ -281,7 +282,7 @@ def _html_table(
         now = (this_run or {}).get(claim.measured_as or claim.id)
         cells = [
             _stacked(escape(claim.label), below),
-            _tight(published_text(claim)),
+            _stacked(_tight(published_text(claim)), claim.by),
             *([_stacked(_tight(_ours(claim, now, row.than, this_run)), count_text(now))] if this_run else []),
             _stacked(_tight(row.ours), count_text(result) + (f", {result.profile}" if result else "")),
             _verdict_html(row.verdict),

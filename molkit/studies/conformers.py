@@ -313,6 +313,9 @@ ORDERS = {  # claims about the order of arms: arm, other, measure, factor
     "qm9.rdkit_etm_cov": ("rdkit", "etm", "cov_recall", 100.0),
     "drugs.rdkit_cov": ("rdkit", "flow", "cov_recall", 100.0),
     "drugs.flow_ff_cov": ("flow_ff", "rdkit", "cov_recall", 100.0),
+    "drugs.etm_cov": ("etm", "flow", "cov_recall", 100.0),
+    "drugs.etm_mat": ("etm", "flow", "mat_recall", 1.0),
+    "drugs.etm_ff_cov": ("etm_ff", "flow_ff", "cov_recall", 100.0),
 }
 
 

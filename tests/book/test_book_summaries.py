@@ -26,7 +26,7 @@ def test_a_page_names_claims_that_exist_and_every_kind_of_line(page: Path):
     assert set(asked["claims"].split()) <= set(load_claims())
     assert (REPOSITORY / "chapters" / asked["costs"]).is_dir()
     done = filled(text, ledger_rows(), [])
-    assert not LINE.search(done) and "claims of the paper" in done
+    assert not LINE.search(done) and "claims about the paper" in done
 
 
 def test_the_counts_are_those_of_the_study():

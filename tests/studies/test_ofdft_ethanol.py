@@ -1,8 +1,12 @@
 """Relative energies of ethanol: what the study makes of errors of totals, and its pages."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from molkit.claims.ledger import load_claims
+from molkit.claims.verdicts import NOT_COMPARABLE, judge
 from molkit.cli import run
 from molkit.errors import DataNotFound, InvalidInput
 from molkit.figures import ofdft_ethanol as draw
@@ -105,3 +109,16 @@ def test_unseen_frames_are_far_better_than_their_mean_and_starts_agree():
     assert stored.error("full").value < 0.5 * stored.guess_error().value
     ends = [stored.found.errors("full", "test", start) for start in ("MINAO", "reference")]
     assert np.abs(ends[0] - ends[1]).max() < 0.2
+
+
+def test_the_ledger_judges_the_energies_that_lean_on_nobody():
+    """The published weights lean on published energies and come to 0.6 kcal/mol, our labels alone to 1.5."""
+    stored = study.stored_study()
+    (alone,) = study.measurements(stored)
+    assert alone.basis == "scaled_down" and 1.2 < alone.interval[0] < alone.value < alone.interval[1] < 1.8
+    (leaning,) = study.measurements(stored, arm="full")
+    assert leaning.basis == "published_energies" and leaning.value < 1.0
+    claims = load_claims(study="mofdft")
+    assert (
+        judge(claims["mofdft.ethanol.energy"], replace(leaning, profile="fast"), claims=claims).word == NOT_COMPARABLE
+    )
