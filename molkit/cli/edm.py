@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from molkit.cli.engines import Engine, engine_options
+from molkit.cli.engines import Engine, Keep, engine_options, keep_options
 from molkit.cli.numbers import SEED, Number, Whole
 from molkit.cli.outputs import require_place
 
@@ -35,7 +35,7 @@ FORMATS = (".xyz", ".sdf", ".npz")
 @click.option("--seed", default=0, show_default=True, type=SEED)
 @engine_options
 @click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
-@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Folder for finished chunks (resume).")
+@keep_options
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help=".xyz, .sdf or .npz.")
 def sample(
     weights: str,
@@ -48,49 +48,43 @@ def sample(
     seed: int,
     engine: Engine,
     device: str,
-    keep: Path | None,
+    keep: Keep,
     out: Path,
 ) -> None:
     """Sample molecules from WEIGHTS: a run folder, or the name of published weights."""
-    from molkit.edm.conditions import check_known, read_table
-    from molkit.edm.farm import sample_many
-    from molkit.edm.grids import step_grid
-    from molkit.edm.model import load, resolve
-    from molkit.edm.samplers import ANCESTRAL, DEFAULT, sampler_named
-    from molkit.errors import InvalidInput
+    from molkit.edm.farm import check_request, draw_many, request_of
+    from molkit.edm.model import load
+    from molkit.edm.samplers import ANCESTRAL, DEFAULT
+    from molkit.errors import InvalidInput, PartlyDone
 
     require_device(device, engine)
     require_place(out, FORMATS)
-    model = load(weights)
-    num_calls = min(DEFAULT.num_calls, model.config.num_steps + 1) if calls is None else number_of_calls(calls)
-    rule = sampler_named(sampler or (ANCESTRAL.name if num_calls is None else DEFAULT.sampler))
-    if num_atoms is not None and num_atoms not in dict(model.config.sizes):
-        raise InvalidInput(f"{num_atoms} atoms: a size that the model's training histogram does not hold")
-    step_grid(model.config.num_steps, num_calls)  # refuses a wrong number of calls before anything is drawn
+    config = load(weights, fast=False).config
+    num_calls = min(DEFAULT.num_calls, config.num_steps + 1) if calls is None else number_of_calls(calls)
     asked = parse_conditions(conditions)
-    check_known(model.config, asked)
+    request = request_of(
+        weights,
+        seed=seed,
+        num_calls=num_calls,
+        sampler=sampler or (ANCESTRAL.name if num_calls is None else DEFAULT.sampler),
+        num_atoms=num_atoms,
+        conditions=asked,
+        guidance=guidance,
+        device=device,
+    )
+    check_request(weights, request)
     if guidance != 1.0 and not asked:
         raise InvalidInput("--guidance weighs what --condition asks for; give a condition")
-    if asked:
-        read_table(resolve(weights)).size_weights(asked)  # refuses values that training never saw
-    with engine.open() as executor:
-        molecules = sample_many(
-            weights,
-            count,
-            seed=seed,
-            num_calls=num_calls,
-            sampler=rule,
-            num_atoms=num_atoms,
-            conditions=asked,
-            guidance=guidance,
-            folder=keep,
-            device=device,
-            executor=executor,
-            progress=True,
-        )
-    _write(out, molecules)
-    lost = count - len(molecules)
-    click.echo(f"{out}: {len(molecules)} molecules" + (f", {lost} chains failed and were left out" if lost else ""))
+    with keep.open(engine, out) as folder, engine.open() as executor:
+        drawn = draw_many(request, count, folder=folder, executor=executor, progress=True)
+    for which, reason in drawn.failed.items():
+        click.echo(f"left out, {which}: {reason}", err=True)
+    if not len(drawn.molecules):
+        raise InvalidInput(f"none of {count} molecules could be drawn; nothing was written")
+    _write(out, drawn.molecules)
+    click.echo(f"{out}: {len(drawn.molecules)} molecules")
+    if lost := count - len(drawn.molecules):
+        raise PartlyDone(f"{lost} of {count} molecules left out, as their chains failed; the others are written")
 
 
 def number_of_calls(text: str) -> int | None:

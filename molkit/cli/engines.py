@@ -53,6 +53,54 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+@dataclass(frozen=True)
+class Keep:
+    """The folder where finished parts of a command stay, if any, and whether failed ones there are tried again."""
+
+    folder: Path | None
+    retry: bool
+
+    def open(self, engine: Engine, out: Path) -> AbstractContextManager[Path]:
+        """The folder, for a with block; without one a temporary folder, beside `out` where other machines work too.
+
+        Raises InvalidInput where something is to be tried again and there is no folder.
+        """
+        from molkit.errors import InvalidInput
+        from molkit.farm.folder import place_for
+
+        if self.retry and self.folder is None:
+            raise InvalidInput("--retry tries again what failed in the folder of --keep: give --keep")
+        retry_in(self.folder, self.retry)
+        return place_for(self.folder, near=out.parent if engine.dask or engine.slurm else None)
+
+
+RETRY = click.option("--retry", is_flag=True, help="Try again what failed before.")
+
+
+def retry_in(folder: Path | None, retry: bool) -> None:
+    """Forget the failures in a farm's folder where the user asks for it."""
+    from molkit.farm.folder import FarmFolder
+
+    if retry and folder is not None:
+        FarmFolder(folder).retry_failures()
+
+
+def keep_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command --keep and --retry, passed to it as one `keep`."""
+
+    @click.option(
+        "--keep",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="Folder for finished parts: the same command continues there.",
+    )
+    @RETRY
+    @wraps(command)
+    def wrapped(*arguments: Any, keep: Path | None, retry: bool, **options: Any) -> Any:
+        return command(*arguments, keep=Keep(keep, retry), **options)
+
+    return wrapped
+
+
 def whole_numbers(text: str, *, option: str = "--seeds") -> list[int]:
     """Whole numbers separated by commas. Raises InvalidInput naming the option."""
     from molkit.config import whole_number

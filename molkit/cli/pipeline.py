@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from molkit.cli.engines import Engine, engine_options
+from molkit.cli.engines import Engine, Keep, engine_options, keep_options, retry_in
 from molkit.cli.numbers import SEED, Whole
 from molkit.config import whole_ranges
 
@@ -23,6 +23,7 @@ LARGEST = 400  # atoms
 @click.option("--seed", default=0, show_default=True, type=SEED)
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder; continued.")
 @engine_options
+@keep_options
 def pipeline(
     count: int,
     sizes: str,
@@ -35,6 +36,7 @@ def pipeline(
     seed: int,
     out: Path,
     engine: Engine,
+    keep: Keep,
 ) -> None:
     """Draw molecules, relax them, find their conformers, rank these, and compute energy and density; with a report.
 
@@ -54,10 +56,10 @@ def pipeline(
         functional=functional,
         seed=seed,
     )
+    folder, wanted = keep.folder or out, numbers_of_atoms(sizes)
+    retry_in(folder, keep.retry)
     with engine.open(apart=True) as executor:
-        result = run_pipeline(
-            count, out, sizes=numbers_of_atoms(sizes), settings=settings, executor=executor, progress=True
-        )
+        result = run_pipeline(count, folder, sizes=wanted, settings=settings, executor=executor, progress=True)
     written = write_results(result, out)
     passed = (f"{sum(journey.passed(name) for journey in result.journeys)} {name}" for name in STAGES)
     click.echo(f"of {count}: {', '.join(passed)}")

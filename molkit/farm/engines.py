@@ -19,7 +19,7 @@ from molkit.config import read_yaml
 from molkit.errors import InvalidInput, NetworkUnavailable, RunError, ToolNotFound
 
 CONNECT_SECONDS = 20.0
-LONELY_SECONDS = 60.0  # a Dask farm waits that long for a worker to come (back)
+LONELY_SECONDS = 120.0  # a Dask farm waits that long for a worker to come (back)
 SCHEDULER_GONE = (
     "the Dask scheduler is gone; finished results are kept: start another one, then run the same command again"
 )

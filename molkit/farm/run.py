@@ -18,6 +18,7 @@ from molkit.farm.folder import FarmFolder, Result
 from molkit.training.files import locked
 
 MAX_ATTEMPTS = 3  # deaths of a worker in the same task, after which the task is to blame
+SETTLE_SECONDS = 2.0  # before a task that killed a worker: Dask gives up a worker that dies while it starts
 MAX_IDLE = 6  # times a chunk may come back untouched
 CHECK_SECONDS = 5.0  # without news, after which the executor is asked whether it is still there
 CHUNKS = 200  # into which a long farm is cut at least, so that the bar moves and a death costs little
@@ -212,6 +213,7 @@ def run_chunk(function: Work, tasks: Sequence[tuple[str, Any]], place: FarmFolde
             allowed = "" if limits.timeout is None else f", or it took longer than {limits.timeout:g} s"
             place.fail(key, f"the process died in it {MAX_ATTEMPTS} times{allowed}")
             continue
+        time.sleep(SETTLE_SECONDS * place.attempts(key))
         place.begin(key)
         started = time.perf_counter()
         try:

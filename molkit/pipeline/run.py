@@ -1,18 +1,21 @@
 """Draw molecules, send those that pass on their journeys, and write down what became of each."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
 from molkit.chem.files import write_sdf
 from molkit.chem.rdkit_tools import graph_by_distance, plain_smiles
-from molkit.edm.farm import sample_many
-from molkit.errors import InvalidInput
+from molkit.edm.farm import Request, check_request, draw_many, request_of
+from molkit.errors import InvalidInput, RunError
+from molkit.farm.folder import FarmFolder
 from molkit.farm.run import run_farm
 from molkit.metrics.stability import stability
 from molkit.molecule import Molecule, PackedMolecules
@@ -20,7 +23,9 @@ from molkit.pipeline.journey import DRAWN, LOWEST, Journey, Stage, from_arrays, 
 from molkit.pipeline.settings import PipelineSettings
 from molkit.pipeline.stages import Task, load_all, travel
 from molkit.training.files import write_text
+from molkit.training.weights import fingerprint
 
+WEIGHTS = ("generator", "flow", "energy", "functional")
 LONGEST = 1800.0  # seconds a molecule, all stages
 ACCEPTED = "stable by EDM's rule, in one piece, accepted by RDKit"
 
@@ -45,27 +50,43 @@ def run_pipeline(
 ) -> PipelineResult:
     """`count` molecules from noise to electrons in a folder, which a second call continues.
 
-    `sizes` are numbers of atoms to draw, in turn; default: as in the training data. Raises InvalidInput for a count
-    below 1 or a folder of another pipeline, what the loaders raise for weights that are not there or of another kind;
-    what goes wrong with a molecule is noted in its journey.
+    `sizes` are numbers of atoms to draw, in turn; default: as in the training data. Before anything is drawn: raises
+    InvalidInput for a count below 1, sizes that the generator does not know or a folder of another pipeline, what the
+    loaders raise for weights that are not there or of another kind. What goes wrong with a molecule is noted in its
+    journey.
     """
     if count < 1 or any(size < 2 for size in sizes):
         raise InvalidInput("a pipeline draws at least one molecule, of two atoms or more")
     settings = PipelineSettings() if settings is None else settings
+    check_request(settings.generator, _request(settings, None), sizes)
     load_all(settings)
     folder = Path(folder).resolve()
+    FarmFolder(folder / "journeys").adopt({}, about(settings, count, sizes))
     began = perf_counter()
     drawn = draw(count, sizes, settings, folder / "drawn", executor=executor, progress=progress)
     seconds = _kept_seconds(folder / "drawn" / "seconds.json", (perf_counter() - began) / count)
     known = [examined(f"molecule_{row:04d}", molecule) for row, molecule in enumerate(drawn)]
     accepted = {journey.name: Task(journey, settings) for journey, reason in known if not reason}
-    finished = _journeys(accepted, folder / "journeys", settings, executor, progress=progress)
+    given = about(settings, count, sizes)
+    finished = _journeys(accepted, folder / "journeys", given, executor, progress=progress)
     journeys = [
         replace(found, stages=(Stage(DRAWN, not reason, reason or ACCEPTED, seconds), *found.stages))
         for journey, reason in known
         for found in [finished.get(journey.name, journey)]
     ]
     return PipelineResult(settings, tuple(journeys), count - len(drawn))
+
+
+def about(settings: PipelineSettings, count: int, sizes: Sequence[int]) -> dict[str, Any]:
+    """What all journeys depend on, weights by what they hold."""
+    named = {name: fingerprint(getattr(settings, name)) for name in WEIGHTS if getattr(settings, name)}
+    return asdict(settings) | named | {"count": count, "sizes": list(sizes)}
+
+
+def _request(settings: PipelineSettings, size: int | None) -> Request:
+    return request_of(
+        settings.generator, seed=settings.seed, num_calls=settings.num_calls, num_atoms=size, sampler="sde-2m"
+    )
 
 
 def _kept_seconds(path: Path, seconds: float) -> float:
@@ -85,21 +106,14 @@ def draw(
     progress: bool = False,
 ) -> list[Molecule]:
     """The molecules as the generating model draws them, size by size."""
-    shares = {size: len(range(row, count, len(sizes))) for row, size in enumerate(sizes)} if sizes else {None: count}
+    shares = Counter(sizes[row % len(sizes)] if sizes else None for row in range(count))
     found: list[Molecule] = []
     for size, share in shares.items():
-        if share:
-            found += sample_many(
-                settings.generator,
-                share,
-                seed=settings.seed,
-                num_calls=settings.num_calls,
-                num_atoms=size,
-                folder=folder / ("as_trained" if size is None else f"{size:02d}_atoms") / str(settings.seed),
-                sampler="sde-2m",
-                executor=executor,
-                progress=progress,
-            )
+        place = folder / ("as_trained" if size is None else f"{size:02d}_atoms")
+        drawn = draw_many(_request(settings, size), share, folder=place, executor=executor, progress=progress)
+        for which, reason in drawn.failed.items():
+            raise RunError(f"{place}: {which} could not be drawn: {reason}")
+        found += drawn.molecules
     return found
 
 
@@ -130,9 +144,9 @@ def _arrays_of(task: Task) -> dict[str, np.ndarray]:
 
 
 def _journeys(
-    tasks: dict[str, Task], folder: Path, settings: PipelineSettings, executor: Executor | None, *, progress: bool
+    tasks: dict[str, Task], folder: Path, given: dict[str, Any], executor: Executor | None, *, progress: bool
 ) -> dict[str, Journey]:
-    """Journeys of the accepted molecules by name; one that killed its worker twice ends where it began."""
+    """Journeys of the accepted molecules by name; one that killed its workers ends where it began."""
     limit = None if executor is None else LONGEST
     report = run_farm(
         _arrays_of,
@@ -140,7 +154,7 @@ def _journeys(
         folder,
         executor=executor,
         timeout=limit,
-        settings=asdict(settings),
+        settings=given,
         progress=progress,
         unit="molecule",
     )

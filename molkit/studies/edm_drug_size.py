@@ -10,6 +10,7 @@ import torch
 
 from molkit.data.drug_size import SPLITS, DrugSizeSet, load_drug_size
 from molkit.data.packed import read_packed
+from molkit.edm.edit_checks import check_sizes
 from molkit.edm.likelihood import bound
 from molkit.edm.model import build, load, quickest
 from molkit.edm.published import num_failed_chains, stored_samples, training_facts
@@ -158,8 +159,9 @@ def live_draw(weights: str, *, num_molecules: int, num_calls: int, seed: int) ->
 
 
 def film(weights: str, *, num_atoms: int, num_calls: int, num_frames: int, seed: int) -> Film:
-    """One trajectory from noise to a molecule of `num_atoms` atoms."""
+    """One trajectory from noise to a molecule of `num_atoms` atoms. Raises InvalidInput for a size nobody trained."""
     edm = load(weights, precision="auto")
+    check_sizes(edm, torch.tensor([num_atoms]))
     generator = torch.Generator().manual_seed(seed)
     result = sample(
         edm,

@@ -12,14 +12,14 @@ from time import process_time
 import numpy as np
 
 from molkit.claims import provenance
-from molkit.data.packed import read_packed
 from molkit.data.qm9 import load_qm9
+from molkit.edm import farm
 from molkit.edm.engine import gains_from_bfloat16
-from molkit.edm.farm import SampleTask, chunk_tasks, join, run_tasks, sample_many
+from molkit.edm.farm import draw_many, join, request_of, sample_many
 from molkit.edm.model import load, resolve
 from molkit.edm.samplers import ANCESTRAL, DEFAULT, SAMPLERS, Sampler, sampler_named
 from molkit.edm.sampling import make_plan
-from molkit.errors import DataNotFound, InvalidInput
+from molkit.errors import DataNotFound, InvalidInput, RunError
 from molkit.metrics.distributions import compare_distributions
 from molkit.metrics.stability import stability
 from molkit.metrics.statistics import Interval, proportion_interval, ratio_interval
@@ -202,32 +202,20 @@ def in_words(arm: ArmResult) -> str:
 def run_arm(weights: str, arm: Arm, *, seed: int, folder: Path | None, reference: PackedMolecules) -> ArmResult:
     """Molecules of one arm, with the noise that all arms of a seed share as far as the arm says, scored."""
     paired = arm.count if arm.paired is None else min(arm.count, arm.paired)
-    options = {"seed": seed, "num_calls": arm.num_calls, "sampler": arm.sampler, "folder": folder}
-    shared, own = (chunk_tasks(weights, arm.count, shared_path=path, **options) for path in (True, False))
-    whole = len(shared) if paired == arm.count else paired // shared[0].count
-    tasks = shared[:whole] + own[whole:]
-    paired = sum(task.count for task in tasks[:whole])
-    drawn = [timed_chunk(task) for task in tasks]
-    timed = [(task.count, seconds) for task, (_, seconds) in zip(tasks, drawn, strict=True) if seconds is not None]
-    cost = sum(seconds for _, seconds in timed) / sum(count for count, _ in timed) if timed else None
+    request = request_of(weights, seed=seed, num_calls=arm.num_calls, sampler=arm.sampler)
+    num_chunks = -(-arm.count // farm.CHUNK)
+    whole = num_chunks if paired == arm.count else paired // min(farm.CHUNK, arm.count)
+    drawn = []
+    for shared, chunks in ((True, slice(whole)), (False, slice(whole, num_chunks))):
+        name = f"{arm.sampler.name}_{arm.num_calls or 'all'}{'_shared' if shared else ''}_seed{seed}"
+        place = None if folder is None else folder / name
+        drawn.append(draw_many(replace(request, shared_path=shared), arm.count, folder=place, chunks=chunks))
+    for which, reason in (item for one in drawn for item in one.failed.items()):
+        raise RunError(f"{arm.sampler.name}: {which} could not be drawn: {reason}")
+    cost = sum(one.seconds for one in drawn) / sum(one.asked for one in drawn)
     calls = make_plan(load(weights), arm.sampler, arm.num_calls).num_calls
-    molecules = join(molecules for molecules, _ in drawn)
-    return score_arm(molecules, arm, paired=paired, calls=calls, seconds=cost, reference=reference)
-
-
-def timed_chunk(task: SampleTask) -> tuple[PackedMolecules, float | None]:
-    """The chunk's molecules and the CPU seconds it took, also when it is read from the folder that keeps it."""
-    if task.path is None:
-        started = process_time()
-        return run_tasks([task])[0][1], process_time() - started
-    note = task.path.with_suffix(".seconds")
-    if task.path.is_file():
-        return read_packed(task.path), float(note.read_text()) if note.is_file() else None
-    started = process_time()
-    run_tasks([task])
-    seconds = process_time() - started
-    write_text(note, repr(seconds))
-    return read_packed(task.path), seconds
+    molecules = join(one.molecules for one in drawn)
+    return score_arm(molecules, arm, paired=drawn[0].asked, calls=calls, seconds=cost, reference=reference)
 
 
 def score_arm(

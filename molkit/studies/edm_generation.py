@@ -13,6 +13,7 @@ from molkit.data.qm9 import load_qm9
 from molkit.data.registry import data_path
 from molkit.edm.config import EdmConfig
 from molkit.edm.diffusion import add_noise
+from molkit.edm.edit_checks import check_sizes
 from molkit.edm.features import State, encode
 from molkit.edm.gaussian import zero_mean_noise
 from molkit.edm.model import build, load
@@ -116,8 +117,12 @@ def equivariance_error(weights: str, *, num_atoms: int = 19, seed: int = 0) -> f
 
 
 def film(weights: str, *, num_atoms: int, num_calls: int, num_frames: int, seed: int) -> Film:
-    """One trajectory from noise to a molecule of `num_atoms` atoms, in `num_frames` steps of the film."""
+    """One trajectory from noise to a molecule of `num_atoms` atoms, in `num_frames` steps of the film.
+
+    Raises InvalidInput for a size that the training data do not hold.
+    """
     edm = load(weights, precision="auto")
+    check_sizes(edm, torch.tensor([num_atoms]))
     generator = torch.Generator().manual_seed(seed)
     result = sample(edm, torch.tensor([num_atoms]), generator=generator, num_calls=num_calls, keep_frames=num_frames)
     molecule = result.molecules[0]

@@ -1,5 +1,6 @@
 """Weights on disk: a folder with config.yaml and weights.safetensors, published under data/weights or in a run."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -25,6 +26,19 @@ def resolve(path_or_name: str | Path) -> Path:
         f"{path_or_name}: no folder with config.yaml and weights.safetensors; published weights: "
         f"{', '.join(known) or 'none'}"
     )
+
+
+def fingerprint(path_or_name: str | Path, *more: str) -> str:
+    """The name of a model and a hash of its configuration, weights and `more` files beside them, where there are any.
+
+    For results that must not be mixed with another model's. Raises DataNotFound.
+    """
+    folder = resolve(path_or_name).resolve()
+    found = hashlib.sha256()
+    for name in ("config.yaml", "weights.safetensors", *more):
+        if (folder / name).is_file():
+            found.update(hashlib.sha256((folder / name).read_bytes()).digest())
+    return f"{folder.name} {found.hexdigest()[:16]}"
 
 
 def folder_to_publish(name: str, root: Path = WEIGHTS_ROOT) -> Path:

@@ -1,10 +1,12 @@
 """Guidance weighs what conditions change in a prediction; it keeps the symmetry and refuses what has no meaning."""
 
+import numpy as np
 import pytest
 import torch
 
+from molkit.edm.conditions import make_table, write_table
 from molkit.edm.config import EdmConfig
-from molkit.edm.farm import chunk_tasks, run_tasks, sample_many
+from molkit.edm.farm import sample_many
 from molkit.edm.guidance import guided
 from molkit.edm.model import build, save
 from molkit.errors import InvalidInput
@@ -62,10 +64,10 @@ def test_nothing_to_emphasise_and_negative_scales_are_refused(edm):
     assert guided(edm, 1.0) is edm
 
 
-def test_chunks_of_another_scale_are_other_files(tmp_path):
+def test_a_folder_of_another_scale_is_refused(tmp_path):
     save(build(CONFIG), tmp_path / "model")
-    options = {"seed": 0, "folder": tmp_path, "conditions": {"alpha": 0.1}, "num_atoms": 5, "num_calls": 3}
-    plain, strong = (chunk_tasks(tmp_path / "model", 2, guidance=scale, **options)[0] for scale in (1.0, 2.0))
-    assert plain.path != strong.path
-    assert len(run_tasks([strong])[0][1]) <= 2 and strong.path.is_file() and not plain.path.is_file()
+    write_table(tmp_path / "model", make_table(("alpha",), np.array([5] * 40), np.linspace(0.0, 1.0, 40)[:, None]))
+    options = {"seed": 0, "folder": tmp_path / "kept", "conditions": {"alpha": 0.1}, "num_atoms": 5, "num_calls": 3}
     assert len(sample_many(tmp_path / "model", 2, guidance=2.0, **options)) <= 2
+    with pytest.raises(InvalidInput, match="another 'guidance' .2.0, now 1.0"):
+        sample_many(tmp_path / "model", 2, **options)

@@ -109,8 +109,20 @@ def test_a_pipeline_is_continued_and_counts_everybody(tmp_path, monkeypatch):
     names = {path.name for path in run.write_results(second, tmp_path)}
     assert names == {"drawn.sdf", "lowest.sdf", "minima.sdf", "journeys.json"}
     assert len(json.loads((tmp_path / "journeys.json").read_text())["journeys"]) == 2
-    with pytest.raises(InvalidInput, match="another 'seed'"):
-        run.run_pipeline(3, tmp_path, settings=replace(FEW, seed=1))
+    monkeypatch.setattr(run, "draw", lambda *a, **k: pytest.fail("drawn before the folder was looked at"))
+    for name, value in (("seed", 1), ("num_calls", 21), ("flow", "cgcf_drug"), ("functional", "ofdft_up_to_five")):
+        with pytest.raises(InvalidInput, match=f"another '{name}'"):
+            run.run_pipeline(3, tmp_path, settings=replace(FEW, **{name: value}))
+    with pytest.raises(InvalidInput, match="another 'count'"):
+        run.run_pipeline(4, tmp_path, settings=FEW)
+
+
+def test_sizes_that_the_generator_does_not_know_are_refused_before_anything_is_drawn(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run, "draw", lambda *a, **k: pytest.fail("drawn before the sizes were looked at"))
+    assert command(["pipeline", "--count", "1", "--sizes", "300", "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert "300 atoms in all: a size that the model's training histogram does not hold" in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_mistakes_end_in_one_line(tmp_path, capsys):
@@ -130,6 +142,9 @@ def test_mistakes_end_in_one_line(tmp_path, capsys):
 def test_the_command_writes_a_report_that_names_its_molecules(tmp_path, capsys):
     options = ["--count", "2", "--sizes", "3", "--calls", "20", "--conformers", "2", "--out", str(tmp_path / "out")]
     assert command(["pipeline", *options]) == 0
+    kept = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
+    assert command(["pipeline", *options]) == 0
+    assert kept == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
     page = (tmp_path / "out" / "report.html").read_text()
     assert "From noise to electrons" in page and "of 2: " in capsys.readouterr().out
     journeys = json.loads((tmp_path / "out" / "journeys.json").read_text())["journeys"]
