@@ -8,7 +8,17 @@ from typing import Literal
 import numpy as np
 import torch
 
-from molkit.cgcf.conformers import Conformers, Stereo, generate, ranked, relaxed, sdf_lines, with_stereo_checked
+from molkit.cgcf.conformers import (
+    MAX_ROUNDS,
+    Conformers,
+    Stereo,
+    generate,
+    joined,
+    ranked,
+    relaxed,
+    sdf_lines,
+    with_stereo_checked,
+)
 from molkit.cgcf.datasets import graph_of
 from molkit.cgcf.embedding import Search
 from molkit.cgcf.energy import EnergyNetwork
@@ -16,7 +26,7 @@ from molkit.cgcf.graph import collate
 from molkit.cgcf.loaded import shared_energy, shared_flow
 from molkit.cgcf.model import Cgcf
 from molkit.cgcf.refinement import POLISH, Walk, refine
-from molkit.errors import InvalidInput, MolkitError
+from molkit.errors import CalculationFailed, InvalidInput, MolkitError
 
 Rank = Literal["none", "etm", "xtb"]
 
@@ -70,16 +80,34 @@ def run_job(job: ConformerJob) -> JobResult:
 
 
 def conformers_of(job: ConformerJob) -> Conformers:
-    """The conformers of one job. Raises what its steps raise."""
-    model, generator = shared_flow(job.weights), torch.Generator().manual_seed(job.seed)
-    made = generate(model, job.smiles, job.count, generator=generator, search=job.search, stereo=job.stereo)
+    """The conformers of one job; only those of the stereo that the SMILES specifies, unless the job ignores it.
+
+    Those that the energy or the force field turns into another isomer are drawn again, up to 20 times as many in all.
+    Fewer may come out. Raises CalculationFailed for none, and what its steps raise.
+    """
+    generator, rounds = torch.Generator().manual_seed(job.seed), []
+    while (missing := job.count - sum(map(len, rounds))) > 0:
+        more = _round(job, missing, generator)
+        drawn = more.num_drawn + sum(one.num_drawn for one in rounds)
+        rounds.append(more if job.stereo == "ignore" else more.select(more.stereo_agrees))
+        if job.stereo != "redraw" or drawn >= MAX_ROUNDS * job.count:
+            break
+    made = joined(rounds)
+    if not len(made):
+        raise CalculationFailed(f"none of {drawn} conformers drawn has the stereo that the SMILES specifies")
     energy = shared_energy(job.energy) if job.energy else None
-    if energy is not None and len(made):
-        made = tilted(made, model, energy, generator=generator)
-    made = relaxed(made) if job.mmff else made
     if job.rank == "etm" and energy is not None:
         made = ranked_by_tilt(made, energy)
     return ranked(made) if job.rank == "xtb" else made
+
+
+def _round(job: ConformerJob, count: int, generator: torch.Generator) -> Conformers:
+    """Conformers through all stages of a job that move atoms."""
+    model = shared_flow(job.weights)
+    made = generate(model, job.smiles, count, generator=generator, search=job.search, stereo=job.stereo)
+    if job.energy and len(made):
+        made = tilted(made, model, shared_energy(job.energy), generator=generator)
+    return relaxed(made) if job.mmff else made
 
 
 def tilted(

@@ -1,6 +1,6 @@
 """Conformers of a molecule: distances from the flow, positions from distances, handedness put right."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -13,9 +13,17 @@ from molkit.cgcf.datasets import graph_of
 from molkit.cgcf.embedding import Search, embed, radius_of_gyration
 from molkit.cgcf.flow import Flow, sample_distances
 from molkit.cgcf.graph import PairGraph, collate
+from molkit.cgcf.handedness import embed_handed
 from molkit.cgcf.model import Cgcf
 from molkit.cgcf.solver import Solver
-from molkit.chem.bond_graph import StereoRules, graph_mol, mol_with_conformers, stereo_agrees, stereo_rules
+from molkit.chem.bond_graph import (
+    StereoRules,
+    graph_mol,
+    is_inverted,
+    mol_with_conformers,
+    stereo_agrees,
+    stereo_rules,
+)
 from molkit.chem.rdkit_conformers import FORCE_FIELD_STEPS, relax_conformers
 from molkit.chem.rdkit_tools import molecule_from_rdkit
 from molkit.chem.sdf import sdf_record
@@ -74,8 +82,9 @@ def generate(
     """`count` conformers of a SMILES, hydrogens explicit; `mol` is the same molecule with its atoms in another order.
 
     stereo: "ignore" leaves every conformer as it fell; "mirror" reflects those whose centres are all inverted (no
-    double bond changes by that); "redraw" also throws away what is still wrong and draws again, up to 20 times as
-    many. Fewer may come out then. start: of the search, as in `embed`; without one as the weights say. Raises
+    double bond changes by that); "redraw" searches for positions of the right handedness, reflects, throws away what is
+    still wrong and draws again, up to 20 times as many. Fewer may come out then. start: of the search, as in `embed`;
+    without one as the weights say. Raises
     InvalidInput for a SMILES that the model cannot treat.
     """
     if count < 1:
@@ -88,16 +97,12 @@ def generate(
     asked = (search, start or model.config.start, stereo, solver, (smiles, mol))
     found = _drawn(model.flow, graph, rules, count, generator, *asked)
     if stereo == "redraw":
-        parts = [found.select(found.stereo_agrees)]
-        while sum(map(len, parts)) < count and found.num_drawn < MAX_ROUNDS * count:
-            more = _drawn(model.flow, graph, rules, count, generator, *asked)
-            found = replace(
-                found,
-                num_drawn=found.num_drawn + more.num_drawn,
-                num_mirrored=found.num_mirrored + more.num_mirrored,
-            )
-            parts.append(more.select(more.stereo_agrees))
-        found = joined(parts, found).select(slice(0, count))
+        rounds = [found]
+        while (missing := count - sum(int(one.stereo_agrees.sum()) for one in rounds)) > 0:
+            if sum(one.num_drawn for one in rounds) >= MAX_ROUNDS * count:
+                break
+            rounds.append(_drawn(model.flow, graph, rules, min(count, 2 * missing), generator, *asked))
+        found = joined([one.select(one.stereo_agrees) for one in rounds]).select(slice(0, count))
     return found
 
 
@@ -126,22 +131,27 @@ def _drawn(
 ) -> Conformers:
     """One round of `count` conformers, mirrored where asked."""
     distances = draw_distances(flow, graph, count, generator=generator, solver=solver)
-    found = embed(graph, distances, generator=generator, search=search, start=start)
+    options = {"generator": generator, "search": search, "start": start}
+    handed = stereo == "redraw"
+    found = embed_handed(graph, distances, rules, **options) if handed else embed(graph, distances, **options)
     positions = found.positions.numpy()
-    centres, double_bonds = stereo_agrees(rules, positions)
     turn = np.zeros(count, dtype=bool)
-    if stereo != "ignore" and centres.shape[1]:
-        turn = ~centres.any(axis=1)
+    if stereo != "ignore":
+        turn = is_inverted(rules, positions)
         positions = np.where(turn[:, None, None], positions * np.array([1.0, 1.0, -1.0]), positions)
-        centres = centres ^ turn[:, None]
-    right = centres.all(axis=1) & double_bonds.all(axis=1)
+    right = _is_right(rules, positions)
     return Conformers(*about, positions, found.stress.numpy(), found.converged.numpy(), right, int(turn.sum()), count)
 
 
 def with_stereo_checked(conformers: Conformers) -> Conformers:
     """The conformers with `stereo_agrees` as their positions are now."""
-    centres, double_bonds = stereo_agrees(stereo_rules(conformers.mol), conformers.positions)
-    return replace(conformers, stereo_agrees=centres.all(axis=1) & double_bonds.all(axis=1))
+    return replace(conformers, stereo_agrees=_is_right(stereo_rules(conformers.mol), conformers.positions))
+
+
+def _is_right(rules: StereoRules, positions: np.ndarray) -> np.ndarray:
+    """Whether all stereo of conformers [C, A, 3] is as specified, [C]."""
+    centres, double_bonds = stereo_agrees(rules, positions)
+    return centres.all(axis=1) & double_bonds.all(axis=1)
 
 
 def draw_distances(
@@ -160,23 +170,28 @@ def draw_distances(
     return 0.5 * (drawn[:, : graph.pairs.shape[1]] + drawn[:, graph.pairs.shape[1] :])
 
 
-def joined(parts: list[Conformers], about: Conformers) -> Conformers:
-    """Several rounds as one."""
+def joined(parts: Sequence[Conformers]) -> Conformers:
+    """Several rounds of one molecule as one."""
     together = {name: np.concatenate([getattr(part, name) for part in parts]) for name in FIELDS}
-    return replace(about, **together)
+    energies = {name: np.concatenate([part.energies[name] for part in parts]) for name in parts[0].energies}
+    counts = {name: sum(getattr(part, name) for part in parts) for name in ("num_mirrored", "num_drawn")}
+    return replace(parts[0], energies=energies, **together, **counts)
 
 
 def relaxed(conformers: Conformers, *, max_iterations: int = FORCE_FIELD_STEPS) -> Conformers:
     """The conformers after MMFF94 (200 iterations, as in the paper's FF rows), with its energies `mmff94_kcal`.
 
-    Raises InvalidInput where the force field lacks parameters.
+    Whether their stereo is right is looked up again. Raises InvalidInput where the force field lacks parameters.
     """
     positions, energies, _ = relax_conformers(conformers.mol, conformers.positions, max_iterations=max_iterations)
-    return replace(conformers, positions=positions, energies={**conformers.energies, "mmff94_kcal": energies})
+    energies = {**conformers.energies, "mmff94_kcal": energies}
+    return with_stereo_checked(replace(conformers, positions=positions, energies=energies))
 
 
 def ranked(conformers: Conformers) -> Conformers:
     """Sorted by the GFN2-xTB energy of each conformer as it is, `gfn2_xtb_ev`; those without one come last, as NaN."""
+    if not len(conformers):
+        return conformers
     mol = mol_with_conformers(conformers.mol, conformers.positions[:1])
     energy = XtbEnergy(molecule_from_rdkit(mol))
     values = np.array([_energy_or_nan(energy, positions) for positions in conformers.positions])

@@ -114,15 +114,17 @@ def embed(
     start_spread: float = 1.0,
     max_iterations: int | None = None,
     step: float = 3.0,
+    stress: Stress | None = None,
 ) -> Embedding:
     """Positions for distances [C, P] of one molecule, from the positions `start` or from a start by name.
 
     normal: normal numbers of `start_spread` angstrom, as published; paths: `path_start`. lbfgs: until the stress
     changes by less than 1e-8 of itself, or 400 iterations. adam: the published search, 1,000 iterations with a
     constant `step` and no test of convergence; it reports converged only where its last iteration left the stress as
-    it was. Raises InvalidInput for an unknown search or start, other shapes or numbers that are not finite.
+    it was. stress: another one of these distances. Raises InvalidInput for an unknown search or start, other shapes or
+    numbers that are not finite.
     """
-    stress = Stress(graph, distances)
+    stress = Stress(graph, distances) if stress is None else stress
     shape = (stress.count, stress.num_atoms, 3)
     if isinstance(start, str) and start not in get_args(Start):
         raise InvalidInput(f"unknown start {start!r}: expected {' or '.join(get_args(Start))}, or positions")

@@ -11,6 +11,10 @@ from molkit.errors import InvalidInput
 MAX_ATOMS = 400
 CIS = (Chem.BondStereo.STEREOZ, Chem.BondStereo.STEREOCIS)
 TRANS = (Chem.BondStereo.STEREOE, Chem.BondStereo.STEREOTRANS)
+CUMULATED = Chem.MolFromSmarts("[#6,#7]=[#6D2]=[#6,#7]")
+TETRAHEDRAL = (Chem.ChiralType.CHI_TETRAHEDRAL_CW, Chem.ChiralType.CHI_TETRAHEDRAL_CCW)
+LEAST_VOLUME = 0.1  # of three unit vectors, 0.77 at a regular tetrahedron; a flatter centre has no handedness
+LEAST_COSINE = 0.5  # of the torsion about a double bond: one twisted by more than 60 degrees is neither cis nor trans
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,22 +38,25 @@ class BondGraph:
 class StereoRules:
     """What the specified stereo of a graph demands of coordinates.
 
-    centres [S, 4]: a stereocentre and three of its neighbours; signs [S]: sign of their triple product seen from the
-    centre. double_bonds [D, 4]: neighbour, atom, atom, neighbour; cis [D]: whether the neighbours are on one side.
+    triples [T, 4]: a stereocentre and three of its neighbours; signs [T]: sign of their triple product seen from the
+    centre. A centre with four neighbours has four triples, one with a lone pair has one; firsts [S]: where those of
+    each centre begin. double_bonds [D, 4]: neighbour, atom, atom, neighbour; cis [D]: whether both are on one side.
     """
 
-    centres: np.ndarray
+    triples: np.ndarray
     signs: np.ndarray
+    firsts: np.ndarray
     double_bonds: np.ndarray
     cis: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.centres) + len(self.double_bonds)
+        return len(self.firsts) + len(self.double_bonds)
 
 
 def graph_mol(smiles: str) -> Chem.Mol:
     """A molecule of one piece, all hydrogens explicit, sanitized. Raises InvalidInput where it has no conformers."""
     plain = mol_from_smiles(smiles)
+    _require_no_axis(smiles)
     Chem.AssignStereochemistry(plain, cleanIt=True, force=True)
     mol = Chem.AddHs(plain)
     pieces = len(Chem.GetMolFrags(mol))
@@ -62,6 +69,29 @@ def graph_mol(smiles: str) -> Chem.Mol:
     if any(atom.GetAtomicNum() == 0 for atom in mol.GetAtoms()):
         raise InvalidInput(f"SMILES {smiles!r} holds a dummy atom (*); give an element in its place")
     return mol
+
+
+def _require_no_axis(smiles: str) -> None:
+    """Raise InvalidInput where cumulated double bonds are given stereo, which RDKit would drop without a word."""
+    written = Chem.MolFromSmiles(smiles, sanitize=False)
+    for _, middle, _ in written.GetSubstructMatches(CUMULATED):
+        ends = _ends_of_chain(written, middle)
+        marks = [bond.GetBondDir() for end in ends for bond in written.GetAtomWithIdx(end).GetBonds()]
+        if written.GetAtomWithIdx(middle).GetChiralTag() or any(marks):
+            raise InvalidInput(f"SMILES {smiles!r} specifies the stereo of cumulated double bonds; leave it out")
+
+
+def _ends_of_chain(mol: Chem.Mol, middle: int) -> set[int]:
+    """The atoms where the chain of cumulated double bonds through an atom ends."""
+    ends, seen, ahead = set(), set(), [middle]
+    while ahead:
+        atom = ahead.pop()
+        seen.add(atom)
+        bonds = [bond for bond in mol.GetAtomWithIdx(atom).GetBonds() if bond.GetBondType() == Chem.BondType.DOUBLE]
+        ahead += [other for bond in bonds if (other := bond.GetOtherAtomIdx(atom)) not in seen]
+        if len(bonds) == 1:
+            ends.add(atom)
+    return ends
 
 
 def mol_from_bonds(atomic_numbers: np.ndarray, bonds: np.ndarray, formal_charges: np.ndarray | None = None) -> Chem.Mol:
@@ -97,36 +127,67 @@ def bond_graph(mol: Chem.Mol, *, smiles: str = "") -> BondGraph:
 
 
 def stereo_rules(mol: Chem.Mol) -> StereoRules:
-    """The specified stereo of tetrahedral centres with four explicit neighbours, and of double bonds."""
-    centres, signs, double_bonds, cis = [], [], [], []
+    """The specified stereo of tetrahedral centres with four neighbours, or three and a lone pair, and of double bonds.
+
+    Raises InvalidInput for specified stereo of another kind (octahedral centres, axes), which nothing here checks.
+    """
+    triples, signs, firsts, double_bonds, cis = [], [], [], [], []
     for atom in mol.GetAtoms():
-        tag = atom.GetChiralTag()
-        around = [bond.GetOtherAtomIdx(atom.GetIdx()) for bond in atom.GetBonds()]
-        if len(around) == 4 and tag in (Chem.ChiralType.CHI_TETRAHEDRAL_CW, Chem.ChiralType.CHI_TETRAHEDRAL_CCW):
-            centres.append((atom.GetIdx(), *around[1:]))  # as seen from the first neighbour
-            signs.append(1 if tag == Chem.ChiralType.CHI_TETRAHEDRAL_CW else -1)
+        if atom.GetChiralTag() == Chem.ChiralType.CHI_UNSPECIFIED:
+            continue
+        centre, around = atom.GetIdx(), [bond.GetOtherAtomIdx(atom.GetIdx()) for bond in atom.GetBonds()]
+        if len(around) not in (3, 4) or atom.GetChiralTag() not in TETRAHEDRAL:
+            raise InvalidInput(f"the stereo of atom {centre + 1} ({atom.GetSymbol()}) is not tetrahedral; leave it out")
+        sign = 1 if atom.GetChiralTag() == Chem.ChiralType.CHI_TETRAHEDRAL_CW else -1
+        firsts.append(len(triples))
+        for left_out in range(4) if len(around) == 4 else (3,):  # seen from the first neighbour, the rest is clockwise
+            triples.append((centre, *(one for place, one in enumerate(around) if place != left_out)))
+            signs.append(sign * (-1) ** left_out)
     for bond in mol.GetBonds():
         if bond.GetStereo() in CIS + TRANS:
             first, last = bond.GetStereoAtoms()
             double_bonds.append((first, bond.GetBeginAtomIdx(), bond.GetEndAtomIdx(), last))
             cis.append(bond.GetStereo() in CIS)
+        elif bond.GetStereo() not in (Chem.BondStereo.STEREONONE, Chem.BondStereo.STEREOANY):
+            raise InvalidInput(f"the stereo of bond {bond.GetIdx() + 1} is that of an axis; leave it out")
     return StereoRules(
-        np.array(centres, dtype=np.int64).reshape(-1, 4),
+        np.array(triples, dtype=np.int64).reshape(-1, 4),
         np.array(signs, dtype=np.int64),
+        np.array(firsts, dtype=np.int64),
         np.array(double_bonds, dtype=np.int64).reshape(-1, 4),
         np.array(cis, dtype=bool),
     )
 
 
+def stereo_volumes(rules: StereoRules, positions: np.ndarray) -> np.ndarray:
+    """Triple product of the unit vectors of each triple [C, T] in conformers [C, A, 3]; positive where it is right."""
+    centre, *around = (positions[:, rules.triples[:, k]] for k in range(4))
+    first, second, third = (_unit(atom - centre) for atom in around)
+    return (np.cross(first, second) * third).sum(-1) * rules.signs
+
+
+def is_inverted(rules: StereoRules, positions: np.ndarray) -> np.ndarray:
+    """Whether there are centres and all are the other way round [C]: a mirror image has them right."""
+    volumes = stereo_volumes(rules, positions)[:, rules.firsts]
+    return (volumes < 0.0).all(axis=1) & (volumes.shape[1] > 0)
+
+
 def stereo_agrees(rules: StereoRules, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For conformers [C, A, 3]: whether each centre [C, S] and each double bond [C, D] is as specified."""
-    centre, first, second, third = (positions[:, rules.centres[:, k]] for k in range(4))
-    volume = (np.cross(first - centre, second - centre) * (third - centre)).sum(-1)
+    """For conformers [C, A, 3]: whether each centre [C, S] and each double bond [C, D] is as specified.
+
+    A centre that is nearly flat, or outside its four neighbours, and a double bond twisted to near 90 degrees are not.
+    """
+    volumes = stereo_volumes(rules, positions)
+    centres = np.minimum.reduceat(volumes, rules.firsts, axis=1) if len(rules.firsts) else volumes
     left, start, end, right = (positions[:, rules.double_bonds[:, k]] for k in range(4))
-    axis = end - start
-    square = np.maximum((axis**2).sum(-1, keepdims=True), 1e-12)
-    flat = [side - (side * axis).sum(-1, keepdims=True) / square * axis for side in (left - start, right - end)]
-    return np.sign(volume) == rules.signs, ((flat[0] * flat[1]).sum(-1) > 0) == rules.cis
+    axis = _unit(end - start)
+    flat = [_unit(side - (side * axis).sum(-1, keepdims=True) * axis) for side in (left - start, right - end)]
+    cosine = (flat[0] * flat[1]).sum(-1)
+    return centres > LEAST_VOLUME, np.where(rules.cis, cosine, -cosine) > LEAST_COSINE
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
 def mol_with_conformers(mol: Chem.Mol, positions: np.ndarray) -> Chem.Mol:

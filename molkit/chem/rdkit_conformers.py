@@ -61,6 +61,8 @@ def relax_conformers(
 
     Raises InvalidInput where the force field has no parameters for the molecule.
     """
+    if not len(positions):
+        return positions, np.zeros(0), np.zeros(0, dtype=bool)
     placed = mol_with_conformers(mol, positions)
     with rdBase.BlockLogs():
         label = Chem.MolToSmiles(Chem.RemoveHs(mol))

@@ -9,8 +9,8 @@ import click
 
 from molkit.cli.engines import Engine, engine_options
 from molkit.cli.numbers import SEED, Whole
+from molkit.cli.outcome import end_of_parts, require_some
 from molkit.cli.outputs import require_place
-from molkit.errors import InvalidInput
 
 if TYPE_CHECKING:
     from molkit.cgcf.conformer_jobs import JobResult
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     type=click.Choice(["ignore", "mirror", "redraw"]),
     default="redraw",
     show_default=True,
-    help="What happens to conformers of the wrong handedness.",
+    help="Wrong handedness: redraw, until right; mirror, left out unless the mirror image is right; ignore, written.",
 )
 @click.option("--etm", default="", help="Weights of an energy to refine with, or auto.  [default: none]")
 @click.option("--mmff", is_flag=True, help="Relax with MMFF94 (200 iterations) afterwards.")
@@ -75,15 +75,21 @@ def conformers(
         jobs.append(ConformerJob(smiles=text, count=count, seed=seed + row, weights=flow, energy=energy, **how))
     with engine.open() as executor:
         results = run_jobs(jobs, executor=executor)
+    left_out, short = {}, {}
     for number, (job, one) in enumerate(zip(jobs, results, strict=True), start=1):
-        told = summary(one, count, job.weights) if one.made else f"molecule {number}: {one.error}"
-        click.echo(told, err=one.made is None)
-    failed = sum(one.made is None for one in results)
-    if failed == len(molecules):
-        raise InvalidInput(f"none of the {len(molecules)} molecules could be treated; nothing was written")
+        if one.made is None:
+            left_out[f"molecule {number}"] = f"{job.smiles}: {one.error}"
+            continue
+        click.echo(summary(one, count, job.weights))
+        if len(one.made) < count:
+            short[f"molecule {number}"] = (
+                f"{job.smiles}: {len(one.made)} of {count} conformers have the stereo asked for"
+            )
+    require_some(len(jobs) - len(left_out), left_out)
     records = [record for one in results for record in one.records]
     write_atomically(out, "".join(records))
-    click.echo(f"{out}: {len(records)} conformers of {len(molecules) - failed} molecules, {failed} failed")
+    click.echo(f"{out}: {len(records)} conformers of {len(jobs) - len(left_out)} molecules, {len(left_out)} failed")
+    end_of_parts(len(jobs) - len(left_out) - len(short), left_out, short)
 
 
 def expanded(text: str) -> list[str]:

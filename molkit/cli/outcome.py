@@ -29,16 +29,24 @@ def require_some(done: int, left_out: Mapping[str, str], *, noun: str = "molecul
     raise InvalidInput(f"none of {len(left_out)} {noun} could be done (reasons above); nothing was written")
 
 
-def end_of_parts(done: int, left_out: Mapping[str, str], *, noun: str = "molecules") -> None:
+def end_of_parts(
+    done: int, left_out: Mapping[str, str], incomplete: Mapping[str, str] | None = None, *, noun: str = "molecules"
+) -> None:
     """The last call of a command with many parts: raises PartlyDone, after the reasons are listed, if any is missing.
 
-    Raises InvalidInput as `require_some` where nothing could be done.
+    `incomplete` holds parts of which something was written, not all. Raises InvalidInput as `require_some` where
+    nothing could be done.
     """
-    require_some(done, left_out, noun=noun)
+    incomplete = incomplete or {}
+    require_some(done + len(incomplete), left_out, noun=noun)
+    total = done + len(incomplete) + len(left_out)
+    for name, reason in incomplete.items():
+        click.echo(f"not complete, {name}: {reason}", err=True)
     if left_out:
         _list(left_out)
-        total = done + len(left_out)
         raise PartlyDone(f"{len(left_out)} of {total} {noun} left out (reasons above), the others are done")
+    if incomplete:
+        raise PartlyDone(f"{len(incomplete)} of {total} {noun} not complete (reasons above)")
 
 
 def _list(left_out: Mapping[str, str]) -> None:

@@ -1,21 +1,32 @@
 """Conformers for users: handedness, refusals in one line, the command, training and weights."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 import yaml
 from cgcf_toys import generator
 from rdkit import Chem
+from rdkit.Chem import rdDistGeom, rdMolTransforms
 
-from molkit.cgcf.choice import flow_for
+from molkit.cgcf import conformer_jobs, conformers
+from molkit.cgcf.choice import energy_for, flow_for
 from molkit.cgcf.config import FlowConfig
-from molkit.cgcf.conformers import Conformers, generate, sdf_lines
+from molkit.cgcf.conformer_jobs import ConformerJob, run_job
+from molkit.cgcf.conformers import Conformers, draw_distances, generate, sdf_lines, with_stereo_checked
+from molkit.cgcf.datasets import graph_of
+from molkit.cgcf.graph import collate
+from molkit.cgcf.handedness import HandedStress, embed_handed, with_flat_double_bonds
+from molkit.cgcf.loaded import shared_flow
 from molkit.cgcf.model import Cgcf, build_flow, load_flow, save_flow
-from molkit.chem.bond_graph import graph_mol, stereo_agrees, stereo_rules
-from molkit.chem.rdkit_tools import embed_smiles
+from molkit.chem.bond_graph import graph_mol, is_inverted, mol_with_conformers, stereo_agrees, stereo_rules
+from molkit.chem.rdkit_tools import embed_smiles, stereo_smiles
 from molkit.cli import run
 from molkit.errors import InvalidInput
 from molkit.training.weights import resolve
+
+CHOLESTEROL = "C[C@H](CCCC(C)C)[C@H]1CC[C@@H]2[C@@]1(CC[C@H]3[C@H]2CC=C4[C@@]3(CC[C@@H](C4)O)C)C"
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +45,11 @@ def model(folder) -> Cgcf:
     return load_flow(folder)
 
 
-@pytest.mark.parametrize("smiles", ["C[C@H](O)F", "C[C@@H](O)F", "C/C=C/C", "C/C=C\\C", "O[C@H](/C=C/F)[C@@H](N)C"])
+HANDED = ["C[C@H](O)F", "C[C@@H](O)F", "O[C@H](/C=C/F)[C@@H](N)C", "C[S@](=O)c1ccccc1", "CC[P@](C)c1ccccc1"]
+HANDED += ["C[P@@](=O)(N)Oc1ccccc1", "C[N@+](CC)(CCC)c1ccccc1", "C[C@H]1C[N@]1C", "C[S@@](=N)(=O)CC"]
+
+
+@pytest.mark.parametrize("smiles", [*HANDED, "C/C=C/C", "C/C=C\\C", "C/C=N/O"])
 def test_stereo_rules_agree_with_rdkits_embedding(smiles):
     """An independent program: ETKDG embeds what the SMILES says; the mirror image breaks every centre, no bond."""
     from rdkit.Chem import AllChem
@@ -45,19 +60,154 @@ def test_stereo_rules_agree_with_rdkits_embedding(smiles):
     positions = np.stack([conformer.GetPositions() for conformer in mol.GetConformers()])
     centres, bonds = stereo_agrees(rules, positions)
     assert len(rules) > 0 and centres.all() and bonds.all()
+    assert not is_inverted(rules, positions).any() and (is_inverted(rules, -positions) == (smiles in HANDED)).all()
     centres, bonds = stereo_agrees(rules, -positions)
     assert not centres.any() and bonds.all()
 
 
-def test_one_centre_is_always_right_after_reflection(model):
-    plain = generate(model, "C[C@H](O)F", 12, generator=generator(), stereo="ignore")
-    mirrored = generate(model, "C[C@H](O)F", 12, generator=generator(), stereo="mirror")
-    assert 0 < plain.stereo_agrees.sum() < 12 and mirrored.stereo_agrees.all()
-    assert mirrored.num_mirrored == 12 - plain.stereo_agrees.sum()
+def test_a_flat_centre_and_a_double_bond_near_90_degrees_are_neither():
+    """Positions by hand: sulphur 0.02 angstrom above its neighbours; a torsion of 80 degrees passes for cis by sign."""
+    mol = graph_mol("C[S@](=O)CC")
+    positions = np.random.default_rng(0).normal(size=(2, mol.GetNumAtoms(), 3))
+    positions[:, :4] = [[1.8, 0.0, 0.0], [0.0, 0.0, 0.0], [-0.75, 1.3, 0.0], [-0.9, -1.56, 0.0]]
+    positions[:, 1, 2] = [0.02, -0.02]
+    assert not stereo_agrees(stereo_rules(mol), positions)[0].any()
+    positions[:, 1, 2] *= 30.0
+    assert stereo_agrees(stereo_rules(mol), positions)[0].sum() == 1
+    mol = graph_mol("C/C=C\\C")
+    angles = np.radians([80.0, 55.0, 10.0])
+    positions = np.random.default_rng(0).normal(size=(3, mol.GetNumAtoms(), 3))
+    positions[:, :3] = [[-0.7, 1.2, 0.0], [0.0, 0.0, 0.0], [1.3, 0.0, 0.0]]
+    positions[:, 3] = np.stack([np.full(3, 2.0), 1.2 * np.cos(angles), 1.2 * np.sin(angles)], axis=1)
+    assert stereo_agrees(stereo_rules(mol), positions)[1][:, 0].tolist() == [False, True, True]
 
 
-def test_redrawing_leaves_only_right_conformers(model):
-    found = generate(model, "C[C@H](O)[C@@H](N)F", 6, generator=generator(), stereo="redraw")
+@pytest.mark.parametrize("smiles", ["CC=[C@]=CC", "C/C=C=C=C/C", "F[S@OH1](Cl)(Br)(I)(C)O"])
+def test_stereo_that_is_not_checked_is_refused(smiles):
+    with pytest.raises(InvalidInput, match="leave it out"):
+        stereo_rules(graph_mol(smiles))
+
+
+def test_one_centre_is_nearly_always_right_after_reflection():
+    model = shared_flow("cgcf_qm9")
+    plain = generate(model, "C[C@H](O)N", 12, generator=generator(), stereo="ignore")
+    mirrored = generate(model, "C[C@H](O)N", 12, generator=generator(), stereo="mirror")
+    assert 0 < plain.stereo_agrees.sum() < 10 and mirrored.stereo_agrees.sum() >= 11
+    assert mirrored.num_mirrored >= mirrored.stereo_agrees.sum() - plain.stereo_agrees.sum() > 0
+
+
+def right_by_rdkit(smiles: str, positions: np.ndarray) -> list[bool]:
+    """Whether RDKit, knowing atoms and bonds alone, reads the isomer that was asked for off each conformer."""
+    plain = Chem.Mol(graph_mol(smiles))
+    Chem.RemoveStereochemistry(plain)
+    wanted = Chem.CanonSmiles(smiles)
+    return [stereo_smiles(mol_with_conformers(plain, one[None])) == wanted for one in positions]
+
+
+ISOMERS = [
+    "C[S@](=O)c1ccccc1",
+    "CC[S@@](C)=O",
+    "C[P@](=O)(N)Oc1ccccc1",
+    "C[N@+](CC)(CCC)c1ccccc1",
+    "C/C=C/C=C\\C",
+    "OC[C@H]1O[C@@H](O)[C@H](O)[C@@H](O)[C@@H]1O",
+    "C[C@H](N)C(=O)N[C@@H](C)C(=O)O",
+    "C[C@@]12CC[C@@H](C1(C)C)CC2=O",
+    "C[C@H]1CC[C@H](C)CC1",
+    "C/C=N/O",
+]
+
+
+@pytest.mark.parametrize(
+    ("smiles", "mmff"), [*((one, True) for one in ISOMERS), *((one, False) for one in ISOMERS[::4])]
+)
+def test_every_conformer_that_is_written_is_the_isomer_asked_for(smiles, mmff):
+    flow = flow_for(smiles)
+    job = ConformerJob(smiles=smiles, count=3, seed=3, weights=flow, energy=energy_for(flow), mmff=mmff)
+    result = run_job(job)
+    supplier = Chem.SDMolSupplier()
+    supplier.SetData("".join(result.records), removeHs=False)
+    positions = np.stack([mol.GetConformer().GetPositions() for mol in supplier])
+    assert len(positions) == 3 and all(right_by_rdkit(smiles, positions))
+    assert all(float(mol.GetProp("stereo_agrees")) == 1.0 for mol in supplier)
+
+
+def test_what_has_no_stereo_is_searched_as_ever():
+    """Redrawing changes nothing where there is nothing to redraw: the same numbers as of the plain search."""
+    model = shared_flow("cgcf_qm9")
+    plain, handed = (generate(model, "CCOC=O", 5, generator=generator(), stereo=how) for how in ("ignore", "redraw"))
+    np.testing.assert_array_equal(plain.positions, handed.positions)
+    np.testing.assert_array_equal(plain.stress, handed.stress)
+
+
+def test_the_handed_search_follows_its_slope_and_ends_in_right_centres():
+    """The gradient by finite differences; eight centres of cholesterol, hardly ever right by chance."""
+    model, mol = shared_flow("cgcf_drug"), graph_mol(CHOLESTEROL)
+    graph, rules = collate([graph_of(mol)]), stereo_rules(mol)
+    distances = draw_distances(model.flow, graph, 3, generator=generator())
+    stress, at = HandedStress(graph, distances, rules), np.random.default_rng(0).normal(size=(mol.GetNumAtoms(), 3, 3))
+    value, gradient = stress(at)
+    moved = at.copy()
+    moved[mol.GetSubstructMatch(Chem.MolFromSmarts("[C@@]"))[0], 1] += 1e-6
+    slope = (stress(moved)[0] - value) / 1e-6
+    np.testing.assert_allclose(slope, gradient[(moved != at).any(axis=(1, 2))][0, 1], rtol=1e-3)
+    found = embed_handed(graph, distances, rules, generator=generator())
+    assert sum(right_by_rdkit(CHOLESTEROL, found.positions.numpy())) >= 2
+
+
+def test_distances_across_a_double_bond_are_those_of_the_flat_form():
+    """By hand: ETKDG's but-2-ene twisted by 50 degrees about its double bond goes back to the distance it had."""
+    mol = with_stereo_of_embedding("C/C=C\\C")
+    graph, rules = collate([graph_of(mol)]), stereo_rules(mol)
+    flat = torch.from_numpy(mol.GetConformer().GetPositions())[None]
+    rdMolTransforms.SetDihedralDeg(mol.GetConformer(), 0, 1, 2, 3, 50.0)
+    twisted = torch.from_numpy(mol.GetConformer().GetPositions())[None]
+    wanted, drawn = (graph.distances(one[0])[None] for one in (flat, twisted))
+    assert (wanted - drawn).abs().max() > 0.1
+    found, rows = with_flat_double_bonds(graph, drawn, rules)
+    assert len(rows) == 4 and (found - wanted).abs().max() < 0.02
+
+
+def with_stereo_of_embedding(smiles: str) -> Chem.Mol:
+    mol = graph_mol(smiles)
+    rdDistGeom.EmbedMolecule(mol, randomSeed=1)
+    return mol
+
+
+def test_what_another_stage_turned_is_drawn_again_or_left_out(monkeypatch):
+    """A force field that reflects every second conformer: half are drawn again, or, with mirror, missing."""
+    monkeypatch.setattr(conformer_jobs, "relaxed", reflecting_every_second)
+    job = ConformerJob(smiles="C[C@H](O)N", count=4, seed=0, weights="cgcf_qm9", mmff=True)
+    made = {how: run_job(replace(job, stereo=how)).made for how in ("redraw", "mirror", "ignore")}
+    assert len(made["redraw"]) == len(made["ignore"]) == 4 and len(made["mirror"]) < 4
+    for how in ("redraw", "mirror"):
+        assert all(right_by_rdkit(job.smiles, made[how].positions))
+    assert made["ignore"].stereo_agrees.tolist() == right_by_rdkit(job.smiles, made["ignore"].positions)
+    assert not made["ignore"].stereo_agrees.all()
+
+
+def reflecting_every_second(conformers: Conformers) -> Conformers:
+    signs = np.where(np.arange(len(conformers)) % 2, -1.0, 1.0)[:, None, None]
+    signs = -np.abs(signs) if conformers.smiles.startswith("N[C@H]") else signs  # of that one, all
+    return with_stereo_checked(replace(conformers, positions=signs * conformers.positions))
+
+
+def test_none_of_the_right_isomer_is_a_line_and_the_others_are_finished(monkeypatch, tmp_path, capfd):
+    monkeypatch.setattr(conformer_jobs, "MAX_ROUNDS", 1)
+    monkeypatch.setattr(conformer_jobs, "relaxed", reflecting_every_second)
+    monkeypatch.setattr(conformers, "MAX_ROUNDS", 1)
+    impossible, out = "N[C@H](O)C", tmp_path / "out.sdf"
+    asked = ["-n", "2", "--mmff", "--out", str(out)]
+    assert run(["conformers", impossible, *asked]) == 2
+    assert "has the stereo that the SMILES specifies" in capfd.readouterr().err and not out.exists()
+    assert run(["conformers", impossible, "CCO", "C[C@H](O)N", *asked]) == 3
+    seen = capfd.readouterr()
+    assert "left out, molecule 1: " in seen.err and "not complete, molecule 3: C[C@H](O)N: 1 of 2" in seen.err
+    assert len(Chem.SDMolSupplier(str(out))) == 3
+
+
+def test_redrawing_leaves_only_right_conformers():
+    found = generate(shared_flow("cgcf_qm9"), "C[C@H](O)[C@@H](N)C", 6, generator=generator(), stereo="redraw")
     assert len(found) == 6 and found.stereo_agrees.all() and found.num_drawn >= 6
 
 
@@ -95,10 +245,11 @@ def test_small_rigid_charged_and_200_atom_molecules_have_some(model, smiles):
 def test_the_command_finishes_the_good_ones_and_names_the_bad(folder, tmp_path, capfd):
     listed, out = tmp_path / "some.smi", tmp_path / "out.sdf"
     listed.write_text("CC(\nCO methanol\n")
-    arguments = ["conformers", "C[C@H](O)F", str(listed), "-n", "3", "--weights", str(folder), "--out", str(out)]
-    assert run([*arguments, "--rank", "xtb"]) == 0
+    arguments = ["conformers", "CC(O)F", str(listed), "-n", "3", "--weights", str(folder), "--out", str(out)]
+    assert run([*arguments, "--rank", "xtb"]) == 3
     seen = capfd.readouterr()
-    assert "molecule 2: expected a SMILES string" in seen.err and "6 conformers of 2 molecules, 1 failed" in seen.out
+    assert "left out, molecule 2: CC(: expected a SMILES string" in seen.err
+    assert "6 conformers of 2 molecules, 1 failed" in seen.out and "1 of 3 molecules left out" in seen.err
     mols = list(Chem.SDMolSupplier(str(out), removeHs=False))
     flat = [Chem.MolToSmiles(Chem.RemoveHs(mol), isomericSmiles=False) for mol in mols]
     assert flat == ["CC(O)F"] * 3 + ["CO"] * 3
@@ -119,7 +270,7 @@ def test_records_carry_the_stereo_of_their_coordinates():
 def test_nothing_is_written_where_nothing_can_be_treated(folder, tmp_path, capfd):
     out = tmp_path / "out.sdf"
     assert run(["conformers", "CC(", "-n", "1", "--weights", str(folder), "--out", str(out)]) == 2
-    assert not out.exists() and "none of the 1 molecules" in capfd.readouterr().err
+    assert not out.exists() and "nothing was written" in capfd.readouterr().err
     assert run(["conformers", "CC", "--weights", "edm_qm9", "--out", str(out)]) == 2
     assert "belong to method edm" in capfd.readouterr().err
 
