@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from molkit.book.dependencies import reachable_files
 from molkit.book.layout import Book
 from molkit.book.notebooks import code_cells, read_notebook, write_whole
+from molkit.claims.closure import reachable_files
 from molkit.data.registry import CHECKSUM_FILE
 
 RECORD_VERSION = 1

@@ -11,6 +11,7 @@ import yaml
 from molkit.book.layout import CHAPTERS, Book
 from molkit.book.notebooks import parameters_cell
 from molkit.errors import InvalidInput
+from molkit.experiments.experiment import read_recompute
 
 PROFILES = ("smoke", "fast", "paper")
 SETTINGS = ("budget_seconds", "parameters")
@@ -91,6 +92,15 @@ def check_parameters(notebook: Path, values: Mapping[str, Any], *, where: str = 
                 f"{prefix}parameter {name!r} of {notebook.name} must be {known[name]}, "
                 f"got {value!r} ({type(value).__name__})"
             )
+        if name == "recompute" and known[name] == "str":
+            _check_recompute(value, f"{prefix}parameter 'recompute' of {notebook.name}")
+
+
+def _check_recompute(value: str, where: str) -> None:
+    try:
+        read_recompute(value)
+    except InvalidInput as error:
+        raise InvalidInput(f"{where}: {error}") from None
 
 
 def _read(path: Path) -> dict[str, Any]:

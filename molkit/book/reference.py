@@ -12,6 +12,7 @@ ROOMS: Mapping[str, str] = {
     "metrics": "Metrics",
     "training": "Training",
     "farm": "Farms",
+    "experiments": "Experiments: rows, origins, audits, tables",
     "edm": "Equivariant diffusion",
     "cgcf": "Flows for conformers",
     "ofdft": "Energy without orbitals",

@@ -156,6 +156,7 @@ class Measurement:
     versions: Mapping[str, str] = field(default_factory=dict)
     machine: str = ""
     device: str = "cpu"
+    origin: Mapping[str, Any] = field(default_factory=dict)  # of the rows of an experiment, copied; else empty
 
     def __post_init__(self) -> None:
         _one_of(f"{self.claim_id}: basis", self.basis, BASES)

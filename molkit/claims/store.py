@@ -70,7 +70,7 @@ def record(
     claim = find(load_claims(study=study_of(claim_id)) if claims is None else claims, claim_id)
     if interval is not None and all(map(math.isnan, interval)):
         interval, interval_kind = None, "one item, no interval"
-    _check(claim, float(value), interval, int(n), counts)
+    require_valid(claim, float(value), interval, int(n), counts)
     sources = provenance.hash_files(provenance.loaded_source_files() if source_files is None else source_files)
     head, dirty = provenance.commit()
     measurement = Measurement(
@@ -100,7 +100,7 @@ def record(
         device=device,
     )
     if measurement.profile in STORED_PROFILES:
-        _write(measurement, results_folder())
+        write_result(measurement, results_folder())
     return measurement
 
 
@@ -128,8 +128,14 @@ def _present(folder: Path, names: Sequence[str]) -> list[Path]:
 
 
 def what_changed(measurement: Measurement, claim: Claim) -> tuple[str, ...]:
-    """What is no longer as it was when the result was recorded: files of code and data, or the claim itself."""
-    files = provenance.changed_files({**measurement.source_files, **measurement.data_files})
+    """What is no longer as it was when the result was recorded: files of code and data, or the claim itself.
+
+    For a result made of rows of an experiment: since these were computed, unless an audit has confirmed them.
+    """
+    if measurement.origin:
+        files = provenance.changed_origin(measurement.origin)
+    else:
+        files = provenance.changed_files({**measurement.source_files, **measurement.data_files})
     return files if measurement.claim_fingerprint == claim.fingerprint else (*files, "the claim or its rule")
 
 
@@ -144,7 +150,8 @@ def best(measurements: Sequence[Measurement], claim: Claim) -> Measurement | Non
     return max(measurements, key=rank, default=None)
 
 
-def _check(claim: Claim, value: float, interval: tuple[float, float] | None, n: int, counts: str) -> None:
+def require_valid(claim: Claim, value: float, interval: tuple[float, float] | None, n: int, counts: str) -> None:
+    """Raise InvalidInput for a result that cannot be one of this claim."""
     if claim.measured_as:
         raise InvalidInput(f"{claim.id} is judged by the result of {claim.measured_as}: record that one")
     if claim.attempt == "none":
@@ -166,7 +173,8 @@ def _weight_files(name: str | None) -> list[Path]:
     return [folder / "weights.safetensors", *folder.glob("config.yaml")]
 
 
-def _write(measurement: Measurement, folder: Path) -> None:
+def write_result(measurement: Measurement, folder: Path) -> None:
+    """Write CLAIM.PROFILE.json, whole or not at all. Raises RunError."""
     text = json.dumps(asdict(measurement), indent=1, allow_nan=False) + "\n"
     target = folder / f"{measurement.claim_id}.{measurement.profile}.json"
     temporary = folder / f".{target.name}.{os.getpid()}.tmp"

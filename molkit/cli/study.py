@@ -6,12 +6,13 @@ from pathlib import Path
 import click
 
 from molkit.cli.engines import Engine, engine_options, whole_numbers
+from molkit.cli.experiment import StudyGroup
 from molkit.cli.numbers import SEED, Number, Whole
 
 
-@click.group()
+@click.group(cls=StudyGroup)
 def study() -> None:
-    """Repeat the long measurements behind a chapter; each writes one JSON file."""
+    """Compute the experiment of a page, or one of the long measurements that write one JSON file each."""
 
 
 @study.command("fewer-steps")

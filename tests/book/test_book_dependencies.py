@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from molkit.book.dependencies import plain_python, reachable_files
 from molkit.book.layout import REPOSITORY, Book
 from molkit.book.notebooks import code_cells, read_notebook
+from molkit.claims.closure import plain_python, reachable_files
 
 LOADED = """
 import sys, json

@@ -75,3 +75,13 @@ def test_the_profiles_of_the_book_are_valid(profile):
     if profile == "smoke":
         assert all(not own.parameters for own in settings.values()), "the parameters cell is the smoke profile"
         assert all(own.budget_seconds <= 60 for own in settings.values())
+
+
+def test_recompute_is_checked_before_anything_runs(toy, capsys):
+    path = toy.source("first")
+    path.write_text(path.read_text().replace("label: str", "recompute: str"))
+    assert "recompute" in path.read_text()
+    assert molkit(["book", "run", "--root", str(toy.root), "-p", "recompute=audit"]) == 2
+    message = capsys.readouterr().err
+    assert "recompute is 'missing', 'all' or 'audit:K'" in message and message.count("\n") == 1
+    assert not (toy.root / "_run").exists()
