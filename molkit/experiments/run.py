@@ -187,7 +187,7 @@ class Engine:
         head, dirty = provenance.commit()
         batch = Batch(
             experiment=self.experiment.name,
-            date=datetime.now(UTC).isoformat(timespec="seconds"),
+            date=datetime.now(UTC).isoformat(timespec="microseconds"),  # tells batches apart
             commit=head,
             dirty=dirty,
             code=self.code,
