@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from molkit.cli.engines import Engine, Keep, engine_options, keep_options
 from molkit.cli.numbers import SEED, Whole
 from molkit.cli.outcome import end_of_parts, require_some
 from molkit.cli.outputs import require_place
@@ -20,25 +21,34 @@ from molkit.errors import InvalidInput
 @click.option("--ending", type=click.Choice(["mean", "sample"]), default="mean", show_default=True, help="Last step.")
 @click.option("--copies", default=1, show_default=True, type=Whole(min=1), help="Chains to average.")
 @click.option("--seed", default=0, show_default=True, type=SEED)
+@engine_options
+@keep_options
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help=".xyz or .sdf.")
-def relax(structures: Path, weights: str, sigma: str, ending: str, copies: int, seed: int, out: Path) -> None:
+def relax(
+    structures: Path,
+    weights: str,
+    sigma: str,
+    ending: str,
+    copies: int,
+    seed: int,
+    engine: Engine,
+    keep: Keep,
+    out: Path,
+) -> None:
     """Relax the molecules of STRUCTURES (.xyz, .sdf) with a diffusion model; elements, order and place are kept.
 
     A molecule that cannot be relaxed is named with its reason and left out; the chapter on force fields says how good
     the others are.
     """
     from molkit.chem.files import read_molecules, write_sdf, write_xyz
-    from molkit.edm.model import load
-    from molkit.relaxation.recipe import pre_relax
-    from molkit.rng import generator_from
+    from molkit.relaxation.recipe import relax_many
 
     require_place(out, (".xyz", ".sdf"))
-    level = sigma if sigma == "auto" else _number(sigma)
+    options = {"sigma": sigma if sigma == "auto" else _number(sigma), "ending": ending, "copies": copies, "seed": seed}
     reading = read_molecules(structures)
-    edm = load("edm_qm9" if weights == "edm" else weights)
-    generator = generator_from("relax", seed)
-    options = {"sigma": level, "ending": ending, "copies": copies, "generator": generator}
-    found = pre_relax(edm, reading.molecules, **options)
+    name = "edm_qm9" if weights == "edm" else weights
+    with keep.open(engine, out) as folder, engine.open() as executor:
+        found = relax_many(name, reading.molecules, folder=folder, executor=executor, progress=True, **options)
     problems = {problem.index: problem.reason for problem in reading.problems}
     problems |= {reading.indices[row]: reason for row, reason in found.problems.items()}
     left_out = {f"molecule {index + 1}": reason for index, reason in sorted(problems.items())}

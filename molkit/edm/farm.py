@@ -25,7 +25,7 @@ from molkit.farm.folder import FarmFolder, Result, place_for
 from molkit.farm.run import run_farm
 from molkit.molecule import PackedMolecules
 from molkit.rng import fork, generator_from
-from molkit.training.weights import fingerprint
+from molkit.training.weights import fingerprint, portable
 
 CHUNK = 250  # molecules whose sizes and seeds are drawn together; part of the definition of a seed
 PART = 50  # molecules of one task on a CPU: what a kill may cost
@@ -107,7 +107,7 @@ def draw(request: Request, parts: Sequence[Part]) -> Result:
     """
     if request.device == "cpu":
         torch.set_num_threads(1)
-    edm = _loaded(request.weights, request.device, request.precision, request.fingerprint)
+    edm = shared_edm(request.weights, request.device, request.precision, request.fingerprint)
     edm = guided(edm, request.guidance) if request.conditions else edm
     began = process_time()
     sizes, generators = [], []
@@ -129,11 +129,19 @@ def draw(request: Request, parts: Sequence[Part]) -> Result:
     return arrays | {"seconds": np.float64(process_time() - began)}
 
 
-@lru_cache(maxsize=1)
-def _loaded(weights: str, device: str, precision: Literal["float32", "bfloat16", "auto"], known: str) -> Edm:
-    """The model, read once a process. Raises RunError where the weights are no longer those of the request."""
+@lru_cache(maxsize=2)
+def shared_edm(
+    weights: str,
+    device: str = "cpu",
+    precision: Literal["float32", "bfloat16", "auto"] = "float32",
+    known: str = "",
+) -> Edm:
+    """The model, read once a process; `known` is the fingerprint that it must have.
+
+    Raises RunError where the weights are no longer those of the request, and what `load` raises.
+    """
     if known and fingerprint(weights, TABLE) != known:
-        raise RunError(f"{weights}: the weights changed while molecules were drawn from them; draw from a copy")
+        raise RunError(f"{weights}: the weights changed while they were used; use a copy of them")
     return load(weights, device=device, precision=precision)
 
 
@@ -268,10 +276,8 @@ def request_of(
     **options: Any,
 ) -> Request:
     """A request in the quicker precision. Raises InvalidInput for an unknown sampler."""
-    folder = Path(weights)
-    place = str(folder.resolve()) if folder.is_dir() else str(weights)  # a worker may stand elsewhere
     asked = tuple(sorted((conditions or {}).items()))
-    return Request(place, sampler=sampler_named(sampler), conditions=asked, precision="auto", **options)
+    return Request(portable(weights), sampler=sampler_named(sampler), conditions=asked, precision="auto", **options)
 
 
 def join(parts: Iterable[PackedMolecules]) -> PackedMolecules:

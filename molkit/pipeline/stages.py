@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from time import process_time
 from typing import Any
 
@@ -16,7 +15,7 @@ from molkit.chem.ensembles import EnsembleRules, distinct_rows, keeps_bonds, xtb
 from molkit.chem.rdkit_conformers import with_stereo_of
 from molkit.chem.rdkit_tools import graph_by_distance, stereo_smiles
 from molkit.chem.xtb import XtbEnergy
-from molkit.edm.model import Edm, load
+from molkit.edm.farm import shared_edm
 from molkit.errors import CalculationFailed, InvalidInput, MolkitError
 from molkit.geometry import aligned_rmsd
 from molkit.molecule import Molecule
@@ -50,14 +49,9 @@ class Task:
     settings: PipelineSettings
 
 
-@lru_cache(maxsize=2)
-def _edm(name: str) -> Edm:
-    return load(name)
-
-
 def load_all(settings: PipelineSettings) -> None:
     """Load every model once, so that a wrong name is said before anything is drawn. Raises what the loaders raise."""
-    _edm(settings.generator)
+    shared_edm(settings.generator)
     shared_flow(settings.flow)
     if settings.energy:
         shared_energy(settings.energy)
@@ -91,7 +85,7 @@ def pre_relaxed(journey: Journey, settings: PipelineSettings) -> Outcome:
     """The generating model relaxes its own molecule. Raises CalculationFailed where another molecule comes out."""
     drawn = journey.at(DRAWN)
     generator = generator_from("pipeline", settings.seed, journey.name, "relax")
-    found = pre_relax(_edm(settings.generator), [drawn], generator=generator)
+    found = pre_relax(shared_edm(settings.generator), [drawn], generator=generator)
     if found.molecules[0] is None:
         raise CalculationFailed(found.problems[0])
     relaxed = found.molecules[0]

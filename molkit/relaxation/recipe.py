@@ -1,7 +1,11 @@
 """A relaxation that a chemist can use: structures through a diffusion model, noise level chosen from the structures."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -9,18 +13,24 @@ import torch
 
 from molkit.edm.edit_checks import check_molecule, check_sizes
 from molkit.edm.editing import noise_angstrom
+from molkit.edm.farm import shared_edm
 from molkit.edm.features import State
 from molkit.edm.model import Edm
 from molkit.edm.samplers import ANCESTRAL, Sampler, clean_state
 from molkit.edm.schedule import alpha, log_snr_table
 from molkit.errors import InvalidInput
+from molkit.farm.folder import place_for
+from molkit.farm.run import run_farm
 from molkit.geometry import superpose
 from molkit.graphs import Graph
 from molkit.molecule import Molecule
 from molkit.relaxation.chains import Ending, relax_from, start_step
 from molkit.relaxation.denoisers import Denoiser, NetworkDenoiser, enter
+from molkit.rng import generator_from
+from molkit.training.weights import fingerprint, portable
 
 CANDIDATES = (0.0145, 0.0285, 0.0425, 0.0566, 0.0707, 0.1061)  # angstrom, levels that `auto` chooses from
+PART = 20  # molecules of one task of a farm
 SIGMA = 0.0285  # lowest mean excess over GFN2-xTB minima on validation molecules
 
 
@@ -70,6 +80,86 @@ def pre_relax(
         tuple(made[row][1] if row in made else None for row in rows),
         dict(sorted(problems.items())),
     )
+
+
+@dataclass(frozen=True)
+class RelaxRequest:
+    """What every relaxation of a request depends on, beside its molecule. Picklable."""
+
+    weights: str
+    sigma: float | Literal["auto"]
+    ending: Ending
+    copies: int
+    seed: int
+    fingerprint: str
+
+
+def relax_many(
+    weights: str,
+    molecules: Sequence[Molecule],
+    *,
+    seed: int,
+    sigma: float | Literal["auto"] = SIGMA,
+    ending: Ending = "mean",
+    copies: int = 1,
+    folder: Path | None = None,
+    executor: Executor | None = None,
+    progress: bool = False,
+) -> PreRelaxed:
+    """`pre_relax` on a farm, PART molecules a task, with random numbers that follow from the seed and their place.
+
+    With `folder` finished parts are kept there. Raises as `pre_relax`, loading the weights, and `run_farm` do.
+    """
+    request = RelaxRequest(portable(weights), sigma, ending, copies, seed, fingerprint(weights))
+    edm = shared_edm(request.weights, known=request.fingerprint)
+    pre_relax(edm, [], sigma=sigma, ending=ending, copies=copies, generator=generator_from("nothing"))  # refuses now
+    tasks = {f"{row:06d}": (row, tuple(molecules[row : row + PART])) for row in range(0, len(molecules), PART)}
+    about = asdict(request)
+    about["weights"] = about.pop("fingerprint")
+    with place_for(folder) as place:
+        work = partial(_relax_part, request)
+        found = run_farm(work, tasks, place, executor=executor, settings=about, progress=progress, unit="part")
+        results = found.results()
+    parts = [_relaxed_part(*tasks[key], results.get(key), found.failed.get(key, "not done")) for key in tasks]
+    return PreRelaxed(
+        tuple(one for part in parts for one in part.molecules),
+        tuple(one for part in parts for one in part.levels),
+        {row: reason for part in parts for row, reason in part.problems.items()},
+    )
+
+
+def _relax_part(request: RelaxRequest, task: tuple[int, tuple[Molecule, ...]]) -> dict[str, np.ndarray]:
+    """The arrays of one part, for a farm: atoms [A, 3] of all that were relaxed, their rows and levels, problems."""
+    torch.set_num_threads(1)
+    first, molecules = task
+    edm = shared_edm(request.weights, known=request.fingerprint)
+    options = {"sigma": request.sigma, "ending": request.ending, "copies": request.copies}
+    found = pre_relax(edm, molecules, **options, generator=generator_from("relax", request.seed, first))
+    made = [row for row, one in enumerate(found.molecules) if one is not None]
+    return {
+        "rows": np.array(made, dtype=np.int64),
+        "levels": np.array([found.levels[row] for row in made], dtype=float),
+        "positions": np.concatenate([np.zeros((0, 3)), *(found.molecules[row].positions for row in made)]),
+        "problems": np.array(json.dumps(found.problems)),
+    }
+
+
+def _relaxed_part(
+    first: int, given: Sequence[Molecule], arrays: Mapping[str, np.ndarray] | None, reason: str
+) -> PreRelaxed:
+    """What `_relax_part` found, problems by their row in the whole; every molecule a problem where it found nothing."""
+    if arrays is None:
+        return PreRelaxed(
+            (None,) * len(given), (None,) * len(given), {first + row: reason for row in range(len(given))}
+        )
+    molecules: list[Molecule | None] = [None] * len(given)
+    levels: list[float | None] = [None] * len(given)
+    ends = np.cumsum([given[row].num_atoms for row in arrays["rows"]])
+    for row, level, end in zip(arrays["rows"].tolist(), arrays["levels"].tolist(), ends.tolist(), strict=True):
+        molecules[row] = given[row].with_positions(arrays["positions"][end - given[row].num_atoms : end])
+        levels[row] = level
+    problems = {first + int(row): text for row, text in json.loads(str(arrays["problems"])).items()}
+    return PreRelaxed(tuple(molecules), tuple(levels), problems)
 
 
 def finer(edm: Edm, factor: int) -> Edm:

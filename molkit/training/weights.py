@@ -41,6 +41,11 @@ def fingerprint(path_or_name: str | Path, *more: str) -> str:
     return f"{folder.name} {found.hexdigest()[:16]}"
 
 
+def portable(path_or_name: str | Path) -> str:
+    """A run folder with its whole path, for workers that stand elsewhere; the name of published weights as it is."""
+    return str(Path(path_or_name).resolve()) if Path(path_or_name).is_dir() else str(path_or_name)
+
+
 def folder_to_publish(name: str, root: Path = WEIGHTS_ROOT) -> Path:
     """root/name, which need not exist yet. Raises InvalidInput for a name that is no plain word."""
     if not name or Path(name).name != name:

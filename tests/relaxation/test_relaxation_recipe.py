@@ -12,6 +12,7 @@ from molkit.edm.schedule import log_snr_table
 from molkit.errors import InvalidInput
 from molkit.geometry import aligned_rmsd
 from molkit.molecule import Molecule
+from molkit.relaxation import recipe
 from molkit.relaxation.denoisers import ExactDenoiser
 from molkit.relaxation.recipe import _averaged, finer, fitting_levels, pre_relax
 from molkit.rng import generator_from
@@ -84,3 +85,25 @@ def test_the_command_writes_what_it_could_and_names_the_rest(tmp_path, capsys):
     (tmp_path / "out.xyz").unlink()
     assert run(arguments) == 2
     assert "molecule 1: " in capsys.readouterr().err and not (tmp_path / "out.xyz").exists()
+
+
+def test_relaxations_are_kept_and_the_folder_knows_what_they_depend_on(tmp_path, monkeypatch, capsys):
+    folder, out = tmp_path / "toy", tmp_path / "out.xyz"
+    save(EDM, folder)
+    given = [WATER.with_positions(WATER.positions * scale) for scale in (1.0, 1.01, 1.02)]
+    write_xyz(tmp_path / "in.xyz", [*given, SULFIDE])
+    monkeypatch.setattr(recipe, "PART", 2)
+    bare = ["relax", str(tmp_path / "in.xyz"), "--with", str(folder), "--out", str(out)]
+    assert run(bare) == 3
+    without, arguments = out.read_bytes(), [*bare, "--keep", str(tmp_path / "keep")]
+    assert run([*arguments, "--workers", "2"]) == 3 and out.read_bytes() == without
+    assert len(list((tmp_path / "keep" / "results").iterdir())) == 2
+    monkeypatch.setattr(recipe, "pre_relax", lambda edm, molecules, **_: molecules and pytest.fail("relaxed again"))
+    capsys.readouterr()
+    assert run(arguments) == 3 and out.read_bytes() == without
+    assert "molecule 4" in capsys.readouterr().err
+    for option, name in (("--seed", "seed"), ("--copies", "copies")):
+        assert run([*arguments, option, "7"]) == 2
+        assert f"made with another '{name}'" in capsys.readouterr().err
+    save(build(EDM.config, seed=99), folder)
+    assert run(arguments) == 2 and "made with another 'weights'" in capsys.readouterr().err
