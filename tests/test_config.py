@@ -41,7 +41,7 @@ def test_a_whole_number_will_do_for_a_real_one():
         (EdmConfig, {"scale_types": 0.0}, "scale_types must be a positive number, got 0.0"),
         (EdmConfig, {"message_scale": float("nan")}, "message_scale must be a finite number, got nan"),
         (TrainConfig, {"learning_rate": "1e-3"}, "learning_rate must be float, got '1e-3'.* after a point: 1.0e-3"),
-        (TrainConfig, {"learning_rate": float("nan")}, "learning_rate must be a positive number, got nan"),
+        (TrainConfig, {"learning_rate": float("nan")}, "learning_rate must be a finite number, got nan"),
         (TrainConfig, {"ema_decay": 1.0}, "ema_decay must lie between 0 and 1, got 1.0"),
         (TrainConfig, {"log_every": 0}, "log_every must be at least 1, got 0"),
         (TrainConfig, {"total_steps": -5}, "total_steps must be at least 0, got -5"),
