@@ -16,6 +16,7 @@ from molkit.claims.ledger import REPOSITORY
 from molkit.errors import MolkitError
 
 MIN_DISK_GIB = 3.0  # the installation, the run cache and one training beside each other
+MAIN = ("torch", "rdkit", "pyscf", "numpy")
 PROGRAMS = {"cc": "builds the fast engine on first use", "chromium": "opens pages in `molkit book check`"}
 EXTRAS = {"distributed": "Dask (extra scale)", "dask_jobqueue": "SLURM (extra scale)"}
 
@@ -54,13 +55,17 @@ def environment() -> Iterator[Line]:
 
 
 def packages(pins: Path = REPOSITORY / "requirements.txt") -> Iterator[Line]:
-    """Installed packages against the pinned versions."""
+    """Installed packages against the pinned versions; outside a clone nothing says which these are."""
+    if not pins.is_file():
+        found = ", ".join(f"{name} {_version(name)}" for name in MAIN)
+        yield Line("packages", f"{found}; {pins.parent} is no clone of molkit, so nothing says which are pinned")
+        return
     wanted = dict(re.findall(r"^([\w.-]+)==(\S+)", pins.read_text(encoding="utf-8"), flags=re.M))
     found = {name: _version(name) for name in wanted}
     missing = [name for name in wanted if found[name] is None]
     other = [f"{name} {found[name]} (pinned {pin})" for name, pin in wanted.items() if found[name] not in (None, pin)]
     other = [text for text in other if not re.search(r" (\S+)\+\S+ \(pinned \1\)", text)]  # a build, such as +cpu
-    main = ", ".join(f"{name} {found[name]}" for name in ("torch", "rdkit", "pyscf", "numpy") if found.get(name))
+    main = ", ".join(f"{name} {found[name]}" for name in MAIN if found.get(name))
     yield Line("packages", f"{len(wanted) - len(missing)} of {len(wanted)} pinned ones: {main}", not missing)
     if missing:
         yield Line("missing", ", ".join(missing) + "; pip install -r requirements.txt", False)
@@ -81,8 +86,8 @@ def hardware() -> Iterator[Line]:
     units = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in flags]
     yield Line("units", ", ".join(units) or "no vector unit that the engine knows")
     fast = engine.available()
-    products = " with bfloat16 products" if fast and engine.gains_from_bfloat16() else ""
-    yield Line("engine", f"compiled{products}" if fast else f"plain PyTorch ({engine.why_not()})", fast or None)
+    found = f"compiled, {engine.products()}" if fast else f"plain PyTorch ({engine.why_not()})"
+    yield Line("engine", found, fast or None)
     yield Line("gpu", torch.cuda.get_device_name() if torch.cuda.is_available() else "none seen by PyTorch")
     free = shutil.disk_usage(REPOSITORY).free / 2**30
     yield Line("disk", f"{free:.1f} GiB free at the repository", free > MIN_DISK_GIB)
@@ -108,14 +113,16 @@ def check_data() -> str:
 
 
 def check_weights() -> str:
-    """Read every file of published weights. Raises InvalidInput where one is damaged or holds what is not finite."""
+    """Read every file of published weights. Raises InvalidInput where one is damaged or not finite, DataNotFound."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     from molkit.edm.model import WEIGHTS_ROOT
-    from molkit.errors import InvalidInput
+    from molkit.errors import DataNotFound, InvalidInput
 
     paths = sorted(WEIGHTS_ROOT.glob("*/weights.safetensors"))
+    if not paths:
+        raise DataNotFound(f"{WEIGHTS_ROOT}: no published weights there; run molkit from a clone of the repository")
     for path in paths:
         try:
             finite = all(bool(tensor.isfinite().all()) for tensor in load_file(path).values())

@@ -31,6 +31,19 @@ def test_a_missing_and_another_version_of_a_package_are_told_apart(tmp_path):
     assert "numpy" in found["other"].found and "torch" not in found["other"].found and found["other"].ok is None
 
 
+def test_outside_a_clone_the_screen_says_what_is_missing(tmp_path, monkeypatch, capsys):
+    from molkit.data import registry
+    from molkit.edm import model
+
+    monkeypatch.setattr(doctor.packages, "__defaults__", (tmp_path / "requirements.txt",))
+    monkeypatch.setattr(registry, "DATA_ROOT", tmp_path / "sets")
+    monkeypatch.setattr(model, "WEIGHTS_ROOT", tmp_path / "weights")
+    assert run(["doctor"]) == 2
+    out, err = capsys.readouterr()
+    assert f"{tmp_path} is no clone of molkit" in out and "no published weights there" in out
+    assert "torch" in out and "need attention" in err and "internal" not in err
+
+
 @pytest.mark.parametrize("content", [b"torn", None])
 def test_damaged_weights_need_attention(content, tmp_path, monkeypatch, capsys):
     path = tmp_path / "model" / "weights.safetensors"

@@ -84,7 +84,8 @@ class ConditionTable:
     def range_of(self, name: str) -> tuple[float, float]:
         """Smallest and largest value of a property in training."""
         k = self.names.index(name)
-        return float(self.low[k].min()), float(self.high[k].max())
+        labelled = self._labelled(k)
+        return float(self.low[k][labelled].min()), float(self.high[k][labelled].max())
 
     def draw_values(self, name: str, num_atoms: np.ndarray, *, generator: np.random.Generator) -> np.ndarray:
         """One value of the property for each molecule of the given sizes [B]: a bin by its count, uniform inside."""
@@ -92,6 +93,9 @@ class ConditionTable:
         rows = np.searchsorted(self.sizes, num_atoms)
         if (rows >= len(self.sizes)).any() or (self.sizes[rows] != num_atoms).any():
             raise InvalidInput(f"a size among {sorted(set(num_atoms.tolist()))} has no molecule in training")
+        if not self._labelled(k)[rows].all():
+            bare = sorted({int(self.sizes[row]) for row in rows if not self._labelled(k)[row]})
+            raise InvalidInput(f"no molecule of {bare[0]} atoms in training has a value of {name}")
         cumulated = np.cumsum(self.histogram[k], axis=1)[rows]
         drawn = generator.random(len(rows)) * cumulated[:, -1]
         bins = (cumulated <= drawn[:, None]).sum(axis=1)
@@ -124,10 +128,16 @@ class ConditionTable:
             raise InvalidInput(f"no size of molecule in training goes with {asked}; ask for fewer or milder values")
         return weights
 
+    def _labelled(self, k: int) -> np.ndarray:
+        """Which sizes [S] have any value of property k."""
+        return self.histogram[k].sum(axis=1) > 0
+
     def _density(self, name: str, value: float) -> np.ndarray:
+        """At each size [S]; 0 where nothing is known of the property."""
         k, reach = self.names.index(name), BINS // 100
         out = np.zeros(len(self.sizes))
-        for row, (low, high, counts) in enumerate(zip(self.low[k], self.high[k], self.histogram[k], strict=True)):
+        for row in np.flatnonzero(self._labelled(k)):
+            low, high, counts = self.low[k, row], self.high[k, row], self.histogram[k, row]
             width = max((high - low) / BINS, 1e-9)
             centre = int(np.floor((value - low) / width))
             near = counts[max(0, centre - reach) : max(0, centre + reach + 1)].sum()
@@ -136,8 +146,17 @@ class ConditionTable:
 
 
 def make_table(names: tuple[str, ...], num_atoms: np.ndarray, labels: np.ndarray) -> ConditionTable:
-    """The table of molecules [B] with labels [B, K]; molecules without a label count for p(M) alone."""
-    sizes, counts = np.unique(num_atoms, return_counts=True)
+    """The table of molecules [B] with labels [B, K], NaN where there is none.
+
+    Molecules without any label count for p(M) alone, and a size at which no molecule has any is left out. Raises
+    InvalidInput for a property without any label.
+    """
+    num_atoms, labels = np.asarray(num_atoms), np.asarray(labels, dtype=float)
+    for name, known in zip(names, np.isfinite(labels).any(axis=0), strict=True):
+        if not known:
+            raise InvalidInput(f"no molecule has a value of {name}")
+    labelled = np.unique(num_atoms[np.isfinite(labels).any(axis=1)])
+    sizes, counts = np.unique(num_atoms[np.isin(num_atoms, labelled)], return_counts=True)
     shape = (len(names), len(sizes))
     low, high, histogram = np.zeros(shape), np.zeros(shape), np.zeros((*shape, BINS), dtype=np.int64)
     for row, size in enumerate(sizes):

@@ -16,17 +16,19 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, TypeVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from molkit.edm.config import EdmConfig
 from molkit.edm.gdm import GdmNetwork
 from molkit.edm.network import CoordinateLayer, EdmNetwork, EquivariantBlock, MessageLayer
 from molkit.edm.preconditioning import PreconditionedNetwork
+from molkit.graphs import Graph
+from molkit.training.precision import GAIN, OVERRIDE, Precision, precision_override, speed_ratio
 
-Precision = Literal["float32", "bfloat16"]
 Network = TypeVar("Network", EdmNetwork, GdmNetwork, PreconditionedNetwork)
 SOURCE = Path(__file__).with_name("kernels") / "layer.c"
 FLAGS = ("-O3", "-fPIC", "-shared", "-Wno-psabi")
@@ -34,6 +36,7 @@ COMPILERS = ("cc", "gcc")
 MAX_WIDTH = 512
 MESSAGE, MOVE = 0, 1
 LEVELS = {"avx2": 1, "avx512": 2, "avx512_bf16": 3, "amx_bf16": 4}  # as `layer_level` of the C file counts them
+NUM_TIMED, TIMED_ATOMS, TYPICAL_WIDTH = 8, 18, 96  # molecules and atoms of a measurement; the width of `edm_qm9`
 FLOAT_LEVEL = LEVELS["avx512"]  # the highest instruction set with float32 products only
 ERRORS = {1: MemoryError("no memory for the pair kernel"), 2: IndexError("edge_index names an atom that is not there")}
 
@@ -203,9 +206,54 @@ def instruction_set(precision: Precision) -> int:
     return level if precision == "bfloat16" else min(level, FLOAT_LEVEL)
 
 
-def gains_from_bfloat16() -> bool:
-    """Whether bfloat16 products are faster here than float32 ones: the CPU has them, and no cap forbids them."""
+def has_bfloat16() -> bool:
+    """Whether the kernel has bfloat16 products here: the CPU has them, and no cap forbids them."""
     return available() and instruction_set("bfloat16") > FLOAT_LEVEL
+
+
+def gains_from_bfloat16(width: int = TYPICAL_WIDTH, *, training: bool = False) -> bool:
+    """Whether "auto" means bfloat16 products here: as MOLKIT_PRECISION says, else where they are measured to be faster.
+
+    Raises InvalidInput for a wrong word in MOLKIT_PRECISION.
+    """
+    if not has_bfloat16():
+        return False
+    asked = precision_override()
+    return bfloat16_gain(width, training=training) >= GAIN if asked is None else asked == "bfloat16"
+
+
+@functools.cache
+def bfloat16_gain(width: int = TYPICAL_WIDTH, *, training: bool = False) -> float:
+    """How many times faster a message layer of that width is with bfloat16 products than with float32 ones.
+
+    Measured with the kernel itself on molecules of QM9's size in a tenth of a second, once a process; `training` with
+    the backward pass.
+    """
+    graph = Graph.from_sizes(torch.full((NUM_TIMED,), TIMED_ATOMS))
+    with torch.random.fork_rng(devices=[]):
+        layer = MessageLayer(EdmConfig(width=width), 2).requires_grad_(training)
+        features, positions = torch.randn(NUM_TIMED * TIMED_ATOMS, width), torch.randn(NUM_TIMED * TIMED_ATOMS, 3)
+    receiver, sender = graph.edge_index
+    first_squared = (positions[receiver] - positions[sender]).square().sum(-1, keepdim=True)
+    given = (features, positions, graph.edge_index, first_squared, torch.ones(len(positions)))
+
+    def step(precision: Precision) -> None:
+        options = LayerOptions(kind=MESSAGE, precision=precision)
+        with torch.set_grad_enabled(training):
+            out = FusedLayer.apply(options, *given, *message_parameters(layer))
+            if training:
+                torch.autograd.grad(out.sum(), list(layer.parameters()))
+
+    return speed_ratio(lambda: step("float32"), lambda: step("bfloat16"))
+
+
+def products() -> str:
+    """Which products "auto" means here, and why, in words."""
+    if not has_bfloat16():
+        return "float32 products (there are no others here)"
+    chosen = "bfloat16" if gains_from_bfloat16() else "float32"
+    why = f"{OVERRIDE} says so; " if precision_override() else ""
+    return f"{chosen} products ({why}bfloat16 measured {bfloat16_gain():.2f} times as fast as float32)"
 
 
 class Buffer:

@@ -10,7 +10,7 @@ from torch import Tensor
 from molkit.config import from_dict, read_yaml, to_dict
 from molkit.edm.compiled import compile_for
 from molkit.edm.config import EdmConfig
-from molkit.edm.engine import accelerate, gains_from_bfloat16
+from molkit.edm.engine import accelerate, available, gains_from_bfloat16
 from molkit.edm.model import build, load, resolve
 from molkit.edm.network import EdmNetwork
 from molkit.edm.preconditioning import standardised
@@ -19,9 +19,23 @@ from molkit.edm.recipes import load_training_set, read_recipe
 from molkit.edm.task import EdmTask
 from molkit.errors import InvalidInput
 from molkit.training.config import TrainConfig
-from molkit.training.loop import TrainResult, make_fabric, train, use_bfloat16
+from molkit.training.loop import TrainResult, make_fabric, train
+from molkit.training.precision import use_bfloat16
+from molkit.training.run_folder import stored_precision
 
 NO_CONTEXT = {"num_context": 0, "context_names": (), "context_means": (), "context_spreads": ()}
+
+
+def settled(training: TrainConfig, width: int, device: torch.device, run: Path | None) -> TrainConfig:
+    """The training with a precision instead of "auto": that of the run it continues, else the quicker one here."""
+    if training.precision != "auto":
+        return training
+    known = None if run is None else stored_precision(run)
+    if known is None:
+        fused = device.type == "cpu" and training.engine in ("auto", "fused") and available()
+        quicker = gains_from_bfloat16(width, training=True) if fused else use_bfloat16("auto", device, width=width)
+        known = "bfloat16" if quicker else "float32"
+    return replace(training, precision=known)
 
 
 def engine_for(network: EdmNetwork, training: TrainConfig, device: torch.device) -> EdmNetwork:
@@ -30,14 +44,13 @@ def engine_for(network: EdmNetwork, training: TrainConfig, device: torch.device)
         return compile_for(
             network,
             device,
-            precision="bfloat16" if use_bfloat16(training.precision, device) else "float32",
+            precision="bfloat16" if use_bfloat16(training.precision, device, width=network.config.width) else "float32",
             widths=training.bucket_widths,
             molecules=training.batch_molecules,
             scope=training.compile_scope,
         )
     if device.type == "cpu" and training.engine in ("auto", "fused"):
-        wants_bfloat16 = training.precision == "bfloat16" or (training.precision == "auto" and gains_from_bfloat16())
-        return accelerate(network, precision="bfloat16" if wants_bfloat16 else "float32")
+        return accelerate(network, precision="bfloat16" if training.precision == "bfloat16" else "float32")
     return network
 
 
@@ -87,12 +100,13 @@ def train_recipe(
     task = EdmTask(recipe.model, molecules, recipe.training, fabric.device, labels)
     fresh = build(recipe.model, seed=recipe.training.seed).network
     earlier_passes = 0 if start_from is None else take_weights(fresh, recipe.model, start_from)
-    network = engine_for(fresh, recipe.training, fabric.device)
+    training = fabric.broadcast(settled(recipe.training, recipe.model.width, fabric.device, out if resume else None))
+    network = engine_for(fresh, training, fabric.device)
     task.planner = getattr(network, "planner", None)
     return train(
         task,
         network,
-        recipe.training,
+        training,
         out=out,
         fabric=fabric,
         time_budget=None if time_budget is None else max(0.01, time_budget - (time.monotonic() - started)),

@@ -11,7 +11,7 @@ import torch
 
 from molkit.claims.ledger import REPOSITORY
 from molkit.claims.provenance import commit, hash_files, machine
-from molkit.edm.engine import accelerate, available, gains_from_bfloat16
+from molkit.edm.engine import accelerate, available, has_bfloat16
 from molkit.edm.model import load, resolve
 from molkit.edm.sampling import sample
 from molkit.errors import DataNotFound, InvalidInput
@@ -113,14 +113,14 @@ def compare(outcomes: dict[str, Outcomes], first: str, second: str, *, num_calls
 
 def executions_here() -> tuple[str, ...]:
     """The executions that differ on this machine; without bfloat16 products the last one would be float32 again."""
-    return EXECUTIONS if gains_from_bfloat16() else EXECUTIONS[:2] if available() else EXECUTIONS[:1]
+    return EXECUTIONS if has_bfloat16() else EXECUTIONS[:2] if available() else EXECUTIONS[:1]
 
 
 def trajectories(
     weights: str, *, num_chains: int, num_calls: int, seed: int, executor: Executor | None = None
 ) -> PairedComparison | None:
     """The same chains with float32 and with bfloat16 products; None where this CPU has no such products."""
-    if not gains_from_bfloat16():
+    if not has_bfloat16():
         return None
     options = {"num_chains": num_chains, "num_calls": num_calls, "seed": seed, "executor": executor}
     return compare(paired_outcomes(weights, EXECUTIONS[1:], **options), *EXECUTIONS[1:], num_calls=num_calls)

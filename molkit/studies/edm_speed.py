@@ -14,7 +14,7 @@ from molkit.claims.ledger import REPOSITORY
 from molkit.data.qm9 import load_qm9
 from molkit.edm.config import EdmConfig
 from molkit.edm.diffusion import add_noise, draw_noise, draw_steps, predict_noise, squared_error
-from molkit.edm.engine import accelerate
+from molkit.edm.engine import accelerate, products
 from molkit.edm.farm import sample_many
 from molkit.edm.features import State, encode
 from molkit.edm.model import Edm, build, load
@@ -66,6 +66,7 @@ class Timing:
     num_calls: int
     workers: int
     seconds: float
+    products: str  # the kernel's matrix products, in words
 
 
 def noised_batch(edm: Edm, *, num_molecules: int, seed: int) -> Batch:
@@ -168,7 +169,7 @@ def time_sampling(weights: str, *, num_molecules: int, num_calls: int, workers: 
     started = perf_counter()
     with engine(workers) as executor:
         sample_many(weights, num_molecules, seed=seed, num_calls=num_calls, executor=executor)
-    return Timing(num_molecules, num_calls, workers, perf_counter() - started)
+    return Timing(num_molecules, num_calls, workers, perf_counter() - started, products())
 
 
 def benchmark() -> dict[str, Any]:

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +24,7 @@ from molkit.training import run_folder
 from molkit.training.batches import batches_for
 from molkit.training.config import TrainConfig
 from molkit.training.files import locked, write_yaml
+from molkit.training.precision import use_bfloat16
 from molkit.training.schedule import RECENT, NormQueue, is_outlier, learning_rate
 from molkit.training.session import Session, signals_to
 
@@ -100,13 +101,6 @@ def make_fabric(device: str = "auto") -> Fabric:
     return fabric
 
 
-def use_bfloat16(precision: str, device: torch.device) -> bool:
-    """Whether matrix work runs in bfloat16: on GPUs, and on CPUs whose AMX units make it pay."""
-    if precision != "auto":
-        return precision == "bfloat16"
-    return device.type == "cuda" or bool(torch.cpu.get_capabilities().get("amx_bf16", False))
-
-
 class Trainer:
     """State of one run: network, average, optimiser, progress. `train` below is the way in."""
 
@@ -126,7 +120,9 @@ class Trainer:
         self.progress = Progress(total_steps=config.total_steps)
         self.order: tuple[int, list[Tensor]] = (-1, [])
         own_precision = getattr(network, "precision", None)  # an engine that rounds its products itself
-        self.bfloat16 = own_precision is None and use_bfloat16(config.precision, fabric.device)
+        width = max((p.shape[0] for p in network.parameters() if p.ndim == 2), default=1)
+        wanted = own_precision is None and use_bfloat16(config.precision, fabric.device, width=width)
+        self.bfloat16 = fabric.broadcast(wanted)  # measured times differ between processes
         self.at_once = sys.maxsize  # molecules of one forward and backward pass; falls when memory does not suffice
         self.unchecked = torch.zeros((), device=fabric.device)  # losses and norms not looked at; NaN stays in the sum
 
@@ -306,6 +302,8 @@ def train(
         has_run = (out / run_folder.STATE).is_file()
         if has_run and not resume:
             raise InvalidInput(f"{out}: already holds a run; continue it with --resume, or choose another --out")
+        if has_run and config.precision == "auto":  # to continue exactly
+            config = replace(config, precision=run_folder.stored_precision(out) or "auto")
         trainer = Trainer(task, network, config, out, fabric)
         if has_run:
             trainer.restore()

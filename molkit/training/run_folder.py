@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 import molkit
 from molkit.errors import InvalidInput, RunError
 from molkit.training.files import whole_file, write_text
+from molkit.training.precision import Precision
 
 STATE = "training/state.safetensors"
 
@@ -62,6 +64,19 @@ def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return tensors, json.loads((handle.metadata() or {})["molkit"])
     except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
         raise InvalidInput(f"{path}: the checkpoint is damaged ({error}); start a new run folder") from error
+
+
+def stored_precision(folder: Path) -> Precision | None:
+    """The precision of matrix products in the last session of a run; None where the run does not tell."""
+    path = folder / "provenance.jsonl"
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        with suppress(json.JSONDecodeError):  # a line that a kill tore
+            records.append(json.loads(line))
+    if not records or "autocast_bfloat16" not in records[-1]:
+        return None
+    own = records[-1].get("network_precision", "float32") == "bfloat16"
+    return "bfloat16" if own or records[-1]["autocast_bfloat16"] else "float32"
 
 
 def provenance(**more: Any) -> dict[str, Any]:

@@ -55,6 +55,29 @@ def test_training_molecules_show_none_one_or_some_of_their_properties():
     assert torch.allclose(flags.float().mean(0), torch.tensor(0.1 + 0.15), atol=0.015)
 
 
+def test_sizes_without_labels_are_left_out_and_requests_there_refused_by_name():
+    nan = float("nan")
+    table = make_table(("alpha",), [5, 5, 5, 6, 6], [[30], [31], [32], [nan], [nan]])
+    assert table.sizes.tolist() == [5] and table.range_of("alpha") == (30.0, 32.0)
+    assert np.isfinite(table.size_weights({"alpha": 31.0})).all() and table.size_weights({"alpha": 31.0})[0] > 0.0
+    with pytest.raises(InvalidInput, match=r"a size among \[6\] has no molecule in training"):
+        table.draw_values("alpha", np.array([6]), generator=np.random.default_rng(0))
+    with pytest.raises(InvalidInput, match="alpha = 10 lies outside 30 to 32"):
+        table.size_weights({"alpha": 10.0})
+    with pytest.raises(InvalidInput, match="no molecule has a value of gap"):
+        make_table(("alpha", "gap"), [5, 5], [[30, nan], [31, nan]])
+
+
+def test_a_size_with_labels_of_one_property_serves_that_one_alone():
+    nan = float("nan")
+    table = make_table(("alpha", "gap"), [5, 5, 6, 6], [[30, nan], [31, nan], [40, 7], [41, 8]])
+    assert table.sizes.tolist() == [5, 6] and table.range_of("gap") == (7.0, 8.0)
+    assert (table.size_weights({"gap": 7.0}) > 0.0).tolist() == [False, True]
+    assert (table.size_weights({"alpha": 30.0}) > 0.0).tolist() == [True, False]
+    with pytest.raises(InvalidInput, match="no molecule of 5 atoms in training has a value of gap"):
+        table.draw_values("gap", np.array([6, 5]), generator=np.random.default_rng(0))
+
+
 def toy_table():
     sizes = np.array([5] * 400 + [9] * 100)
     labels = np.where(sizes[:, None] == 5, np.linspace(0.0, 1.0, 500)[:, None], np.linspace(3.0, 5.0, 500)[:, None])

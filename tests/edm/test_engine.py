@@ -7,7 +7,9 @@ from molkit.edm import engine
 from molkit.edm.config import EdmConfig
 from molkit.edm.engine import FusedEdmNetwork, accelerate
 from molkit.edm.network import EdmNetwork
+from molkit.errors import InvalidInput
 from molkit.graphs import batch_vector, fully_connected
+from molkit.training.precision import speed_ratio, use_bfloat16
 
 needs_engine = pytest.mark.skipif(not engine.available(), reason="no C compiler or no AVX2")
 SIZES = (1, 2, 5, 29, 18)
@@ -301,3 +303,58 @@ def test_a_loaded_model_rounds_its_products_only_where_that_is_asked_for_and_gai
         monkeypatch.setattr(model, "gains_from_bfloat16", lambda gains=gains: gains)
         assert model.load(tmp_path, precision=precision).network.precision == expected
     assert model.load(tmp_path).network.precision == "float32"
+
+
+@needs_engine
+@pytest.mark.parametrize(("asked", "gain", "expected"), [("", 1.7, True), ("", 1.0, False), ("", 0.7, False)])
+@pytest.mark.parametrize("has", [True, False])
+def test_auto_means_bfloat16_only_where_it_is_there_and_measured_to_be_faster(monkeypatch, asked, gain, expected, has):
+    monkeypatch.delenv("MOLKIT_PRECISION", raising=False)
+    monkeypatch.setattr(engine, "has_bfloat16", lambda: has)
+    monkeypatch.setattr(engine, "bfloat16_gain", lambda width, *, training: gain)
+    assert engine.gains_from_bfloat16(64) == (expected and has)
+
+
+def test_the_environment_settles_the_precision_without_measuring(monkeypatch):
+    monkeypatch.setattr(engine, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(engine, "bfloat16_gain", lambda *_, **__: pytest.fail("measured"))
+    for word, expected in (("float32", False), ("bfloat16", True)):
+        monkeypatch.setenv("MOLKIT_PRECISION", word)
+        assert engine.gains_from_bfloat16() is expected
+        assert use_bfloat16("auto", torch.device("cpu"), width=64) is expected
+    monkeypatch.setenv("MOLKIT_PRECISION", "half")
+    with pytest.raises(InvalidInput, match="MOLKIT_PRECISION must be float32 or bfloat16, got 'half'"):
+        engine.gains_from_bfloat16()
+
+
+@pytest.mark.skipif(not engine.has_bfloat16(), reason="no bfloat16 products here")
+def test_the_measured_gain_is_that_of_whole_layers_and_leaves_the_random_numbers_alone():
+    before = torch.random.get_rng_state()
+    gain = engine.bfloat16_gain.__wrapped__(64)
+    assert torch.equal(before, torch.random.get_rng_state())
+    network = make_network(width=64, num_layers=2)
+    nodes = batch_vector(torch.full((8,), 18))
+    pairs = fully_connected(torch.full((8,), 18))
+    positions = torch.randn(len(nodes), 3)
+
+    def call(precision):
+        fast = accelerate(network, precision=precision)
+        with torch.no_grad():
+            return lambda: fast.run_block(
+                network.blocks[0],
+                network.embed.weight.new_ones(len(nodes), 64),
+                positions,
+                pairs,
+                positions.new_ones(pairs.shape[1], 1),
+                1.0,
+            )
+
+    with torch.no_grad():
+        whole = speed_ratio(call("float32"), call("bfloat16"), seconds=0.3)
+    assert 0.6 < gain / whole < 1.7
+
+
+def test_a_call_with_twice_the_work_is_measured_as_twice_as_slow():
+    matrix = torch.randn(200, 200)
+    ratio = speed_ratio(lambda: [matrix @ matrix for _ in range(10)], lambda: [matrix @ matrix for _ in range(5)])
+    assert 1.6 < ratio < 2.5

@@ -12,12 +12,13 @@ from training_toys import TINY, contents, metrics, random_molecules, run, same_s
 from molkit.edm.config import EdmConfig
 from molkit.edm.model import build, load
 from molkit.edm.task import EdmTask
+from molkit.edm.training import settled
 from molkit.errors import InvalidInput, RunError
 from molkit.rng import generator_from
 from molkit.training import run_folder
 from molkit.training.files import locked
 from molkit.training.loop import make_fabric, train
-from molkit.training.run_folder import load_state
+from molkit.training.run_folder import load_state, stored_precision
 
 
 class Killed(Exception):
@@ -69,6 +70,19 @@ def test_the_next_step_after_a_resume_is_the_identical_one(tmp_path):
     run(tmp_path / "b", on_step=stop_at(7))
     run(tmp_path / "a", resume=True, on_step=stop_at(7))
     assert same_state(tmp_path / "a", tmp_path / "b")
+
+
+def test_a_run_continues_in_the_precision_it_was_begun_with(tmp_path, monkeypatch):
+    """Where the choice is left to a measurement, another one might come out differently."""
+    config = settings(precision="auto")
+    monkeypatch.setenv("MOLKIT_PRECISION", "bfloat16")
+    run(tmp_path / "run", config=config, on_step=stop_at(5))
+    monkeypatch.setenv("MOLKIT_PRECISION", "float32")
+    run(tmp_path / "run", config=config, resume=True)
+    assert stored_precision(tmp_path / "run") == "bfloat16"
+    assert settled(config, 64, torch.device("cpu"), tmp_path / "run").precision == "bfloat16"
+    assert settled(config, 64, torch.device("cpu"), None).precision == "float32"
+    assert stored_precision(tmp_path) is None
 
 
 def test_log_lines_of_an_interrupted_run_are_those_of_the_whole_one(tmp_path):
