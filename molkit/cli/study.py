@@ -184,7 +184,7 @@ def _part(text: str) -> tuple[int, int]:
 @click.option("--runs", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the runs.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
 def ofdft_water(arms: str, seeds: int, labels: Path, num_test: int | None, runs: Path, out: Path) -> None:
-    """Train the compact functional of water and its ablations, and minimise on unseen geometries."""
+    """Train the compact functional of water and its ablations, and minimise densities of unseen geometries."""
     import torch
 
     from molkit.studies import ofdft_water as water
@@ -205,7 +205,7 @@ def ofdft_water(arms: str, seeds: int, labels: Path, num_test: int | None, runs:
 @click.option("--until", type=Whole(min=1), help="A step with a snapshot, at which trainings end.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
 def ofdft_small(arms: str, labels: Path, runs: Path, until: int | None, out: Path) -> None:
-    """Train the functional of several compositions and its ablations, and minimise on unseen molecules."""
+    """Train the functional of several compositions and its ablations, and minimise densities of unseen molecules."""
     import torch
 
     from molkit.ofdft.label_files import load_folder
@@ -228,7 +228,7 @@ def ofdft_small(arms: str, labels: Path, runs: Path, until: int | None, out: Pat
 @click.option("--until", type=Whole(min=1), help="A step with a snapshot, at which trainings end.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
 def ofdft_ethanol(arms: str, labels: Path, runs: Path, until: int | None, out: Path) -> None:
-    """Train the functional of ethanol and its ablations, and minimise on unseen frames and along torsions."""
+    """Train the functional of ethanol and its ablations, and minimise densities of unseen frames and along torsions."""
     import torch
 
     from molkit.studies import ofdft_ethanol as ethanol
@@ -251,7 +251,7 @@ def ofdft_ethanol(arms: str, labels: Path, runs: Path, until: int | None, out: P
 @click.option("--add", is_flag=True, help="Keep the other runs of the study in --out.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
 def ofdft_folds(arms: str, labels: Path, displaced: Path | None, runs: Path, add: bool, out: Path) -> None:
-    """Train functionals without one fold of compositions each, and minimise on the molecules of that fold."""
+    """Train functionals without one fold of compositions each, and minimise densities of the molecules of that fold."""
     import torch
 
     from molkit.ofdft.label_packs import load_labels

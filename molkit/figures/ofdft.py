@@ -257,7 +257,7 @@ def ways_table(study: WaterStudy, classical: Sequence[Minimised]) -> "HTML":
 
 
 def live_table(study: LiveStudy) -> "HTML":
-    """Geometries minimised for this page."""
+    """Geometries whose densities were minimised for this page."""
     lines = [
         [
             entry.name,

@@ -91,8 +91,9 @@ def starts_table(study: EthanolStudy, arm: str = "full") -> "HTML":
 def frames_figure(study: EthanolStudy, arm: str = "full") -> Figure:
     """Minimised against Kohn-Sham relative energies, and errors by arm."""
     wanted, errors = study.relative(), study.errors(arm)
-    caption = f"Left: relative energies of {len(wanted)} unseen frames, minimised from MINAO, against Kohn-Sham; one "
-    caption += f"colour, {len(errors)} trainings; grey: 1 kcal/mol. Right: errors of the same frames, sorted by size, "
+    caption = f"Left: relative energies of {len(wanted)} unseen frames, densities minimised from MINAO, against "
+    caption += f"Kohn-Sham; one colour, {len(errors)} trainings; grey: 1 kcal/mol. Right: errors of the same frames, "
+    caption += "sorted by size, "
     caption += "of the minimised density, the predicted one and the network without a density."
     with panels(2, width=8.6, height=3.6, caption=caption) as (figure, (left, right)):
         span = np.array([wanted.min() - 1.0, wanted.max() + 1.0])

@@ -119,7 +119,7 @@ def _of_start(study: FoldStudy, arm: str, start: str, column: str, where: Where)
 
 
 def live_table(entries: Sequence[tuple[str, SizeError]]) -> "HTML":
-    """Molecules larger than the training, minimised for this page."""
+    """Molecules larger than those of the training, their densities minimised for this page."""
     lines = []
     for formula, entry in entries:
         cells = [number(KCAL * value, 1) for value in (entry.predicted, entry.minimised)]
@@ -167,7 +167,9 @@ def worst_table(study: FoldStudy, count: int = 6, arm: str = "full") -> "HTML":
         cells = [number(KCAL * float(values[row]), 1) for values in (errors, predicted, direct)]
         lines.append([f"{smiles.get(number_in_qm9, formulas[row])} ({formulas[row]})", *cells])
     head = ["molecule", "minimised", "predicted density", "without a density"]
-    return html_table(head, lines, caption="Errors in kcal/mol of the molecules that minimising leaves furthest off.")
+    return html_table(
+        head, lines, caption="Errors in kcal/mol of the molecules that minimising the density leaves furthest off."
+    )
 
 
 def folds_figure(study: FoldStudy) -> Figure:

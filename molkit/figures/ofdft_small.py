@@ -125,7 +125,7 @@ def errors_figure(study: SmallStudy, arm: str = "full") -> Figure:
 
 
 def live_table(entries: Sequence[SeveralEntry]) -> "HTML":
-    """Molecules minimised for this page."""
+    """Molecules whose densities were minimised for this page."""
     lines = [
         [
             entry.formula,

@@ -92,7 +92,7 @@ def test_a_wrong_arm_or_geometry_is_one_line(capsys):
     with pytest.raises(InvalidInput, match="CLASS:NUMBER"):
         read_geometries("ethanol")
     assert run(["study", "ofdft-ethanol", "--arms", "full", "--labels", "x", "--runs", "y", "--out", "z"]) == 2
-    assert "pairs like full:0" in capsys.readouterr().err
+    assert "as in full:0" in capsys.readouterr().err
 
 
 def test_the_stored_study_is_whole():
