@@ -7,12 +7,12 @@ lies.
 
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from molkit.chem.conformer_rmsd import Symmetry, rmsd_matrix
+from molkit.chem.conformer_rmsd import Symmetry, best_rmsd, rmsd_matrix
 from molkit.errors import InvalidInput
 from molkit.metrics.statistics import Interval, bootstrap_interval
 
@@ -41,6 +41,7 @@ class ConformerScore:
     threshold: float
     nearest: np.ndarray
     origin: np.ndarray
+    upper_bound: bool = False  # whether some RMSD may be smaller: the graph lies on itself in too many ways
 
     def coverage_at(self, thresholds: np.ndarray) -> np.ndarray:
         """Recall coverage at other thresholds [T]; 0 where nothing was made."""
@@ -69,6 +70,7 @@ class Summary:
     median: float
     num_molecules: int
     num_failed: int  # molecules without any conformer
+    num_bounds: int = 0  # molecules whose RMSDs are upper bounds
 
 
 def score_conformers(task: ScoreTask) -> ConformerScore:
@@ -81,12 +83,14 @@ def score_conformers(task: ScoreTask) -> ConformerScore:
     if not task.threshold > 0.0:
         raise InvalidInput(f"a threshold is a positive length in angstrom, got {task.threshold}")
     wanted = len(task.generated) if task.num_wanted is None else task.num_wanted
-    matrix = rmsd_matrix(task.mol, task.references, task.generated, symmetry=task.symmetry)
+    rmsd = best_rmsd(task.mol, task.references, task.generated, symmetry=task.symmetry)
+    matrix = rmsd.values
     good = matrix[:, np.isfinite(matrix).all(axis=0)]
     failed = max(wanted, len(task.generated)) - good.shape[1]
     if good.shape[1] == 0:
         return score_of_distances(np.zeros(0), np.zeros(0), len(matrix), failed, task.threshold)
-    return score_of_distances(good.min(axis=1), good.min(axis=0), len(matrix), failed, task.threshold)
+    score = score_of_distances(good.min(axis=1), good.min(axis=0), len(matrix), failed, task.threshold)
+    return replace(score, upper_bound=not rmsd.exact)
 
 
 def score_of_distances(
@@ -132,7 +136,8 @@ def summarise(
     if len(values) == 0:
         raise InvalidInput(f"no molecule has a value of {measure}: nothing was generated")
     mean = bootstrap_interval(values, num_resamples=num_resamples)
-    return Summary(mean, float(np.median(values)), len(values), int((~made).sum()))
+    bounds = sum(score.upper_bound for score in scores)
+    return Summary(mean, float(np.median(values)), len(values), int((~made).sum()), bounds)
 
 
 def diversity(mol: Any, conformers: np.ndarray, *, symmetry: Symmetry = "graph") -> tuple[float, float]:

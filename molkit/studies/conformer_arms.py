@@ -73,7 +73,7 @@ def measure(task: ArmsTask) -> dict[str, np.ndarray]:
 
     Returns names of the arms, `numbers` [arms, NUMBERS] (NaN where an arm made nothing), the smallest RMSD to each
     reference `nearest` [arms, R], and the mean radius of gyration of the references. Raises InvalidInput for a molecule
-    that the weights cannot treat.
+    that the weights cannot treat, CalculationFailed for one whose RMSDs would be upper bounds.
     """
     one, model = task.ensemble, shared_flow(task.weights)
     mol = ensemble_mol(one)
@@ -86,6 +86,8 @@ def measure(task: ArmsTask) -> dict[str, np.ndarray]:
     for positions, seconds in drawn.values():
         asked = ScoreTask(mol, references, positions, task.threshold, task.symmetry, num_wanted=count)
         score = score_conformers(asked)
+        if score.upper_bound:
+            raise CalculationFailed(f"{one.smiles} lies on itself in too many ways: its RMSDs are upper bounds only")
         radius = float(radius_of_gyration(torch.from_numpy(positions)).mean())
         spread = bond_spread(one, positions)
         kinds = [getattr(score, name) for name in MEASURES]

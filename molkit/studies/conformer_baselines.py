@@ -188,7 +188,8 @@ def write_study(found: Baselines, path: Path) -> None:
 
 def _distances(score: ConformerScore) -> dict[str, Any]:
     rounded = {name: [round(float(x), 4) for x in getattr(score, name)] for name in ("nearest", "origin")}
-    return rounded | {"num_references": score.num_references, "num_failed": score.num_failed}
+    whole = {name: getattr(score, name) for name in ("num_references", "num_failed", "upper_bound")}
+    return rounded | whole
 
 
 def read_study(path: Path) -> Baselines:
@@ -205,8 +206,11 @@ def read_study(path: Path) -> Baselines:
 
 def _read_row(row: dict[str, Any], threshold: float) -> BaselineRow:
     scores = [
-        score_of_distances(
-            np.array(one["nearest"]), np.array(one["origin"]), one["num_references"], one["num_failed"], threshold
+        replace(
+            score_of_distances(
+                np.array(one["nearest"]), np.array(one["origin"]), one["num_references"], one["num_failed"], threshold
+            ),
+            upper_bound=one.get("upper_bound", False),  # none where a table was made before it was asked
         )
         for one in row["scores"]
     ]

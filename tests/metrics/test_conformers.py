@@ -6,6 +6,7 @@ import torch
 from rdkit import Chem
 from rdkit.Chem import AllChem, rdMolAlign
 
+from molkit.chem import conformer_rmsd
 from molkit.chem.bond_graph import mol_with_conformers
 from molkit.chem.conformer_rmsd import heavy_pairs, rmsd_matrix, self_matches
 from molkit.errors import InvalidInput
@@ -41,6 +42,66 @@ def test_rmsd_is_that_of_rdkit(smiles, symmetry):
                 Chem.Mol(plain), plain, row, column, symmetrizeConjugatedTerminalGroups=symmetry == "conjugated"
             )
             assert ours[row, column] == pytest.approx(theirs, abs=2e-4 if row == column else 1e-6)
+
+
+SYMMETRIC = [
+    "C(COC(C)(C)C)(COC(C)(C)C)(COC(C)(C)C)COC(C)(C)C",
+    "C(O[Si](C)(C)C)(O[Si](C)(C)C)(O[Si](C)(C)C)O[Si](C)(C)C",
+]
+
+
+def shaken(smiles: str, count: int) -> tuple[Chem.Mol, np.ndarray]:
+    """One conformer, and copies of it whose atoms are moved far and numbered otherwise: ends and arms changed round."""
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    AllChem.EmbedMolecule(mol, randomSeed=1, useRandomCoords=True)
+    positions, random = mol.GetConformer().GetPositions(), np.random.default_rng(0)
+    matches, rows = self_matches(mol), np.arange(mol.GetNumAtoms())
+    copies = []
+    for _ in range(count):
+        order = rows.copy()
+        order[matches[0]] = matches[random.integers(len(matches))]
+        copies.append(positions[order] + random.normal(scale=0.6, size=positions.shape))
+    return mol, np.stack(copies)
+
+
+@pytest.mark.parametrize("smiles", SYMMETRIC)
+def test_rmsd_is_that_of_rdkit_beyond_ten_thousand_self_matches(smiles):
+    mol, positions = shaken(smiles, 3)
+    assert len(self_matches(mol)) == conformer_rmsd.MAX_MATCHES
+    plain = Chem.RemoveHs(mol_with_conformers(mol, positions))
+    found = conformer_rmsd.best_rmsd(mol, positions[:1], positions)
+    for column in (1, 2):
+        theirs = rdMolAlign.GetBestRMS(Chem.Mol(plain), plain, 0, column, symmetrizeConjugatedTerminalGroups=False)
+        assert found.exact and found.values[0, column] == pytest.approx(theirs, abs=1e-6)
+    assert found.values[0, 0] < 1e-6
+
+
+@pytest.mark.parametrize(
+    "smiles",
+    ["FC(F)(F)C(F)(F)C(F)(F)C(F)(F)F", "CC(C)(C)C(Cl)(Cl)OS(F)(F)(F)(F)F", "CC(C)(C)OC(=O)N(C)C(C)(C)C", "FC(F)(F)F"],
+)
+@pytest.mark.parametrize("symmetry", ["graph", "conjugated"])
+def test_taking_ends_apart_finds_what_trying_every_way_finds(smiles, symmetry, monkeypatch):
+    mol, positions = shaken(smiles, 4)
+    wanted = rmsd_matrix(mol, positions, positions, symmetry=symmetry)
+    monkeypatch.setattr(conformer_rmsd, "MAX_MATCHES", len(self_matches(mol, symmetry=symmetry)))
+    found = conformer_rmsd.best_rmsd(mol, positions, positions, symmetry=symmetry)
+    assert found.exact
+    np.testing.assert_allclose(found.values, wanted, atol=1e-6)
+
+
+def test_an_upper_bound_is_said_to_be_one(monkeypatch):
+    mol, positions = shaken(SYMMETRIC[0], 3)
+    score = score_conformers(ScoreTask(mol, positions[:1], positions[1:], 0.5))
+    assert not score.upper_bound and summarise([score], "mat_recall").num_bounds == 0
+    monkeypatch.setattr(conformer_rmsd, "MAX_CORE_MATCHES", 2)
+    bound = score_conformers(ScoreTask(mol, positions[:1], positions[1:], 0.5))
+    assert bound.upper_bound and summarise([score, bound], "mat_recall").num_bounds == 1
+    assert bound.mat_recall >= score.mat_recall
+    monkeypatch.setattr(conformer_rmsd, "MAX_CORE_MATCHES", 100_000)
+    monkeypatch.setattr(conformer_rmsd, "MAX_BRANCHES", 1)
+    monkeypatch.setattr(conformer_rmsd, "_climb", lambda base, groups: -np.inf)
+    assert not conformer_rmsd.best_rmsd(mol, positions[:1], positions[1:]).exact
 
 
 def test_symmetry_options_differ_where_they_should():
