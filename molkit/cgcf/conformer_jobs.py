@@ -44,6 +44,7 @@ class ConformerJob:
     stereo: Stereo = "redraw"
     mmff: bool = False
     rank: Rank = "none"
+    name: str = ""  # title of the records; empty: the SMILES
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +75,11 @@ def run_job(job: ConformerJob) -> JobResult:
     """One job; a MolkitError becomes its reason."""
     try:
         made = conformers_of(job)
-        return JobResult(job.smiles, made, tuple(sdf_lines(made)))
+        records = sdf_lines(made)
+        if job.name:
+            title = " ".join(job.name.split())
+            records = [f"{title}\n{record.partition(chr(10))[2]}" for record in records]
+        return JobResult(job.smiles, made, tuple(records))
     except MolkitError as error:
         return JobResult(job.smiles, error=str(error))
 

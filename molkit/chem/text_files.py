@@ -52,10 +52,10 @@ def read_bytes(path: Path) -> bytes:
     return unpacked
 
 
-def decoded(content: bytes, path: Path) -> str:
+def decoded(content: bytes, path: Path, *, allow_empty: bool = False) -> str:
     """Text of a file: UTF-8, what carries the mark of UTF-16 or UTF-32, and Latin-1 where nothing else fits.
 
-    Newlines come out as \\n. Raises InvalidInput for binary content and for no text at all.
+    Newlines come out as \\n. Raises InvalidInput for binary content, and for no text at all unless allowed.
     """
     encoding = next((name for mark, name in MARKS if content.startswith(mark)), "utf-8-sig")
     try:
@@ -68,14 +68,14 @@ def decoded(content: bytes, path: Path) -> str:
     if "\0" in text:
         hint = " (UTF-16 without its mark? save as UTF-8)" if content.count(b"\0") > len(content) // 3 else ""
         raise InvalidInput(f"{shown(path)}: expected a text file, got binary content{hint}")
-    if not text.strip():
+    if not text.strip() and not allow_empty:
         raise InvalidInput(f"{shown(path)}: expected at least one molecule, got an empty file")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, *, allow_empty: bool = False) -> str:
     """`decoded` of `read_bytes`."""
-    return decoded(read_bytes(path), path)
+    return decoded(read_bytes(path), path, allow_empty=allow_empty)
 
 
 def line_error(path: Path, row: int, expected: str, came: str, hint: str) -> InvalidInput:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import click
 
 from molkit.cli.outcome import EXIT_CODES
+from molkit.cli.outputs import disk_message, guard_outputs
 from molkit.errors import MolkitError, PartlyDone
 
 # name -> (module, attribute); modules are imported only when their command is asked for, so `--help` stays fast
@@ -50,7 +51,9 @@ class LazyGroup(click.Group):
         if name not in COMMANDS:
             return None
         module, attribute, _ = COMMANDS[name]
-        return _with_exit_codes(getattr(importlib.import_module(module), attribute))
+        command = getattr(importlib.import_module(module), attribute)
+        guard_outputs(command)
+        return _with_exit_codes(command)
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """One line a command, without importing any."""
@@ -107,12 +110,22 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         click.echo(f"molkit: {error}", err=True)
         return error.exit_code
+    except OSError as error:
+        if "--debug" in arguments:
+            raise
+        said = disk_message(error)
+        click.echo(f"molkit: {said or _internal(error)}", err=True)
+        return 2 if said else 1
     except Exception as error:  # the last line of defence: an unexpected error is ours, and still ends in one line
         if "--debug" in arguments:
             raise
-        click.echo(f"molkit: internal error, {type(error).__name__}: {error} (--debug shows where)", err=True)
+        click.echo(f"molkit: {_internal(error)}", err=True)
         return 1
     return 0
+
+
+def _internal(error: Exception) -> str:
+    return f"internal error, {type(error).__name__}: {error} (--debug shows where)"
 
 
 def entry() -> None:

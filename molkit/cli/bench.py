@@ -6,7 +6,7 @@ import click
 
 from molkit.cli.engines import Engine, engine_options
 from molkit.cli.numbers import SEED, Whole
-from molkit.cli.outputs import require_place
+from molkit.cli.outputs import OutFile
 
 ISAS = ("auto", "amx_bf16", "avx512_bf16", "avx512", "avx2")
 
@@ -26,7 +26,7 @@ def bench() -> None:
 @click.option("--padded-chunk", type=Whole(min=1), help="Molecules the padded network takes at once.")
 @click.option("--pair-budget", type=Whole(min=1), help="Pairs the other networks take at once.")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Of weights, molecules and noise.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Also write the JSON to this file.")
+@click.option("--out", type=OutFile(), help="Also write the JSON to this file.")
 def edm(
     width: int,
     layers: int,
@@ -50,8 +50,6 @@ def edm(
 
     if isa != "auto" and device != "cpu":
         raise InvalidInput("--isa caps the CPU's instruction sets; leave it out with --device cuda")
-    if out is not None:
-        require_place(out)
     request = {
         **{"width": width, "layers": layers, "molecules": molecules, "rounds": rounds},
         **{"isa": isa, "device": device, "seed": seed},
@@ -73,7 +71,7 @@ def edm(
 @click.option("--calls", default=100, show_default=True, type=Whole(min=2), help="Network calls of each.")
 @click.option("--seed", default=7, show_default=True, type=SEED)
 @engine_options
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
+@click.option("--out", type=OutFile(makes_folder=True), required=True, help="A .json file.")
 def trajectories(weights: str, count: int, calls: int, seed: int, engine: Engine, out: Path) -> None:
     """The same trajectories of WEIGHTS with float32 and with bfloat16 products: what rounding costs in stability."""
     from molkit.errors import ToolNotFound

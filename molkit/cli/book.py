@@ -7,6 +7,7 @@ import click
 
 from molkit.cli.engines import Engine, engine_options, whole_numbers
 from molkit.cli.numbers import Whole
+from molkit.cli.outputs import OutFolder
 from molkit.errors import InvalidInput, RunError
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def refresh(chapters: tuple, jobs: int, root: Path, package: tuple) -> None:
 @PROFILE
 @CHAPTERS
 @click.option("--seeds", default="0,1,2", show_default=True, help="Whole numbers with commas.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the grid.")
+@click.option("--out", type=OutFolder(), required=True, help="Folder of the grid.")
 @PARAMETERS
 @engine_options
 @ROOT
@@ -174,7 +175,7 @@ def check(browser: bool, root: Path) -> None:
 
 
 @book.command()
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the pictures.")
+@click.option("--out", type=OutFolder(), required=True, help="Folder of the pictures.")
 @ROOT
 def pictures(out: Path, root: Path) -> None:
     """Take a picture of every rendered page, as wide as a desk and as a phone, opened from the disk."""
@@ -188,7 +189,7 @@ def pictures(out: Path, root: Path) -> None:
 
 
 @book.command()
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the notebooks.")
+@click.option("--out", type=OutFolder(), required=True, help="Folder of the notebooks.")
 @ROOT
 def colab(out: Path, root: Path) -> None:
     """Write the chapters for Google Colab: each fetches the book first. MOLKIT_REPOSITORY says from where."""
@@ -204,7 +205,7 @@ def colab(out: Path, root: Path) -> None:
 
 
 @book.command()
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the archives.")
+@click.option("--out", type=OutFolder(), required=True, help="Folder of the archives.")
 @ROOT
 def archive(out: Path, root: Path) -> None:
     """Pack the sources and the rendered book of a release, with checksums."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,16 +11,19 @@ import click
 from molkit.cli.engines import Engine, engine_options
 from molkit.cli.numbers import SEED, Whole
 from molkit.cli.outcome import end_of_parts, require_some
-from molkit.cli.outputs import require_place
+from molkit.cli.outputs import STANDARD, OutFile, tell
 
 if TYPE_CHECKING:
     from molkit.cgcf.conformer_jobs import JobResult
+
+SMILES_FILES = (".smi", ".smiles", ".txt", ".csv", ".tsv")
+UNNAMED = re.compile(r"line_\d+")
 
 
 @click.command()
 @click.argument("smiles", nargs=-1, required=True)
 @click.option("-n", "--count", default=50, show_default=True, type=Whole(min=1), help="Conformers a molecule.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="An .sdf file.")
+@click.option("--out", type=OutFile(".sdf", standard=True), required=True, help="An .sdf file, .sdf.gz, or -.")
 @click.option(
     "--weights",
     default="auto",
@@ -54,7 +58,10 @@ def conformers(
     seed: int,
     engine: Engine,
 ) -> None:
-    """Generate conformers of each SMILES (or of each line of a file of SMILES) into one .sdf file.
+    """Generate conformers of each SMILES into one .sdf file.
+
+    In place of a SMILES, a file of them (.smi, .txt, .csv, .tsv, also gzipped, or -): one a line, then a name, which
+    becomes the title of its records; or a table with a column smiles.
 
     A molecule that cannot be treated is named with its reason, and the others are finished.
     """
@@ -64,15 +71,15 @@ def conformers(
     from molkit.cgcf.conformer_jobs import ConformerJob, run_jobs
     from molkit.chem.text_files import write_atomically
 
-    require_place(out, (".sdf",))
     torch.set_num_threads(1)
     how = {"search": search, "stereo": stereo, "mmff": mmff, "rank": rank}
-    molecules = [line for text in smiles for line in expanded(text)]
+    molecules = [named for text in smiles for named in expanded(text)]
     jobs = []
-    for row, text in enumerate(molecules):
+    for row, (text, name) in enumerate(molecules):
         flow = flow_for(text) if weights == AUTO else weights
         energy = energy_for(flow) if etm == AUTO else etm
-        jobs.append(ConformerJob(smiles=text, count=count, seed=seed + row, weights=flow, energy=energy, **how))
+        asked = {"smiles": text, "name": name, "count": count, "seed": seed + row}
+        jobs.append(ConformerJob(**asked, weights=flow, energy=energy, **how))
     with engine.open() as executor:
         results = run_jobs(jobs, executor=executor)
     left_out, short = {}, {}
@@ -80,24 +87,27 @@ def conformers(
         if one.made is None:
             left_out[f"molecule {number}"] = f"{job.smiles}: {one.error}"
             continue
-        click.echo(summary(one, count, job.weights))
+        tell(out, summary(one, count, job.weights))
         if len(one.made) < count:
             short[f"molecule {number}"] = (
                 f"{job.smiles}: {len(one.made)} of {count} conformers have the stereo asked for"
             )
     require_some(len(jobs) - len(left_out), left_out)
     records = [record for one in results for record in one.records]
-    write_atomically(out, "".join(records))
-    click.echo(f"{out}: {len(records)} conformers of {len(jobs) - len(left_out)} molecules, {len(left_out)} failed")
+    click.echo("".join(records), nl=False) if out == STANDARD else write_atomically(out, "".join(records))
+    tell(out, f"{out}: {len(records)} conformers of {len(jobs) - len(left_out)} molecules, {len(left_out)} failed")
     end_of_parts(len(jobs) - len(left_out) - len(short), left_out, short)
 
 
-def expanded(text: str) -> list[str]:
-    """The text itself, or the SMILES in the file of that name."""
+def expanded(text: str) -> list[tuple[str, str]]:
+    """The text itself without a name, or SMILES and names in the file of that name (`-`: standard input)."""
+    from molkit.chem.text_files import kind_of
     from molkit.data.ensemble_molecules import read_smiles_file
 
-    is_file = text.endswith((".smi", ".txt", ".csv"))
-    return [one.smiles for one in read_smiles_file(Path(text))] if is_file else [text]
+    if text != "-" and kind_of(Path(text)) not in SMILES_FILES:
+        return [(text, "")]
+    found = read_smiles_file(Path(text), distinct=False)
+    return [(one.smiles, "" if UNNAMED.fullmatch(one.name) else one.name) for one in found]
 
 
 def summary(result: JobResult, count: int, weights: str) -> str:

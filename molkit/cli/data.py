@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from molkit.cli.numbers import Whole
+from molkit.cli.outputs import OutFolder
 
 
 @click.group()
@@ -72,7 +73,7 @@ def info(name: str) -> None:
 @click.argument("name", type=click.Choice(["qm9"]))
 @click.option(
     "--out",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=OutFolder(),
     help="Folder for the packed set and, under original/, the published files.  [default: data/sets]",
 )
 @click.option(
@@ -108,7 +109,7 @@ def fetch(name: str, out: Path | None, base_urls: tuple[str, ...]) -> None:
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option(
     "--out",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=OutFolder(),
     help="Folder for the packed parts.  [default: data/sets/geom_drugs]",
 )
 @click.option(

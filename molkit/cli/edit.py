@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from molkit.cli.numbers import SEED, Number, Whole
-from molkit.cli.outputs import require_place
+from molkit.cli.outputs import OUT_HELP, STRUCTURE_FILES, OutFile, read_input, tell, write_output
 from molkit.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def shared(command: Callable) -> Callable:
         click.option("--calls", help="Network calls of one pass, or all for every step; default: 100."),
         click.option("--guidance", type=Number(min=0.0), help="Strength of the pull; 0 for none. [default: 4]"),
         click.option("--seed", default=0, show_default=True, type=SEED),
-        click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help=".xyz or .sdf."),
+        click.option("--out", type=OutFile(*STRUCTURE_FILES, standard=True), required=True, help=OUT_HELP),
     )
     for option in reversed(options):
         command = option(command)
@@ -52,14 +52,14 @@ def resampling(command: Callable) -> Callable:
 @resampling
 @shared
 def complete(weights: str, fragment: Path, add: str | None, resamplings: int, out: Path, **options) -> None:
-    """Keep the atoms of FRAGMENT (.xyz, .sdf) in place and make the missing ones with WEIGHTS.
+    """Keep the atoms of FRAGMENT (.xyz, .sdf, .npz, or -) in place and make the missing ones with WEIGHTS.
 
     The fixed atoms come first in every molecule, with their coordinates unchanged.
     """
     from molkit.edm import editing
 
     wanted = _wanted(add)
-    fixed = _one_molecule(fragment)
+    fixed = _one_molecule(fragment, without_hydrogens=True)
     _report(
         out,
         lambda edm, common: editing.complete(edm, fixed, **wanted, resamplings=resamplings, **common),
@@ -80,7 +80,7 @@ def complete(weights: str, fragment: Path, add: str | None, resamplings: int, ou
 def vary(
     weights: str, molecule: Path, sigma: float, keep_elements: bool, keep_atoms: str, out: Path, **options
 ) -> None:
-    """Noise MOLECULE (.xyz, .sdf) to a level and clean it up again with WEIGHTS."""
+    """Noise MOLECULE (.xyz, .sdf, .npz, or -) to a level and clean it up again with WEIGHTS."""
     from molkit.edm import editing
 
     original = _one_molecule(molecule)
@@ -127,11 +127,9 @@ def _atoms(text: str, num_atoms: int) -> list[int]:
     return [number - 1 for number in whole_ranges(text, what="--keep-atoms", low=1, high=num_atoms)]
 
 
-def _one_molecule(path: Path) -> Molecule:
+def _one_molecule(path: Path, *, without_hydrogens: bool = False) -> Molecule:
     """The only molecule of a file. Raises InvalidInput for none, several, or one that cannot be used."""
-    from molkit.chem.files import read_molecules
-
-    reading = read_molecules(path, check_overlap=False)
+    reading = read_input(path, check_overlap=False, without_hydrogens=without_hydrogens)
     if reading.problems:
         raise InvalidInput(reading.problems[0].reason)
     if len(reading.molecules) != 1:
@@ -150,7 +148,6 @@ def _report(
     seed: int,
 ) -> None:
     """Check the target, run the edit, write the molecules, and say how many came out and how many are stable."""
-    require_place(out, (".xyz", ".sdf"))
     from molkit.cli.edm import number_of_calls
     from molkit.edm.editing import GUIDANCE
     from molkit.edm.model import load
@@ -170,8 +167,8 @@ def _report(
         raise InvalidInput(
             f"none of {count} chains stayed finite; nothing was written. Try another --guidance or --calls"
         )
-    _write(out, edits)
-    click.echo(f"{out}: {len(edits.molecules)} molecules{_stable_share(edits)}, {edits.num_calls} network calls each")
+    write_output(out, edits.molecules)
+    tell(out, f"{out}: {len(edits.molecules)} molecules{_stable_share(edits)}, {edits.num_calls} network calls each")
     if edits.failed:
         rows = ", ".join(str(row + 1) for row in edits.failed)
         click.echo(f"{len(edits.failed)} chains failed and were left out: {rows}", err=True)
@@ -185,11 +182,3 @@ def _stable_share(edits: Edits) -> str:
         return f", {int(stability(edits.molecules).molecule_stable.sum())} of them stable by EDM's rule"
     except InvalidInput:
         return ""
-
-
-def _write(out: Path, edits: Edits) -> None:
-    from molkit.chem.files import write_sdf, write_xyz
-
-    problems = write_xyz(out, edits.molecules) if out.suffix == ".xyz" else write_sdf(out, edits.molecules)
-    for problem in problems or ():
-        click.echo(f"molecule {problem.index + 1}: {problem.reason}", err=True)

@@ -5,23 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import isfinite, nan
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from molkit.cli.engines import Engine, Keep, engine_options, keep_options
 from molkit.cli.numbers import SEED, Number, Whole
-from molkit.cli.outputs import require_place
-
-if TYPE_CHECKING:
-    from molkit.molecule import PackedMolecules
+from molkit.cli.outputs import OUT_HELP, STRUCTURE_FILES, OutFile, tell, write_output
 
 CONDITION_HELP = (
     "A property to aim at, for weights trained with properties; may be given for several: alpha (bohr^3), gap, homo, "
     "lumo (eV), mu (D), cv (cal/(mol K), without the free atoms). Sizes follow from it unless --num-atoms is given."
 )
 GUIDANCE_HELP = "Weight of the conditions: 1 as trained, 2 to listen harder at twice the cost."
-FORMATS = (".xyz", ".sdf", ".npz")
 
 
 @click.command()
@@ -36,7 +31,7 @@ FORMATS = (".xyz", ".sdf", ".npz")
 @engine_options
 @click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
 @keep_options
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help=".xyz, .sdf or .npz.")
+@click.option("--out", type=OutFile(*STRUCTURE_FILES, ".npz", standard=True), required=True, help=".npz, " + OUT_HELP)
 def sample(
     weights: str,
     count: int,
@@ -58,7 +53,6 @@ def sample(
     from molkit.errors import InvalidInput, PartlyDone
 
     require_device(device, engine)
-    require_place(out, FORMATS)
     config = load(weights, fast=False).config
     num_calls = min(DEFAULT.num_calls, config.num_steps + 1) if calls is None else number_of_calls(calls)
     asked = parse_conditions(conditions)
@@ -81,8 +75,8 @@ def sample(
         click.echo(f"left out, {which}: {reason}", err=True)
     if not len(drawn.molecules):
         raise InvalidInput(f"none of {count} molecules could be drawn; nothing was written")
-    _write(out, drawn.molecules)
-    click.echo(f"{out}: {len(drawn.molecules)} molecules")
+    write_output(out, drawn.molecules)
+    tell(out, f"{out}: {len(drawn.molecules)} molecules")
     if lost := count - len(drawn.molecules):
         raise PartlyDone(f"{lost} of {count} molecules left out, as their chains failed; the others are written")
 
@@ -126,20 +120,6 @@ def require_device(device: str, engine: Engine) -> None:
         raise InvalidInput("device cuda was asked for, but PyTorch sees no GPU here; use --device cpu")
     if not engine.is_local_process:
         raise InvalidInput("one process feeds the GPU; leave out --workers, --dask and --slurm")
-
-
-def _write(out: Path, molecules: PackedMolecules) -> None:
-    """Write in the format of the file's ending; SDF needs perceived bonds and lists what it could not perceive."""
-    if out.suffix == ".npz":
-        from molkit.data.packed import write_packed
-
-        write_packed(out, molecules)
-        return
-    from molkit.chem.files import write_sdf, write_xyz
-
-    problems = write_xyz(out, molecules) if out.suffix == ".xyz" else write_sdf(out, molecules)
-    for problem in problems or ():
-        click.echo(f"molecule {problem.index + 1}: {problem.reason}", err=True)
 
 
 @click.command()

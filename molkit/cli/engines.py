@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from molkit.cli.numbers import Whole
+from molkit.cli.outputs import OutFolder
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def keep_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @click.option(
         "--keep",
-        type=click.Path(file_okay=False, path_type=Path),
+        type=OutFolder(),
         help="Folder for finished parts: the same command continues there.",
     )
     @RETRY

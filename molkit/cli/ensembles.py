@@ -6,7 +6,7 @@ import click
 
 from molkit.cli.engines import Engine, engine_options
 from molkit.cli.numbers import SEED, Number, Whole
-from molkit.cli.outputs import require_place
+from molkit.cli.outputs import OutFile, OutFolder
 
 
 @click.group()
@@ -28,7 +28,7 @@ def ensembles() -> None:
 @click.option("--window", default=6.0, show_default=True, type=Number(min=0.0), help="kcal/mol.")
 @click.option("--seed", default=0, show_default=True, type=SEED)
 @click.option("--minutes", type=Number(min=0.0, min_open=True), help="Stop after the part in which they end.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder; continued.")
+@click.option("--out", type=OutFolder(), required=True, help="Folder; continued.")
 @engine_options
 def make(
     molecules: str,
@@ -41,18 +41,19 @@ def make(
     out: Path,
     engine: Engine,
 ) -> None:
-    """Conformers of MOLECULES: a file (one SMILES a line, then a name), qm9-train, qm9-valid,
-    qm9-test, drugs-train or drugs-test.
+    """Conformers of MOLECULES: a file (one SMILES a line, then a name; or a table with a column smiles; or -),
+    qm9-train, qm9-valid, qm9-test, drugs-train or drugs-test.
 
     ETKDGv3 and plain distance geometry, MMFF94, GFN2-xTB, energy window, duplicates removed. One file a molecule; the
     same command continues. `molkit ensembles pack` makes one file of them.
     """
     from molkit.chem.ensembles import EnsembleRules
-    from molkit.data.ensemble_molecules import choose_molecules, read_smiles_file
+    from molkit.data.ensemble_molecules import choose_molecules, read_smiles_file, with_file_names
     from molkit.studies.reference_ensembles import ensemble_tasks, generate
 
-    named = read_smiles_file(Path(molecules)) if Path(molecules).is_file() else None
-    named = choose_molecules(molecules, count or 200) if named is None else named[:count]
+    is_file = molecules == "-" or Path(molecules).is_file()
+    named = read_smiles_file(Path(molecules))[:count] if is_file else choose_molecules(molecules, count or 200)
+    named = with_file_names(named)
     rules = EnsembleRules(window=window, max_relaxations=relaxations)
     tasks = ensemble_tasks(named, num_starts=starts, seed=seed, rules=rules)
     with engine.open() as executor:
@@ -64,7 +65,7 @@ def make(
 
 @ensembles.command()
 @click.argument("folders", nargs=-1, required=True, metavar="SPLIT=FOLDER...")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="An .npz file.")
+@click.option("--out", type=OutFile(".npz"), required=True, help="An .npz file.")
 def pack(folders: tuple[str, ...], out: Path) -> None:
     """Pack finished ensembles of folders into one file, each folder as one split: train, valid or test.
 
@@ -74,7 +75,6 @@ def pack(folders: tuple[str, ...], out: Path) -> None:
     from molkit.errors import InvalidInput
     from molkit.studies.reference_ensembles import collect
 
-    require_place(out, (".npz",))
     together = []
     for entry in folders:
         split, _, folder = entry.partition("=")
@@ -97,8 +97,8 @@ def pack(folders: tuple[str, ...], out: Path) -> None:
 @click.option("--settle", default=1000, show_default=True, type=Whole(min=0), help="Steps before the first.")
 @click.option("--kelvin", default=500.0, show_default=True, type=Number(min=0.0, min_open=True))
 @click.option("--seed", default=0, show_default=True, type=SEED)
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder; continued.")
-@click.option("--pack", "packed", type=click.Path(dir_okay=False, path_type=Path), help="Also one .npz of all of it.")
+@click.option("--out", type=OutFolder(), required=True, help="Folder; continued.")
+@click.option("--pack", "packed", type=OutFile(".npz"), help="Also one .npz of all of it.")
 @engine_options
 def trajectories(
     isomers: int,

@@ -7,7 +7,7 @@ import click
 
 from molkit.cli.engines import Engine, engine_options
 from molkit.cli.numbers import SEED, Number, Whole
-from molkit.cli.outputs import require_place
+from molkit.cli.outputs import OutFile, OutFolder, read_input
 
 if TYPE_CHECKING:
     from molkit.ofdft.density import MoleculeDensity
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--in-loop", is_flag=True, help="Also a calculation with perturbed cycles.")
 @click.option("--grid-level", default=2, show_default=True, type=Whole(0, 9), help="PySCF's grid level.")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Of the perturbations.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder; continued.")
+@click.option("--out", type=OutFolder(), required=True, help="Folder; continued.")
 @engine_options
 def labels(
     name: str,
@@ -63,7 +63,7 @@ def labels(
 @click.option("--split", default="train", show_default=True, help="train, valid or test.")
 @click.option("--samples", default=2, show_default=True, type=Whole(min=1), help="Of a molecule, at most.")
 @click.option("--limit", type=Whole(min=1), help="Molecules; default: all in the folder.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="An .npz file.")
+@click.option("--out", type=OutFile(".npz"), required=True, help="An .npz file.")
 def labels_pack(folder: Path, name: str, split: str, samples: int, limit: int | None, out: Path) -> None:
     """Thin the labels of CLASS in FOLDER (of `molkit labels`) into one small file that a training can read.
 
@@ -72,14 +72,13 @@ def labels_pack(folder: Path, name: str, split: str, samples: int, limit: int | 
     from molkit.ofdft.label_files import load_folder
     from molkit.ofdft.label_packs import write_pack
 
-    require_place(out, (".npz",))
     entries = load_folder(folder, name, split, limit=limit)
     write_pack(out, entries, name=name, split=split, samples=samples)
     click.echo(f"{out}: {len(entries)} molecules, {out.stat().st_size / 2**20:.2f} MiB")
 
 
 @click.command()
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path))
 @click.option("--weights", help="Published weights, or a run.  [default: the first published ones that serve it]")
 @click.option(
     "--start",
@@ -89,16 +88,15 @@ def labels_pack(folder: Path, name: str, split: str, samples: int, limit: int | 
 )
 @click.option("--method", default="lbfgs", show_default=True, help="lbfgs or descent.")
 @click.option("--steps", default=500, show_default=True, type=Whole(min=1), help="At most.")
-@click.option("--cube", type=click.Path(dir_okay=False, path_type=Path), help="Write the (first) density there.")
+@click.option("--cube", type=OutFile(), help="Write the (first) density there.")
 def density(file: Path, weights: str | None, start: str, method: str, steps: int, cube: Path | None) -> None:
-    """Minimise the electron density of the molecules in FILE (.xyz or .sdf) with a learned functional, no orbitals."""
-    from molkit.chem.files import read_molecules
+    """Minimise the density of the molecules in FILE (.xyz, .sdf, .npz, or -) with a learned functional, no orbitals."""
     from molkit.errors import InvalidInput
     from molkit.ofdft.density import density_of, functional_for, load_functional, write_cube
     from molkit.ofdft.optimise import OptimiseOptions
 
     chosen, options = weights and load_functional(weights), OptimiseOptions(method=method, max_steps=steps, step=0.3)
-    reading = read_molecules(file)
+    reading = read_input(file)
     problems = [f"molecule {problem.index + 1}: {problem.reason}" for problem in reading.problems]
     first = None
     for number, molecule in zip((index + 1 for index in reading.indices), reading.molecules, strict=True):

@@ -6,6 +6,7 @@ import click
 
 from molkit.cli.engines import Engine, Keep, engine_options, keep_options, retry_in
 from molkit.cli.numbers import SEED, Whole
+from molkit.cli.outputs import OutFolder
 from molkit.config import whole_ranges
 
 LARGEST = 400  # atoms
@@ -21,7 +22,7 @@ LARGEST = 400  # atoms
 @click.option("--conformers", default=10, show_default=True, type=Whole(min=1), help="A molecule.")
 @click.option("--functional", default="ofdft_small", show_default=True, help="Weights of the density functional.")
 @click.option("--seed", default=0, show_default=True, type=SEED)
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder; continued.")
+@click.option("--out", type=OutFolder(), required=True, help="Folder; continued.")
 @engine_options
 @keep_options
 def pipeline(

@@ -8,7 +8,7 @@ import click
 from molkit.cli.engines import Engine, Keep, engine_options, keep_options
 from molkit.cli.numbers import SEED, Whole
 from molkit.cli.outcome import end_of_parts, require_some
-from molkit.cli.outputs import require_place
+from molkit.cli.outputs import OUT_HELP, STRUCTURE_FILES, OutFile, read_input, tell, write_output
 from molkit.errors import InvalidInput
 
 
@@ -23,7 +23,7 @@ from molkit.errors import InvalidInput
 @click.option("--seed", default=0, show_default=True, type=SEED)
 @engine_options
 @keep_options
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help=".xyz or .sdf.")
+@click.option("--out", type=OutFile(*STRUCTURE_FILES, standard=True), required=True, help=OUT_HELP)
 def relax(
     structures: Path,
     weights: str,
@@ -35,17 +35,16 @@ def relax(
     keep: Keep,
     out: Path,
 ) -> None:
-    """Relax the molecules of STRUCTURES (.xyz, .sdf) with a diffusion model; elements, order and place are kept.
+    """Relax the molecules of STRUCTURES (.xyz, .sdf, .npz, or -) with a diffusion model.
 
+    Elements, order, place and isotopes are kept.
     A molecule that cannot be relaxed is named with its reason and left out; the chapter on force fields says how good
     the others are.
     """
-    from molkit.chem.files import read_molecules, write_sdf, write_xyz
     from molkit.relaxation.recipe import relax_many
 
-    require_place(out, (".xyz", ".sdf"))
     options = {"sigma": sigma if sigma == "auto" else _number(sigma), "ending": ending, "copies": copies, "seed": seed}
-    reading = read_molecules(structures)
+    reading = read_input(structures)
     name = "edm_qm9" if weights == "edm" else weights
     with keep.open(engine, out) as folder, engine.open() as executor:
         found = relax_many(name, reading.molecules, folder=folder, executor=executor, progress=True, **options)
@@ -54,8 +53,8 @@ def relax(
     left_out = {f"molecule {index + 1}": reason for index, reason in sorted(problems.items())}
     made = [molecule for molecule in found.molecules if molecule is not None]
     require_some(len(made), left_out)
-    write_xyz(out, made) if out.suffix == ".xyz" else write_sdf(out, made)
-    click.echo(f"{out}: {len(made)} molecules relaxed, {len(left_out)} left out")
+    write_output(out, made)
+    tell(out, f"{out}: {len(made)} molecules relaxed, {len(left_out)} left out")
     end_of_parts(len(made), left_out)
 
 

@@ -12,10 +12,10 @@ import click
 
 from molkit.cli.engines import Engine, engine_options
 from molkit.cli.outcome import end_of_parts, require_some
+from molkit.cli.outputs import OutFolder, read_input
 from molkit.errors import DataNotFound
 
 if TYPE_CHECKING:
-    from molkit.chem.files import Reading
     from molkit.metrics.score import Score
     from molkit.molecule import Molecule
 
@@ -40,12 +40,12 @@ COLUMNS = (
 @click.option("--strain", "with_strain", is_flag=True, help="Relax each with GFN2-xTB: energy drop and RMSD.")
 @click.option("--posebusters", is_flag=True, help="PoseBusters' checks of the geometry, bonds perceived.")
 @engine_options
-@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Folder of --strain; continued.")
+@click.option("--keep", type=OutFolder(), help="Folder of --strain; continued.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def score(
     file: Path, rule: str, with_strain: bool, posebusters: bool, engine: Engine, keep: Path | None, as_json: bool
 ) -> None:
-    """Stability, validity and uniqueness of the molecules in FILE (.xyz, .sdf, .mol or .npz).
+    """Stability, validity and uniqueness of the molecules in FILE (.xyz, .sdf, .mol, .npz, or -).
 
     Intervals are for 95 %; the row of QM9's test molecules shows what real molecules reach by the same rule. Molecules
     that cannot be scored are listed and left out.
@@ -53,7 +53,7 @@ def score(
     from molkit.metrics.score import scorable, score_molecules
     from molkit.molecule import PackedMolecules
 
-    reading = _read(file)
+    reading = read_input(file)
     good, unknown = scorable(reading.molecules, rule=rule)
     skipped = {problem.index: problem.reason for problem in reading.problems}
     skipped |= {reading.indices[row]: f"{file}: {reason}" for row, reason in unknown.items()}
@@ -76,28 +76,6 @@ def score(
             figures = ", ".join(f"{label} {100 * shares[key]:.1f}" for key, label in COLUMNS if key in shares)
             click.echo(f"counting the {len(skipped)} left out as failures: {figures} %")
     end_of_parts(len(good), left_out)
-
-
-def _read(file: Path) -> Reading:
-    """The molecules of a file; a packed one is checked for atoms on top of each other like the others."""
-    from molkit.chem.files import OVERLAP_ANGSTROM, Problem, Reading, closest_overlap, read_molecules
-    from molkit.data.packed import read_packed
-    from molkit.metrics.stability import finite_molecules
-
-    if file.suffix.lower() != ".npz":
-        return read_molecules(file)
-    molecules = read_packed(file)
-    finite = finite_molecules(molecules) if len(molecules) else []
-    problems = {row: "a coordinate is not finite" for row, good in enumerate(finite) if not good}
-    kept = {row: molecules[row] for row in range(len(molecules)) if row not in problems}
-    problems |= {
-        row: f"two atoms are closer than {OVERLAP_ANGSTROM} angstrom"
-        for row, molecule in kept.items()
-        if closest_overlap(molecule) is not None
-    }
-    kept = {row: molecule for row, molecule in kept.items() if row not in problems}
-    listed = tuple(Problem(row, f"{file}: {reason}") for row, reason in sorted(problems.items()))
-    return Reading(tuple(kept.values()), tuple(kept), listed)
 
 
 def _extras(

@@ -8,6 +8,7 @@ import click
 from molkit.cli.engines import Engine, engine_options, whole_numbers
 from molkit.cli.experiment import StudyGroup
 from molkit.cli.numbers import SEED, Number, Whole
+from molkit.cli.outputs import OutFile, OutFolder
 
 
 @click.group(cls=StudyGroup)
@@ -31,8 +32,8 @@ def study() -> None:
     "--largest", default=500, show_default=True, type=Whole(min=2), help="Number of calls at which the curves end."
 )
 @click.option("--seed", default=0, show_default=True, type=SEED)
-@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Folder for finished chunks (resume).")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
+@click.option("--keep", type=OutFolder(), help="Folder for finished chunks (resume).")
+@click.option("--out", type=OutFile(makes_folder=True), required=True, help="A .json file.")
 def fewer_steps(
     weights: str,
     full: int,
@@ -85,8 +86,8 @@ def conditional(weights: str, count: int, calls: int, seed: int, guidance: float
 @click.option("--part", default="1/1", show_default=True, help="K/M: every M-th molecule from the K-th on, for dft.")
 @click.option("--minutes", type=Number(min=0.0), help="Begin no run after this time.")
 @click.option("--seed", default=0, show_default=True, type=SEED)
-@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of single runs.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="A .json file of all runs there are.")
+@click.option("--keep", type=OutFolder(), required=True, help="Folder of single runs.")
+@click.option("--out", type=OutFile(makes_folder=True), help="A .json file of all runs there are.")
 @engine_options
 def relaxation_starts(
     weights: str,
@@ -123,7 +124,7 @@ def relaxation_starts(
 @click.argument("weights", default="edm_qm9")
 @click.option("--count", default=100, show_default=True, type=Whole(min=1), help="Chains of 19 atoms.")
 @click.option("--seed", default=0, show_default=True, type=SEED)
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="An .npz file.")
+@click.option("--out", type=OutFile(".npz"), required=True, help="An .npz file.")
 def relaxation_chains(weights: str, count: int, seed: int, out: Path) -> None:
     """Full chains of WEIGHTS with their frames, for the chapter on the two phases of inference."""
     from molkit.studies import relaxation_phases
@@ -137,7 +138,7 @@ def relaxation_chains(weights: str, count: int, seed: int, out: Path) -> None:
 @click.argument("checkpoints", nargs=-1, required=True, metavar="WEIGHTS=PASSES...")
 @click.option("--count", default=14, show_default=True, type=Whole(min=2), help="Test molecules.")
 @click.option("--seed", default=0, show_default=True, type=SEED)
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
+@click.option("--out", type=OutFile(makes_folder=True), required=True, help="A .json file.")
 def relaxation_learning(checkpoints: tuple[str, ...], count: int, seed: int, out: Path) -> None:
     """How chains of checkpoints (weights or run folders, with the molecules they were shown) follow the forces."""
     from molkit.errors import InvalidInput
@@ -157,7 +158,7 @@ def relaxation_learning(checkpoints: tuple[str, ...], count: int, seed: int, out
 @click.argument("weights", nargs=-1)
 @click.option("--count", default=18, show_default=True, type=Whole(min=2), help="Validation molecules.")
 @click.option("--seed", default=0, show_default=True, type=SEED)
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
+@click.option("--out", type=OutFile(makes_folder=True), required=True, help="A .json file.")
 def relaxation_recipe(weights: tuple[str, ...], count: int, seed: int, out: Path) -> None:
     """Noise levels, endings, paths and averages of relaxations by WEIGHTS (edm_qm9), on validation molecules."""
     from molkit.studies import relaxation_recipe as recipe
@@ -182,7 +183,7 @@ def _part(text: str) -> tuple[int, int]:
 @click.option("--labels", type=click.Path(path_type=Path), required=True, help="Labels of the split test.")
 @click.option("--test", "num_test", type=Whole(min=1), help="Test geometries; default: all in the folder.")
 @click.option("--runs", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the runs.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
+@click.option("--out", type=OutFile(makes_folder=True), required=True, help="A .json file.")
 def ofdft_water(arms: str, seeds: int, labels: Path, num_test: int | None, runs: Path, out: Path) -> None:
     """Train the compact functional of water and its ablations, and minimise densities of unseen geometries."""
     import torch
@@ -203,7 +204,7 @@ def ofdft_water(arms: str, seeds: int, labels: Path, num_test: int | None, runs:
 @click.option("--labels", type=click.Path(path_type=Path), required=True, help="Folder with valid, test and larger.")
 @click.option("--runs", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the runs.")
 @click.option("--until", type=Whole(min=1), help="A step with a snapshot, at which trainings end.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
+@click.option("--out", type=OutFile(makes_folder=True), required=True, help="A .json file.")
 def ofdft_small(arms: str, labels: Path, runs: Path, until: int | None, out: Path) -> None:
     """Train the functional of several compositions and its ablations, and minimise densities of unseen molecules."""
     import torch
@@ -226,7 +227,7 @@ def ofdft_small(arms: str, labels: Path, runs: Path, until: int | None, out: Pat
 @click.option("--labels", type=click.Path(path_type=Path), required=True, help="With train, valid, test, torsions.")
 @click.option("--runs", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the runs.")
 @click.option("--until", type=Whole(min=1), help="A step with a snapshot, at which trainings end.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
+@click.option("--out", type=OutFile(makes_folder=True), required=True, help="A .json file.")
 def ofdft_ethanol(arms: str, labels: Path, runs: Path, until: int | None, out: Path) -> None:
     """Train the functional of ethanol and its ablations, and minimise densities of unseen frames and along torsions."""
     import torch
@@ -249,7 +250,7 @@ def ofdft_ethanol(arms: str, labels: Path, runs: Path, until: int | None, out: P
 @click.option("--displaced", type=click.Path(path_type=Path), help="The same of displaced geometries, to be asked too.")
 @click.option("--runs", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the runs.")
 @click.option("--add", is_flag=True, help="Keep the other runs of the study in --out.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
+@click.option("--out", type=OutFile(makes_folder=True), required=True, help="A .json file.")
 def ofdft_folds(arms: str, labels: Path, displaced: Path | None, runs: Path, add: bool, out: Path) -> None:
     """Train functionals without one fold of compositions each, and minimise densities of the molecules of that fold."""
     import torch
@@ -275,9 +276,9 @@ def ofdft_folds(arms: str, labels: Path, displaced: Path | None, runs: Path, add
 @click.option("--alkanes", default=10, show_default=True, type=Whole(min=0), help="Carbon atoms at most.")
 @click.option("--peptides", default=2, show_default=True, type=Whole(min=0), help="Residues at most.")
 @click.option("--runs", type=click.Path(file_okay=False, path_type=Path), required=True, help="Of ofdft-folds.")
-@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), required=True, help="Kohn-Sham energies.")
+@click.option("--keep", type=OutFolder(), required=True, help="Kohn-Sham energies.")
 @click.option("--add", is_flag=True, help="Keep the energies and the other arms of the study in --out.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
+@click.option("--out", type=OutFile(makes_folder=True), required=True, help="A .json file.")
 def ofdft_extrapolation(
     arms: str,
     weights: tuple[str, ...],
@@ -320,8 +321,8 @@ def ofdft_extrapolation(
 @click.option("--weights", default="ofdft_small", show_default=True, help="An attention functional, for its size.")
 @click.option("--memory", default=8.0, show_default=True, type=Number(min=0.0), help="GiB of Coulomb terms.")
 @click.option("--minutes", type=Number(min=0.0, min_open=True), help="Begin no molecule after this time.")
-@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder; continued.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
+@click.option("--keep", type=OutFolder(), required=True, help="Folder; continued.")
+@click.option("--out", type=OutFile(makes_folder=True), required=True, help="A .json file.")
 def ofdft_scaling(
     methods: str,
     families: str,
@@ -349,7 +350,7 @@ def ofdft_scaling(
 @click.option("--steps", default=300, show_default=True, type=Whole(min=1), help="L-BFGS steps at most.")
 @click.option("--geometries", default="water:0", show_default=True, help="Test geometries, CLASS:NUMBER with commas.")
 @click.option("--functionals", default="", help="Names with commas; default: all four.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
+@click.option("--out", type=OutFile(makes_folder=True), required=True, help="A .json file.")
 def ofdft_classical(steps: int, geometries: str, functionals: str, out: Path) -> None:
     """Minimise classical kinetic functionals over densities."""
     from molkit.studies import ofdft_classical as classical
@@ -372,7 +373,7 @@ def _is_positive(text: str) -> bool:
 @click.option("--count", default=0, show_default=True, type=Whole(min=0), help="Test molecules; 0 for all.")
 @click.option("--symmetry", default="graph", show_default=True, type=click.Choice(["graph", "conjugated", "none"]))
 @click.option("--seed", default=0, show_default=True, type=SEED)
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="A .json file.  [default: data/studies]")
+@click.option("--out", type=OutFile(makes_folder=True), help="A .json file.  [default: data/studies]")
 @engine_options
 def conformer_baselines(name: str, count: int, symmetry: str, seed: int, out: Path | None, engine: Engine) -> None:
     """COV and MAT of RDKit's methods on the test ensembles NAME, with and without MMFF94."""
@@ -392,7 +393,7 @@ def conformer_baselines(name: str, count: int, symmetry: str, seed: int, out: Pa
 @click.option("--count", default=100, show_default=True, type=Whole(min=2), help="Conformers a molecule.")
 @click.option("--limit", default=0, show_default=True, type=Whole(min=0), help="Test molecules; 0 for all.")
 @click.option("--seed", default=0, show_default=True, type=SEED)
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="A .json file.  [default: data/studies]")
+@click.option("--out", type=OutFile(makes_folder=True), help="A .json file.  [default: data/studies]")
 def distances(weights: str, energy: str, data: str, count: int, limit: int, seed: int, out: Path | None) -> None:
     """MMD of distances of conformers by the flow WEIGHTS, the ENERGY that tilts it, and RDKit, against trajectories."""
     import torch
@@ -408,8 +409,8 @@ def distances(weights: str, energy: str, data: str, count: int, limit: int, seed
 
 @study.command("flow-objectives")
 @click.argument("weights", nargs=-1, required=True)
-@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder; continued.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="A .json file.  [default: data/studies]")
+@click.option("--keep", type=OutFolder(), required=True, help="Folder; continued.")
+@click.option("--out", type=OutFile(makes_folder=True), help="A .json file.  [default: data/studies]")
 def flow_objectives(weights: tuple[str, ...], keep: Path, out: Path | None) -> None:
     """Likelihood, coverage and cost of flows: the one in WEIGHTS that comes first, and those trained on from it."""
     import torch
@@ -444,8 +445,8 @@ def flow_objectives(weights: tuple[str, ...], keep: Path, out: Path | None) -> N
 @click.option("--energies", default=0, show_default=True, type=Whole(min=0), help="By GFN2-xTB, an arm.")
 @click.option("--seeds", default="0", show_default=True, help="Numbers with commas.")
 @click.option("--minutes", type=Number(min=0.0, min_open=True), help="Begin no molecule after this time.")
-@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder; continued.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .json file.")
+@click.option("--keep", type=OutFolder(), required=True, help="Folder; continued.")
+@click.option("--out", type=OutFile(makes_folder=True), required=True, help="A .json file.")
 @engine_options
 def conformers(
     weights: str,

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from molkit.cli.engines import Engine, engine_options, whole_numbers
+from molkit.cli.outputs import OutFolder
 
 
 @click.group()
@@ -14,7 +15,7 @@ def suite() -> None:
 
 @suite.command()
 @click.argument("name")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the runs.")
+@click.option("--out", type=OutFolder(), required=True, help="Folder of the runs.")
 @click.option("--arms", default="", help="Names with commas; default: all.")
 @click.option("--seeds", default="0", show_default=True, help="Whole numbers with commas.")
 @engine_options

@@ -5,11 +5,12 @@ from pathlib import Path
 import click
 
 from molkit.cli.numbers import SEED, Number, Whole
+from molkit.cli.outputs import OutFolder
 
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="The run folder.")
+@click.option("--out", type=OutFolder(), required=True, help="The run folder.")
 @click.option("--time-budget", type=Number(min=1.0), help="Seconds after which the run saves and stops.")
 @click.option("--total-steps", type=Whole(min=1), help="Length of the schedule; default: from the budget.")
 @click.option("--resume", is_flag=True, help="Continue the run in --out.")

@@ -9,8 +9,11 @@ test molecules, SMILES only, split by skeleton as all drug-size data here are (m
 molecules of the test split; those of its validation split, which trains nothing here, follow them.
 """
 
+import csv
 import hashlib
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -25,6 +28,7 @@ from molkit.chem.rdkit_tools import (
     skeleton_smiles,
     stereo_smiles,
 )
+from molkit.chem.text_files import read_text, shown
 from molkit.data.drug_size import split_of_key
 from molkit.data.geom import load_geom_test
 from molkit.data.qm9 import load_qm9
@@ -34,6 +38,8 @@ from molkit.molecule import Molecule
 Choice = Literal["qm9-train", "qm9-valid", "qm9-test", "drugs-train", "drugs-test"]
 LEAST_ROTATABLE = {"train": 1, "valid": 2, "test": 2}
 ISOMERS = {6: 7, 1: 10, 8: 2}  # C7H10O2, as in ISO17
+SMILES_LINE = re.compile(r"([^\s,;]+)(?:[\s,;]+(.*))?", re.DOTALL)
+NAME_COLUMNS = ("name", "title", "id", "label", "compound", "molecule", "mol_id", "compound_id")
 NUM_TEST = 200  # QM9-size test molecules whose graphs no training or validation molecule may have
 
 
@@ -85,26 +91,71 @@ def _drugs(split: str) -> Iterator[NamedSmiles]:
     yield from of_split["test"] + of_split["valid"] if split == "test" else of_split[split]
 
 
-def read_smiles_file(path: Path) -> list[NamedSmiles]:
+def read_smiles_file(path: Path, *, distinct: bool = True) -> list[NamedSmiles]:
     """One SMILES a line, then a name if wanted; empty lines and those that begin with # are passed over.
 
-    Raises InvalidInput for a file that cannot be read, holds no molecule, or names two alike.
+    What ends the SMILES is a blank, a tab, a comma or a semicolon. A first line with a column `smiles` names the
+    columns. Gzipped files and `-` (standard input) are read as well. Raises InvalidInput for a file that cannot be
+    read, holds no molecule, or, where they must be distinct, names two alike.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"cannot read {path} as text: {error}") from None
-    found = []
-    for number, line in enumerate(lines, start=1):
-        words = line.split()
-        if words and not line.startswith("#"):
-            found.append(NamedSmiles(words[1] if len(words) > 1 else f"line_{number}", words[0]))
+    text = read_text(Path(path), allow_empty=True)
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    lines = [(number, line.strip()) for number, line in lines if not line.startswith("#")]
+    found = _of_table(lines) if lines and _smiles_column(lines[0][1]) is not None else _of_list(lines)
     if not found:
-        raise InvalidInput(f"{path}: expected a SMILES on each line, got none")
-    names = [one.name for one in found]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise InvalidInput(f"{path}: two molecules are named {twice!r}; give each its own name")
+        raise InvalidInput(f"{shown(Path(path))}: expected a SMILES on each line, got none")
+    name, times = Counter(one.name for one in found).most_common(1)[0]
+    if distinct and times > 1:
+        raise InvalidInput(f"{shown(Path(path))}: two molecules are named {name!r}; give each its own name")
+    return found
+
+
+def _of_list(lines: Sequence[tuple[int, str]]) -> list[NamedSmiles]:
+    """Lines without a head: the SMILES, then the name."""
+    found = []
+    for number, line in lines:
+        smiles, rest = SMILES_LINE.fullmatch(line).groups(default="")
+        if rest.startswith("|"):  # an extension that we cannot follow stays with its SMILES, and is refused with it
+            smiles, rest = line, ""
+        name = re.split(r"[\t;,]", rest)[0] if re.search(r"[\t;,]", line) else rest
+        found.append(NamedSmiles(name.strip(' \t"') or f"line_{number}", smiles.strip('"')))
+    return found
+
+
+def _of_table(lines: Sequence[tuple[int, str]]) -> list[NamedSmiles]:
+    """Lines under a head that says which column holds what."""
+    _, head = lines[0]
+    column, fields = _smiles_column(head), _fields(head, head)
+    names = [one.strip().lower() for one in fields]
+    label = next((names.index(one) for one in NAME_COLUMNS if one in names and names.index(one) != column), None)
+    found = []
+    for number, line in lines[1:]:
+        row = _fields(line, head)
+        smiles = row[column].strip() if len(row) > column else ""
+        name = row[label].strip() if label is not None and len(row) > label else ""
+        found.append(NamedSmiles(name or f"line_{number}", smiles))
+    return found
+
+
+def _smiles_column(head: str) -> int | None:
+    """Which column a first line says is of SMILES, or None where it is no head."""
+    fields = [one.strip().lower() for one in _fields(head, head)]
+    return next((row for row, one in enumerate(fields) if one == "smi" or "smiles" in one), None)
+
+
+def _fields(line: str, head: str) -> list[str]:
+    """The fields of a line, separated as the head is."""
+    separator = next((one for one in ",;\t" if one in head), None)
+    return line.split() if separator is None else next(csv.reader([line], delimiter=separator), [])
+
+
+def with_file_names(molecules: Sequence[NamedSmiles]) -> list[NamedSmiles]:
+    """The molecules by names that can be names of files: other characters give way to _, and to a mark of the name."""
+    found = []
+    for one in molecules:
+        safe = re.sub(r"[^A-Za-z0-9_.+-]", "_", one.name)[:100].lstrip("_.+-") or "molecule"
+        mark = hashlib.sha256(one.name.encode()).hexdigest()[:6]
+        found.append(one if safe == one.name else NamedSmiles(f"{safe}_{mark}", one.smiles))
     return found
 
 

@@ -2,8 +2,9 @@
 
 Keys: `num_atoms` uint8 or uint16 [B]; `atomic_numbers` uint8 [A]; `position_bytes` uint8 [W, 3, A], the bytes of the
 two's-complement coordinates (W = 2 or 4), lowest byte first, one plane per byte and axis because planes deflate better
-than triples; `scale_angstrom` float64, the length of one unit; `names` (text) where molecules have names. Anything else
-a file holds is an extra array of its writer.
+than triples; `scale_angstrom` float64, the length of one unit; `names` (text) where molecules have names, `charges`
+int16 [B] where any is charged, `isotopes` uint16 [A] (mass numbers, 0 for none) where any is labelled. Anything else a
+file holds is an extra array of its writer.
 """
 
 import io
@@ -21,6 +22,7 @@ from molkit.molecule import SYMBOLS, PackedMolecules
 COARSE_ANGSTROM = 2.5e-4  # of int16 coordinates, which then reach 8.19 angstrom from the centre
 FINE_ANGSTROM = 1e-5  # of int32 coordinates
 KEYS = ("num_atoms", "atomic_numbers", "position_bytes", "scale_angstrom")
+EXTRA_KEYS = ("names", "charges", "isotopes")  # where there is something to say
 
 
 def write_packed(path: Path, molecules: PackedMolecules, **extra_arrays: np.ndarray) -> None:
@@ -30,15 +32,15 @@ def write_packed(path: Path, molecules: PackedMolecules, **extra_arrays: np.ndar
     The same molecules always give the same bytes. The file appears complete or not at all.
     Raises InvalidInput for a key of the format among the extra arrays, or for values that do not fit.
     """
-    clash = sorted(set(extra_arrays) & {*KEYS, "names"})
+    clash = sorted(set(extra_arrays) & {*KEYS, *EXTRA_KEYS})
     if clash:
         raise InvalidInput(f"the packed format owns the key {clash[0]!r}: choose another name for the extra array")
     write_arrays(path, pack(molecules) | {key: np.asarray(value) for key, value in extra_arrays.items()})
 
 
-def read_packed(path: Path) -> PackedMolecules:
-    """The molecules of a packed file; DataNotFound if it is absent, InvalidInput if it is not one."""
-    return unpack(load_arrays(Path(path)), label=str(path))
+def read_packed(path: Path, *, content: bytes | None = None) -> PackedMolecules:
+    """The molecules of a packed file (or of its content); DataNotFound if it is absent, InvalidInput if not one."""
+    return unpack(load_arrays(Path(path), content=content), label=str(path))
 
 
 def pack(molecules: PackedMolecules) -> dict[str, np.ndarray]:
@@ -59,7 +61,13 @@ def pack(molecules: PackedMolecules) -> dict[str, np.ndarray]:
         "position_bytes": _to_planes(units.astype(kind)),
         "scale_angstrom": np.float64(scale),
     }
-    return arrays | ({"names": np.array(molecules.names)} if molecules.names else {})
+    if molecules.names:
+        arrays["names"] = np.array(molecules.names)
+    if molecules.charges is not None:
+        arrays["charges"] = molecules.charges.astype(np.int16)
+    if molecules.isotopes is not None:
+        arrays["isotopes"] = molecules.isotopes.astype(np.uint16)
+    return arrays
 
 
 def unpack(arrays: Mapping[str, np.ndarray], *, label: str = "packed molecules") -> PackedMolecules:
@@ -80,7 +88,12 @@ def unpack(arrays: Mapping[str, np.ndarray], *, label: str = "packed molecules")
     if total and not 0 < numbers.min() <= numbers.max() < len(SYMBOLS):
         raise InvalidInput(f"{label}: atomic numbers must lie in 1..{len(SYMBOLS) - 1}")
     names = tuple(arrays["names"].tolist()) if "names" in arrays else ()
-    return PackedMolecules(num_atoms, numbers, _from_planes(planes) * float(scale), names)
+    charges, isotopes = (arrays[key].astype(np.int64) if key in arrays else None for key in ("charges", "isotopes"))
+    if (charges is not None and charges.shape != num_atoms.shape) or (
+        isotopes is not None and isotopes.shape != numbers.shape
+    ):
+        raise InvalidInput(f"{label}: expected a charge for each molecule and an isotope for each atom")
+    return PackedMolecules(num_atoms, numbers, _from_planes(planes) * float(scale), names, charges, isotopes)
 
 
 def centred_positions(molecules: PackedMolecules) -> np.ndarray:
@@ -106,6 +119,8 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], *, level: int = 9
                 entry = zipfile.ZipInfo(f"{key}.npy", date_time=(1980, 1, 1, 0, 0, 0))
                 archive.writestr(entry, buffer.getvalue(), compress_type=zipfile.ZIP_DEFLATED, compresslevel=level)
         os.replace(partial, path)
+    except OSError as error:
+        raise InvalidInput(f"cannot write {path}: {error.strerror}; choose a folder that exists and has room") from None
     finally:
         partial.unlink(missing_ok=True)
 

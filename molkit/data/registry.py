@@ -6,6 +6,7 @@
 
 import functools
 import hashlib
+import io
 import os
 import struct
 import zipfile
@@ -123,14 +124,19 @@ def read_npz(name: str, *, root: Path | None = None) -> dict[str, np.ndarray]:
     return load_arrays(data_path(name, root=root))
 
 
-def load_arrays(path: Path, *, max_bytes: int = MAX_UNPACKED_BYTES) -> dict[str, np.ndarray]:
-    """Every array of an .npz file, decompressed once; pickled content and absurd sizes are refused (InvalidInput)."""
+def load_arrays(
+    path: Path, *, content: bytes | None = None, max_bytes: int = MAX_UNPACKED_BYTES
+) -> dict[str, np.ndarray]:
+    """Every array of an .npz file, decompressed once; pickled content and absurd sizes are refused (InvalidInput).
+
+    With a content that was read already, the path is for messages alone.
+    """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(path if content is None else io.BytesIO(content)) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
         if size > max_bytes:
             raise InvalidInput(f"{path} would unpack to {size:,} bytes, more than the {max_bytes:,} allowed")
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(path if content is None else io.BytesIO(content), allow_pickle=False) as arrays:
             return dict(arrays)
     except FileNotFoundError:
         raise DataNotFound(f"no file at {path}") from None

@@ -23,6 +23,14 @@ def check_molecule(edm: Edm, molecule: Molecule) -> None:
         )
 
 
+def check_neutral(molecule: Molecule, *, closed_shell: bool) -> None:
+    """Raise InvalidInput for a charge, and where a closed shell is asked for, for unpaired electrons."""
+    if molecule.charge or (closed_shell and molecule.spin):
+        raise InvalidInput(
+            f"charge {molecule.charge}, {molecule.spin} unpaired electrons: the model knows neutral closed shells only"
+        )
+
+
 def check_elements(edm: Edm, atomic_numbers: np.ndarray) -> None:
     """Raise InvalidInput naming the first element that the model cannot place."""
     unknown = ~np.isin(atomic_numbers, edm.config.elements)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from molkit.chem.composition import check_composition, parse_formula
 from molkit.edm.config import check_context
-from molkit.edm.edit_checks import check_elements, check_molecule, check_sizes
+from molkit.edm.edit_checks import check_elements, check_molecule, check_neutral, check_sizes
 from molkit.edm.features import State, encode
 from molkit.edm.holding import JUMP, Counted, Guidance, Holding, Known, resampled
 from molkit.edm.model import Edm
@@ -61,12 +61,13 @@ def complete(
     `num_new` atoms are added (one number, or one for each fragment; None draws them from the training histogram), or
     atoms of the given atomic numbers `new_elements`. The fixed atoms come first, at the given coordinates; the new
     ones follow. One pass takes num_calls network calls (default T + 1); all of it is walked `resamplings` times, in
-    stretches of `jump` steps. Raises InvalidInput for overlapping atoms, an element the model cannot place, or a size
-    outside its histogram.
+    stretches of `jump` steps. Raises InvalidInput for a charge, overlapping atoms, an element the model cannot place,
+    or a size outside its histogram.
     """
     fragments = [fixed] if isinstance(fixed, Molecule) else list(fixed)
     fragments = _repeated(fragments, count, what="fragment")
     for molecule in fragments[::count]:
+        check_neutral(molecule, closed_shell=False)  # a fragment's open valences may be stated as unpaired electrons
         check_molecule(edm, molecule)
     generators = fork(generator, len(fragments))
     added = _new_atoms(edm, fragments, num_new, new_elements, count, generators)
@@ -116,12 +117,13 @@ def vary(
     schedule. Elements are noised by the same process (more, by the ratio of the scales) unless keep_elements holds
     them. The atoms in keep_atoms (counted from 0, the same of every molecule) stay exactly where they are. num_calls is
     the most network calls to spend, fewer where the way is shorter (default: every step). Atoms keep their order, the
-    molecule its centre. Raises InvalidInput for a wrong level, an element the model cannot place, overlapping atoms, or
-    a size outside the histogram.
+    molecule its centre. Raises InvalidInput for a charge or an open shell, a wrong level, an element the model cannot
+    place, overlapping atoms, or a size outside the histogram.
     """
     originals = [molecules] if isinstance(molecules, Molecule) else list(molecules)
     originals = _repeated(originals, count, what="molecule")
     for molecule in originals[::count]:
+        check_neutral(molecule, closed_shell=True)
         check_molecule(edm, molecule)
     start = _start(edm, sigma, step)
     sizes = torch.tensor([molecule.num_atoms for molecule in originals])
@@ -200,14 +202,17 @@ def step_of_sigma(edm: Edm, level: float) -> int:
 def with_fixed(given: Molecule, made: Molecule, fixed: Sequence[int] | None = None) -> Molecule:
     """A made molecule moved so that its fixed atoms (default: all of the given) have the centre they had.
 
-    They then get exactly the given elements and positions. Where no atom is fixed the centres of all atoms agree.
+    They then get exactly the given elements, isotopes and positions. Where none is fixed the centres of all agree.
     """
     rows = list(range(given.num_atoms)) if fixed is None else list(fixed)
     centre = rows or slice(None)
     positions = made.positions - made.positions[centre].mean(axis=0) + given.positions[centre].mean(axis=0)
     numbers = made.atomic_numbers.copy()
     positions[rows], numbers[rows] = given.positions[rows], given.atomic_numbers[rows]
-    return Molecule(numbers, positions, name=given.name)
+    isotopes = np.zeros(made.num_atoms, dtype=np.int64)
+    if given.isotopes is not None:
+        isotopes[rows] = given.isotopes[rows]
+    return Molecule(numbers, positions, name=given.name, isotopes=isotopes)
 
 
 def _marked(molecule: Molecule, atoms: Sequence[int]) -> Tensor:

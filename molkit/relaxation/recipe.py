@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from molkit.edm.edit_checks import check_molecule, check_sizes
+from molkit.edm.edit_checks import check_molecule, check_neutral, check_sizes
 from molkit.edm.editing import noise_angstrom
 from molkit.edm.farm import shared_edm
 from molkit.edm.features import State
@@ -175,11 +175,8 @@ def finer(edm: Edm, factor: int) -> Edm:
 
 def problem_of(edm: Edm, molecule: Molecule) -> str:
     """Why the model cannot relax a molecule; empty where it can."""
-    if molecule.charge or molecule.spin:
-        return (
-            f"charge {molecule.charge}, {molecule.spin} unpaired electrons: the model knows neutral closed shells only"
-        )
     try:
+        check_neutral(molecule, closed_shell=True)
         check_molecule(edm, molecule)
         check_sizes(edm, torch.tensor([molecule.num_atoms]))
     except InvalidInput as error:
