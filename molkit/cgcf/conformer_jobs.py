@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from molkit.cgcf.conformers import (
+    FIELDS,
     MAX_ROUNDS,
     Conformers,
     Stereo,
@@ -26,8 +28,13 @@ from molkit.cgcf.graph import collate
 from molkit.cgcf.loaded import shared_energy, shared_flow
 from molkit.cgcf.model import Cgcf
 from molkit.cgcf.refinement import POLISH, Walk, refine
-from molkit.errors import CalculationFailed, InvalidInput, MolkitError
+from molkit.chem.bond_graph import graph_mol
+from molkit.errors import CalculationFailed, InvalidInput
+from molkit.farm.folder import Result, place_for
+from molkit.farm.run import run_farm
+from molkit.training.weights import fingerprint, portable
 
+COUNTS = ("num_mirrored", "num_drawn")
 Rank = Literal["none", "etm", "xtb"]
 
 
@@ -57,10 +64,17 @@ class JobResult:
     error: str = ""
 
 
-def run_jobs(jobs: Sequence[ConformerJob], *, executor: Executor | None = None) -> list[JobResult]:
-    """Every job in its order, on the executor or here; one that fails carries its reason.
+def run_jobs(
+    jobs: Sequence[ConformerJob],
+    *,
+    folder: Path | None = None,
+    executor: Executor | None = None,
+    progress: bool = False,
+) -> list[JobResult]:
+    """Every job in its order, as tasks of a farm; one that fails carries its reason. `folder` keeps what is finished.
 
-    Raises what loading the weights raises, and InvalidInput for a ranking by an energy that is not named.
+    Raises what loading the weights raises, InvalidInput for a ranking by an energy that is not named, and what
+    `run_farm` raises.
     """
     if any(job.rank == "etm" and not job.energy for job in jobs):
         raise InvalidInput("a ranking by the ETM needs weights of its energy (--etm auto)")
@@ -68,20 +82,47 @@ def run_jobs(jobs: Sequence[ConformerJob], *, executor: Executor | None = None) 
         shared_flow(weights)
         if energy:
             shared_energy(energy)
-    return list((map if executor is None else executor.map)(run_job, jobs))
+    tasks = {
+        f"{row:06d}": replace(job, weights=portable(job.weights), energy=job.energy and portable(job.energy))
+        for row, job in enumerate(jobs)
+    }
+    with place_for(folder) as place:
+        found = run_farm(
+            run_job, tasks, place, executor=executor, settings=about(jobs), progress=progress, unit="molecule"
+        )
+        results = found.results()
+    lost = {key: JobResult(tasks[key].smiles, error=reason) for key, reason in found.failed.items()}
+    return [lost[key] if key in lost else result_of(job, results[key]) for key, job in tasks.items()]
 
 
-def run_job(job: ConformerJob) -> JobResult:
-    """One job; a MolkitError becomes its reason."""
-    try:
-        made = conformers_of(job)
-        records = sdf_lines(made)
-        if job.name:
-            title = " ".join(job.name.split())
-            records = [f"{title}\n{record.partition(chr(10))[2]}" for record in records]
-        return JobResult(job.smiles, made, tuple(records))
-    except MolkitError as error:
-        return JobResult(job.smiles, error=str(error))
+def about(jobs: Sequence[ConformerJob]) -> dict[str, Any]:
+    """What all jobs have in common and the content of their weights, for the manifest of a farm's folder."""
+    shared = {name: getattr(jobs[0], name) for name in ("count", "seed", "search", "stereo", "mmff", "rank")}
+    flows, energies = {job.weights for job in jobs}, {job.energy for job in jobs if job.energy}
+    return shared | {"weights": sorted(map(fingerprint, flows)), "etm": sorted(map(fingerprint, energies))}
+
+
+def run_job(job: ConformerJob) -> Result:
+    """The arrays of one job: what there is of each conformer, and the SDF records. Raises what its steps raise."""
+    torch.set_num_threads(1)
+    made = conformers_of(job)
+    energies = {f"energy {name}": values for name, values in made.energies.items()}
+    counts = {name: np.array(getattr(made, name)) for name in COUNTS}
+    records = list(sdf_lines(made))
+    if job.name:
+        title = " ".join(job.name.split())
+        records = [f"{title}\n{record.partition(chr(10))[2]}" for record in records]
+    parts = {name: getattr(made, name) for name in FIELDS}
+    return parts | energies | counts | {"records": np.array(records, dtype=str)}
+
+
+def result_of(job: ConformerJob, arrays: Result) -> JobResult:
+    """The result of a job from the arrays of `run_job`."""
+    energies = {name.removeprefix("energy "): arrays[name] for name in arrays if name.startswith("energy ")}
+    counts = {name: int(arrays[name]) for name in COUNTS}
+    parts = {name: arrays[name] for name in FIELDS}
+    made = Conformers(job.smiles, graph_mol(job.smiles), **parts, **counts, energies=energies)
+    return JobResult(job.smiles, made, tuple(arrays["records"].tolist()))
 
 
 def conformers_of(job: ConformerJob) -> Conformers:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from molkit.cli.engines import Engine, engine_options
+from molkit.cli.engines import Engine, Keep, engine_options, keep_options
 from molkit.cli.numbers import SEED, Whole
 from molkit.cli.outcome import end_of_parts, require_some
 from molkit.cli.outputs import STANDARD, OutFile, tell
@@ -45,6 +45,7 @@ UNNAMED = re.compile(r"line_\d+")
 )
 @click.option("--seed", default=0, show_default=True, type=SEED)
 @engine_options
+@keep_options
 def conformers(
     smiles: tuple[str, ...],
     count: int,
@@ -57,6 +58,7 @@ def conformers(
     rank: str,
     seed: int,
     engine: Engine,
+    keep: Keep,
 ) -> None:
     """Generate conformers of each SMILES into one .sdf file.
 
@@ -65,13 +67,10 @@ def conformers(
 
     A molecule that cannot be treated is named with its reason, and the others are finished.
     """
-    import torch
-
     from molkit.cgcf.choice import AUTO, energy_for, flow_for
     from molkit.cgcf.conformer_jobs import ConformerJob, run_jobs
     from molkit.chem.text_files import write_atomically
 
-    torch.set_num_threads(1)
     how = {"search": search, "stereo": stereo, "mmff": mmff, "rank": rank}
     molecules = [named for text in smiles for named in expanded(text)]
     jobs = []
@@ -80,8 +79,8 @@ def conformers(
         energy = energy_for(flow) if etm == AUTO else etm
         asked = {"smiles": text, "name": name, "count": count, "seed": seed + row}
         jobs.append(ConformerJob(**asked, weights=flow, energy=energy, **how))
-    with engine.open() as executor:
-        results = run_jobs(jobs, executor=executor)
+    with keep.open(engine, out) as folder, engine.open() as executor:
+        results = run_jobs(jobs, folder=folder, executor=executor, progress=True)
     left_out, short = {}, {}
     for number, (job, one) in enumerate(zip(jobs, results, strict=True), start=1):
         if one.made is None:

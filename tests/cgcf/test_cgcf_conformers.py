@@ -360,3 +360,24 @@ def test_the_tables_of_the_paper_are_entered():
     assert all(claim.value is None for claim in select(claims, "cgcf.qm9") + select(claims, "cgcf.diversity"))
     count = sum(parameter.numel() for parameter in build_flow(FlowConfig()).parameters())
     assert count == claims["cgcf.model.num_parameters"].value
+
+
+def test_conformers_are_kept_bit_for_bit_and_the_folder_knows_their_weights_and_settings(
+    folder, tmp_path, monkeypatch, capfd
+):
+    out, listed = tmp_path / "out.sdf", tmp_path / "some.smi"
+    listed.write_text("C[C@H](O)F\nCC(\nCO\n")
+    bare = ["conformers", str(listed), "-n", "2", "--weights", str(folder), "--mmff", "--out", str(out)]
+    assert run(bare) == 3
+    without, arguments = out.read_bytes(), [*bare, "--keep", str(tmp_path / "keep")]
+    capfd.readouterr()
+    assert run([*arguments, "--workers", "2"]) == 3 and out.read_bytes() == without
+    first = capfd.readouterr()
+    monkeypatch.setattr(conformer_jobs, "conformers_of", lambda job: pytest.fail(f"{job.smiles} was made again"))
+    assert run(arguments) == 3 and out.read_bytes() == without
+    again = capfd.readouterr()
+    assert again.out == first.out and "molecule 2" in again.err
+    for option, name in ((["-n", "3"], "count"), (["--stereo", "ignore"], "stereo"), (["--seed", "1"], "seed")):
+        assert run([*arguments, *option]) == 2 and f"another '{name}'" in capfd.readouterr().err
+    assert run([*arguments, "--weights", "cgcf_qm9"]) == 2
+    assert "another 'weights'" in capfd.readouterr().err
