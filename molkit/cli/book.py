@@ -8,7 +8,7 @@ import click
 from molkit.cli.engines import Engine, engine_options, whole_numbers
 from molkit.cli.numbers import Whole
 from molkit.cli.outputs import OutFolder
-from molkit.errors import InvalidInput, RunError
+from molkit.errors import InvalidInput, PartlyDone, RunError
 
 if TYPE_CHECKING:
     from molkit.book.execute import Outcome
@@ -46,7 +46,7 @@ def run(profile: str, chapters: tuple, jobs: int, force: bool, parameters: tuple
     chosen = _book(root, package)
     settings = _settings(chosen, profile, chapters, parameters)
     outcomes = run_chapters(chosen, profile, settings, jobs=jobs, force=force, report=_say)
-    _stop_if_failed([outcome.chapter for outcome in outcomes if outcome.state == "failed"])
+    _stop_if_failed([outcome.chapter for outcome in outcomes if outcome.state == "failed"], len(outcomes))
     click.echo(f"Executed notebooks are in {chosen.run_folder(profile)}.")
 
 
@@ -81,7 +81,7 @@ def build(
         files = building.publish_results(chosen, profile)
         click.echo(f"Published {len(files)} results to {chosen.data_folder / 'results'}.")
     click.echo(f"The book is at {built.index}")
-    _stop_if_failed(built.failed)
+    _stop_if_failed(built.failed, len(settings))
 
 
 @book.command()
@@ -140,8 +140,7 @@ def grid(
     for key, reason in report.failed.items():
         click.echo(f"failed: {key}: {reason}", err=True)
     click.echo(f"{len(report.done)} of {len(tasks)} runs are in {out}")
-    if report.failed:
-        raise _ours(f"{len(report.failed)} runs failed; the lines above name them")
+    _stop_if_failed(list(report.failed), len(tasks), noun="runs")
 
 
 @book.command()
@@ -259,9 +258,12 @@ def _few(reasons: tuple[str, ...] | list[str]) -> str:
     return shown if len(reasons) <= 3 else f"{shown} and {len(reasons) - 3} more changed"
 
 
-def _stop_if_failed(failed: list[str]) -> None:
+def _stop_if_failed(failed: list[str], total: int, *, noun: str = "chapters") -> None:
+    """Raise PartlyDone where some failed, an error of ours where all did."""
+    where = "; their partial notebooks are in _run/" if noun == "chapters" else ""
     if failed:
-        raise _ours(f"{len(failed)} chapter(s) failed: {', '.join(failed)}; their partial notebooks are in _run/")
+        message = f"{len(failed)} of {total} {noun} failed: {', '.join(failed)}{where}"
+        raise PartlyDone(message) if len(failed) < total else _ours(message)
 
 
 def _ours(message: str) -> RunError:

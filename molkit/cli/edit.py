@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from molkit.cli.numbers import SEED, Number, Whole
+from molkit.cli.outcome import end_of_parts, require_some
 from molkit.cli.outputs import OUT_HELP, STRUCTURE_FILES, OutFile, read_input, tell, write_output
 from molkit.errors import InvalidInput
 
@@ -124,7 +125,7 @@ def _atoms(text: str, num_atoms: int) -> list[int]:
     """Atoms counted from 0 of a list such as 1,2,5-8, which counts from 1."""
     from molkit.config import whole_ranges
 
-    return [number - 1 for number in whole_ranges(text, what="--keep-atoms", low=1, high=num_atoms)]
+    return [number - 1 for number in whole_ranges(text, what="--keep-atoms (such as 1,2,5-8)", low=1, high=num_atoms)]
 
 
 def _one_molecule(path: Path, *, without_hydrogens: bool = False) -> Molecule:
@@ -163,15 +164,12 @@ def _report(
         "progress": True,
     }
     edits = run(edm, common)
-    if len(edits.molecules) == 0:
-        raise InvalidInput(
-            f"none of {count} chains stayed finite; nothing was written. Try another --guidance or --calls"
-        )
+    reason = "its chain did not stay finite, or ended in other elements; another --guidance or --calls may help"
+    left_out = {f"molecule {row + 1}": reason for row in edits.failed}
+    require_some(len(edits.molecules), left_out)
     write_output(out, edits.molecules)
     tell(out, f"{out}: {len(edits.molecules)} molecules{_stable_share(edits)}, {edits.num_calls} network calls each")
-    if edits.failed:
-        rows = ", ".join(str(row + 1) for row in edits.failed)
-        click.echo(f"{len(edits.failed)} chains failed and were left out: {rows}", err=True)
+    end_of_parts(len(edits.molecules), left_out)
 
 
 def _stable_share(edits: Edits) -> str:

@@ -106,4 +106,4 @@ def whole_numbers(text: str, *, option: str = "--seeds") -> list[int]:
     """Whole numbers separated by commas. Raises InvalidInput naming the option."""
     from molkit.config import whole_number
 
-    return [whole_number(part, what=f"{option} (with commas)") for part in text.split(",")]
+    return [whole_number(part, what=f"{option} (whole numbers with commas)") for part in text.split(",")]

@@ -6,6 +6,7 @@ import click
 
 from molkit.cli.engines import Engine, engine_options
 from molkit.cli.numbers import SEED, Number, Whole
+from molkit.cli.outcome import end_of_parts, require_some
 from molkit.cli.outputs import OutFile, OutFolder
 
 
@@ -58,9 +59,8 @@ def make(
     tasks = ensemble_tasks(named, num_starts=starts, seed=seed, rules=rules)
     with engine.open() as executor:
         report = generate(tasks, out, executor=executor, minutes=minutes, progress=True)
-    for key, reason in report.failed.items():
-        click.echo(f"{key}: left out, {reason}")
     click.echo(f"{out}: {len(report.done)} of {len(tasks)} molecules done, {len(report.failed)} failed")
+    end_of_parts(len(tasks) - len(report.failed), report.failed)
 
 
 @ensembles.command()
@@ -86,6 +86,7 @@ def pack(folders: tuple[str, ...], out: Path) -> None:
             found, failed = collect(Path(folder), split=split)
         together += found
         click.echo(f"{split}: {len(found)} molecules, {sum(map(len, found))} conformers; {len(failed)} failed")
+    require_some(len(together), {}, noun="finished ensembles")
     write_ensembles(out, together)
     click.echo(f"{out}: {out.stat().st_size:,} bytes")
 
@@ -121,9 +122,8 @@ def trajectories(
     tasks = trajectory_tasks(isomers, num_frames=frames, seed=seed, rules=rules)
     with engine.open() as executor:
         report = run_trajectories(tasks, out, executor=executor, progress=True)
-    for key, reason in report.failed.items():
-        click.echo(f"{key}: left out, {reason}")
     click.echo(f"{out}: {len(report.done)} of {len(tasks)} isomers done")
     if packed is not None and report.done:
         write_ensembles(packed, split_by_isomer(collect(out, split="train")[0]))
         click.echo(f"{packed}: {packed.stat().st_size:,} bytes")
+    end_of_parts(len(report.done), report.failed, noun="isomers")

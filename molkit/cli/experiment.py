@@ -11,6 +11,7 @@ import click
 
 from molkit.cli.engines import Engine, engine_options
 from molkit.cli.numbers import Number, Whole
+from molkit.cli.outcome import EXIT_CODES
 from molkit.config import whole_number
 from molkit.errors import PartlyDone
 
@@ -46,13 +47,12 @@ class StudyGroup(click.Group):
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Experiments by name alone, so that no room is imported; then the other commands."""
-        with formatter.section("Experiments of pages"):
-            formatter.write_dl(
-                [(name, f"{module}{end and f', {end}'}") for name, (module, end) in experiments().items()]
-            )
-        with formatter.section("Commands"):
-            named = [(name, one.get_short_help_str()) for name, one in sorted(self.commands.items())]
-            formatter.write_dl(named)
+        pages = [(name, f"{module}{end and f', {end}'}") for name, (module, end) in experiments().items()]
+        named = [(name, one.get_short_help_str()) for name, one in sorted(self.commands.items())]
+        for title, rows in (("Experiments of pages", pages), ("Commands", named)):
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
 
 
 def command(name: str, tasks: Callable[..., list[Any]], measure: Callable[..., Any]) -> click.Command:
@@ -86,7 +86,7 @@ def command(name: str, tasks: Callable[..., list[Any]], measure: Callable[..., A
             )
         _report(rows.attrs["account"], kept.path)
 
-    found = click.command(name, help=inspect.getdoc(tasks))(compute)
+    found = click.command(name, help=inspect.getdoc(tasks), epilog=EXIT_CODES)(compute)
     found.params = [*options_of(tasks), *found.params]
     return found
 

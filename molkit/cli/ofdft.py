@@ -7,6 +7,7 @@ import click
 
 from molkit.cli.engines import Engine, engine_options
 from molkit.cli.numbers import SEED, Number, Whole
+from molkit.cli.outcome import end_of_parts
 from molkit.cli.outputs import OutFile, OutFolder, read_input
 
 if TYPE_CHECKING:
@@ -52,9 +53,8 @@ def labels(
     with engine.open() as executor:
         numbers = range(first, first + count)
         report = generate(name, split, numbers, out, settings=settings, executor=executor, progress=True)
-    for key, reason in report.failed.items():
-        click.echo(f"{key}: left out, {reason}")
     click.echo(f"{out}: {len(report.done)} of {count} geometries labelled")
+    end_of_parts(len(report.done), report.failed, noun="geometries")
 
 
 @click.command("labels-pack")

@@ -6,6 +6,7 @@ import click
 
 from molkit.cli.engines import Engine, Keep, engine_options, keep_options, retry_in
 from molkit.cli.numbers import SEED, Whole
+from molkit.cli.outcome import end_of_parts
 from molkit.cli.outputs import OutFolder
 from molkit.config import whole_ranges
 
@@ -65,8 +66,11 @@ def pipeline(
     passed = (f"{sum(journey.passed(name) for journey in result.journeys)} {name}" for name in STAGES)
     click.echo(f"of {count}: {', '.join(passed)}")
     click.echo(f"{write_report(result, out)} ({', '.join(path.name for path in written)} beside it)")
+    stopped = {journey.name: why for journey in result.journeys if (why := journey.refusal())}
+    never = {f"chain {k + 1} of those that failed": "it gave no molecule" for k in range(result.num_failed_chains)}
+    end_of_parts(len(result.journeys) - len(stopped), never, stopped)
 
 
 def numbers_of_atoms(text: str) -> list[int]:
     """`3-5,9` -> [3, 4, 5, 9]. Raises InvalidInput for anything else."""
-    return whole_ranges(text, what="--sizes", low=2, high=LARGEST)
+    return whole_ranges(text, what="--sizes (such as 3-8 or 5,9,12)", low=2, high=LARGEST)

@@ -8,6 +8,7 @@ import click
 from molkit.cli.engines import Engine, engine_options, whole_numbers
 from molkit.cli.experiment import StudyGroup
 from molkit.cli.numbers import SEED, Number, Whole
+from molkit.cli.outcome import end_of_parts
 from molkit.cli.outputs import OutFile, OutFolder
 
 
@@ -405,6 +406,7 @@ def distances(weights: str, energy: str, data: str, count: int, limit: int, seed
     found = run_study(setting, say=click.echo)
     write_study(found, out or STORED)
     click.echo(f"{out or STORED}: {len(found.molecules)} molecules, {len(found.failures)} left out")
+    end_of_parts(len(found.molecules), found.failures)
 
 
 @study.command("flow-objectives")
@@ -494,3 +496,4 @@ def conformers(
         result = run_study(setting, keep, executor=executor, minutes=minutes, progress=True)
     write_study(result, out)
     click.echo(f"{out}: {len(result.molecules)} molecules, {len(result.failures)} left out")
+    end_of_parts(len(result.molecules), result.failures)

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from molkit.cli.engines import Engine, engine_options, whole_numbers
+from molkit.cli.outcome import end_of_parts
 from molkit.cli.outputs import OutFolder
 
 
@@ -32,6 +33,8 @@ def run(name: str, out: Path, arms: str, seeds: str, engine: Engine) -> None:
             + ("" if result.nll is None else f", NLL {result.nll.value:.1f}")
         )
         click.echo(f"{result.arm}, seed {result.seed}: {result.passes} passes, {result.cpu_seconds:.0f} s, {figures}")
+    failed = {f"{one.arm}, seed {one.seed}": one.failure for one in results if one.failure}
+    end_of_parts(len(results) - len(failed), failed, noun="trainings")
 
 
 @suite.command()

@@ -59,6 +59,10 @@ class Journey:
         """What a stage says; empty where the molecule never came there."""
         return next((one.note for one in self.stages if one.name == stage), "")
 
+    def refusal(self) -> str:
+        """The stage that the molecule did not pass, and why; empty where it came to the end."""
+        return next((f"{one.name}: {one.note}" for one in self.stages if not one.passed), "")
+
     def at(self, structure: str) -> Molecule:
         """The molecule at one of its structures."""
         return self.molecule.with_positions(self.structures[structure])

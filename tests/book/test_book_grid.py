@@ -73,4 +73,4 @@ def test_a_chapter_without_a_seed_is_refused(toy, tmp_path):
 def test_seeds_are_whole_numbers(seeded, tmp_path, capsys):
     arguments = ["--seeds", "0,one", "--out", str(tmp_path / "grid"), "--root", str(seeded.root)]
     assert molkit(["book", "grid", *arguments]) == 2
-    assert "--seeds (with commas) wants a whole number" in capsys.readouterr().err
+    assert "--seeds (whole numbers with commas) wants a whole number" in capsys.readouterr().err

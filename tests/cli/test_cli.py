@@ -1,6 +1,8 @@
 """What every command has in common: how it ends, and which numbers it takes."""
 
 from collections.abc import Iterator
+from dataclasses import replace
+from types import SimpleNamespace
 
 import click
 import pytest
@@ -136,7 +138,7 @@ def toy(tmp_path):
         ("sample toy --guidance nan --out o.sdf", "not a finite number"),
         ("sample toy --condition alpha=nan --out o.sdf", "alpha"),
         ("sample toy --calls ² --out o.sdf", "--calls, where it is not all, wants a whole number"),
-        ("pipeline --sizes ² --out p", "--sizes wants a whole number from 2 to 400"),
+        ("pipeline --sizes ² --out p", "--sizes (such as 3-8 or 5,9,12) wants a whole number from 2 to 400"),
         ("pipeline --sizes 8-3 --out p", "8-3 ends before it begins"),
         ("conformers CCO --seed 99999999999999999999999 --out o.sdf", "--seed"),
         ("ensembles make qm9-test --window nan --out p", "--window"),
@@ -154,3 +156,43 @@ def test_a_number_out_of_range_is_refused_by_name_and_nothing_is_written(toy, mo
     error = capsys.readouterr().err
     assert message in error and "internal" not in error
     assert sorted(path.name for path in toy.iterdir()) == before
+
+
+REASONS = {"b": "it broke"}
+
+
+def half_a_farm(*_, **__):
+    """A farm's report of one part that was done and one that was not."""
+    return SimpleNamespace(done=("a",), failed=REASONS)
+
+
+def test_every_command_with_many_parts_ends_alike(toy, monkeypatch, capsys):
+    from molkit.edm import editing
+    from molkit.ofdft import label_files
+    from molkit.studies import edm_suite, reference_ensembles, trajectories
+
+    monkeypatch.chdir(toy)
+    (toy / "two.smi").write_text("C a\nCC b\n")
+    broken = SimpleNamespace(arm="b", seed=0, passes=0, cpu_seconds=0.0, failure="it broke")
+    good = SimpleNamespace(**{**vars(broken), "arm": "a", "failure": "", "nll": None})
+    good.atom_stability = good.molecule_stability = SimpleNamespace(value=1.0)
+    monkeypatch.setattr(label_files, "generate", half_a_farm)
+    monkeypatch.setattr(reference_ensembles, "generate", half_a_farm)
+    monkeypatch.setattr(trajectories, "run_trajectories", half_a_farm)
+    monkeypatch.setattr(trajectories, "trajectory_tasks", lambda *_, **__: {"a": None, "b": None})
+    monkeypatch.setattr(edm_suite, "run_suite", lambda *_, **__: [good, broken])
+    with_composition = editing.with_composition
+    monkeypatch.setattr(
+        editing, "with_composition", lambda *some, **more: replace(with_composition(*some, **more), failed=(1,))
+    )
+    for arguments, name in (
+        ("labels water --count 2 --out labels", "b: it broke"),
+        ("ensembles make two.smi --out ensembles", "b: it broke"),
+        ("ensembles trajectories --isomers 2 --out md", "b: it broke"),
+        ("suite run ablations --out suite", "b, seed 0: it broke"),
+        ("edit compose toy C2H6O --calls 3 --count 1 --out made.xyz", "molecule 2: its chain did not stay finite"),
+    ):
+        assert run(arguments.split()) == 3, arguments
+        out, err = capsys.readouterr()
+        assert f"left out, {name}" in err and "1 of 2 " in err
+    assert (toy / "made.xyz").is_file()

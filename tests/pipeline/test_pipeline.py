@@ -141,11 +141,13 @@ def test_mistakes_end_in_one_line(tmp_path, capsys):
 
 def test_the_command_writes_a_report_that_names_its_molecules(tmp_path, capsys):
     options = ["--count", "2", "--sizes", "3", "--calls", "20", "--conformers", "2", "--out", str(tmp_path / "out")]
-    assert command(["pipeline", *options]) == 0
+    assert command(["pipeline", *options]) in (0, 3)
     kept = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
-    assert command(["pipeline", *options]) == 0
+    ended = command(["pipeline", *options])
     assert kept == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
     page = (tmp_path / "out" / "report.html").read_text()
     assert "From noise to electrons" in page and "of 2: " in capsys.readouterr().out
     journeys = json.loads((tmp_path / "out" / "journeys.json").read_text())["journeys"]
+    whole = all(len(one["stages"]) == len(STAGES) and one["stages"][-1]["passed"] for one in journeys)
+    assert ended == (0 if whole and len(journeys) == 2 else 3)
     assert all(one["smiles"] in page for one in journeys if "lowest" in one["energies_kcal_above_lowest"])

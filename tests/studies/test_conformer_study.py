@@ -71,8 +71,8 @@ def test_a_study_keeps_what_it_has_and_refuses_another_setting(weights, tmp_path
     with pytest.raises(InvalidInput, match="another 'max_references'"):
         run_study(Setting(weights=weights, limit=4, max_references=3), folder)
     command = ["study", "conformers", weights, "--limit", "4", "--max-references", "2", "--keep", str(folder)]
-    assert run([*command, "--out", str(path)]) == 0
-    assert "left out" in capfd.readouterr().out
+    assert run([*command, "--out", str(path)]) == 3
+    assert "left out, " in capfd.readouterr().err
     assert read_study(path).rows == found.rows
 
 
