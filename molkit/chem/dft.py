@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from molkit.chem.threads import one_thread
 from molkit.chem.xtb import CLOSEST, EnergyForces, closest_distance, num_electrons
 from molkit.errors import CalculationFailed, InvalidInput
 from molkit.molecule import Molecule
@@ -49,6 +50,7 @@ def single_point(molecule: Molecule, *, level: DftLevel | None = None) -> Single
 class DftEnergy:
     """Energy and forces of one molecule at any positions; every call starts from the density of the one before.
 
+    PySCF uses one thread, whatever OMP_NUM_THREADS says.
     Raises InvalidInput for a spin that the electrons cannot have, CalculationFailed where the density does not
     converge or atoms overlap; a failed call leaves no density behind.
     """
@@ -66,7 +68,8 @@ class DftEnergy:
     def __call__(self, positions: np.ndarray) -> EnergyForces:
         """Energy in eV and forces in eV/angstrom at positions [A, 3] in angstrom."""
         field = self.converged_field(positions)
-        gradient = field.nuc_grad_method().kernel()
+        with one_thread():
+            gradient = field.nuc_grad_method().kernel()
         if not np.isfinite(gradient).all():
             raise CalculationFailed(f"{self.level.label}: the gradient is not finite")
         self.density = field.make_rdm1()
@@ -80,7 +83,8 @@ class DftEnergy:
             raise CalculationFailed(f"two atoms are only {near:.2f} angstrom apart")
         field = self._field(positions)
         guess, self.density = self.density, None
-        energy = field.kernel(dm0=guess)
+        with one_thread():
+            energy = field.kernel(dm0=guess)
         if not field.converged or not np.isfinite(energy):
             raise CalculationFailed(f"{self.level.label}: not converged after {self.level.max_cycles} cycles")
         return field

@@ -5,6 +5,7 @@ The matrices of a molecule are small: more threads make its energies no faster a
 
 import ctypes
 import importlib
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -34,8 +35,14 @@ def thread_pools() -> dict[str, Pool]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Inside the block tblite, NumPy and SciPy use one thread in the calling thread; afterwards as many as before."""
+    """Inside the block tblite, PySCF, NumPy and SciPy use one thread in the calling thread; afterwards as many as before.
+
+    PySCF only where it is loaded: whoever calls it has imported it.
+    """
     before = [(put, read()) for read, put in thread_pools().values()]
+    if "pyscf.lib" in sys.modules:
+        number = sys.modules["pyscf.lib"].num_threads
+        before.append((number, number()))
     for put, _ in before:
         put(1)
     try:

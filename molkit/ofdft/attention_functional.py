@@ -22,6 +22,7 @@ from molkit.ofdft.channels import (
     Neighbourhood,
     neighbourhood,
 )
+from molkit.ofdft.domain import Domain, read_domain
 from molkit.ofdft.functional_files import stored_config
 from molkit.ofdft.guess import minao_coefficients
 from molkit.ofdft.integrals import DensityIntegrals, density_integrals
@@ -96,6 +97,7 @@ class AttentionFunctional:
     reduction: ChannelReduction
     network: AttentionNetwork
     name: str = "untrained"
+    domain: Domain | None = None  # what held-out molecules say; None for weights that none were held out of
 
     def energy_of(self, molecule: Molecule) -> "AttentionEnergy":
         """The energy of densities of one molecule. Raises InvalidInput for one that is not supported."""
@@ -206,7 +208,7 @@ def load(path_or_name: str | Path) -> AttentionFunctional:
     config = stored_config(folder, AttentionConfig, method=METHOD, what="an attention functional")
     model = AttentionModel(config)
     model.load_state_dict(read_weights(folder / "weights.safetensors", model.state_dict()))
-    return replace(assemble(config, model), name=folder.name)
+    return replace(assemble(config, model), name=folder.name, domain=read_domain(folder))
 
 
 def publish(run: Path, name: str, *, remarks: tuple[str, ...] = (), root: Path = WEIGHTS_ROOT) -> Path:

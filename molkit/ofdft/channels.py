@@ -132,9 +132,17 @@ class Neighbourhood:
 
 def neighbourhood(molecule: Molecule) -> Neighbourhood:
     """Neighbours of the atoms of a molecule. Raises InvalidInput for other elements."""
+    return _neighbourhood(molecule, function_rows(molecule))
+
+
+def _neighbourhood(molecule: Molecule, rows: list[dict[int, np.ndarray]]) -> Neighbourhood:
     positions = molecule.positions * ANGSTROM_TO_BOHR
-    edges = edges_within(positions, PAIR_CUTOFF)
-    return Neighbourhood(element_rows(molecule), positions, edges, function_rows(molecule))
+    return Neighbourhood(element_rows(molecule), positions, edges_within(positions, PAIR_CUTOFF), rows)
+
+
+def energy_features(molecule: Molecule) -> np.ndarray:
+    """`Neighbourhood.energy_features` of a molecule, [ENERGY_FEATURES]; no density basis is made for them."""
+    return _neighbourhood(molecule, []).energy_features()
 
 
 @dataclass(frozen=True, eq=False)
@@ -274,14 +282,15 @@ def ridge_energies(
     molecule are off by hartrees. Where molecules of other compositions are asked, `spread` must be of the order of 0.1.
     """
     prior = np.zeros(features.shape[1]) if prior is None else prior
-    scale = _feature_scale(features, spread)
+    scale = feature_scale(features, spread)
     scaled, penalty = features / scale, np.full(features.shape[1], float(ridge))
     penalty[: len(ELEMENTS)] = FREE
     wanted = scaled.T @ (energies - features @ prior)
     return prior + np.linalg.solve(scaled.T @ scaled + np.diag(penalty), wanted) / scale
 
 
-def _feature_scale(features: np.ndarray, spread: float) -> np.ndarray:
+def feature_scale(features: np.ndarray, spread: float) -> np.ndarray:
+    """Spread of every feature over N molecules, at least `spread`; 1 for constants of elements."""
     scale = np.maximum(features.std(0), spread)
     scale[features.std(0) < SMALLEST_SPREAD] = 1.0
     scale[: len(ELEMENTS)] = 1.0
@@ -301,7 +310,7 @@ def ridge_path(
     Constants of elements are free, so they are solved for first; the rest is ridge regression in its dual form.
     """
     prior = np.zeros(features.shape[1]) if prior is None else prior
-    scale, wanted = _feature_scale(features, spread), energies - features @ prior
+    scale, wanted = feature_scale(features, spread), energies - features @ prior
     counts, others = features[:, : len(ELEMENTS)], (features / scale)[:, len(ELEMENTS) :]
     inverse = np.linalg.pinv(counts)
     left = others - counts @ (inverse @ others)

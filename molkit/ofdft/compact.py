@@ -17,6 +17,7 @@ from molkit.errors import InvalidInput
 from molkit.molecule import Molecule
 from molkit.ofdft.basis import density_mole
 from molkit.ofdft.classes import MolecularClass, class_named, monomials
+from molkit.ofdft.domain import Domain, read_domain
 from molkit.ofdft.functional_files import stored_config
 from molkit.ofdft.integrals import density_integrals
 from molkit.ofdft.natural import NaturalFrame, natural_frame
@@ -122,6 +123,7 @@ class CompactFunctional:
     reduction: Reduction
     network: CompactNetwork
     name: str = "untrained"
+    domain: Domain | None = None  # what held-out molecules say; None for weights that none were held out of
 
     def energy_of(self, molecule: Molecule) -> "CompactEnergy":
         """The energy of densities of one molecule. Raises InvalidInput for one of another class."""
@@ -210,7 +212,7 @@ def load(path_or_name: str | Path) -> CompactFunctional:
     config = stored_config(folder, CompactConfig, method=METHOD, what="a compact density functional")
     network = CompactNetwork(config)
     network.load_state_dict(read_weights(folder / "weights.safetensors", network.state_dict()))
-    return replace(assemble(config, network), name=folder.name)
+    return replace(assemble(config, network), name=folder.name, domain=read_domain(folder))
 
 
 def publish(run: Path, name: str, *, remarks: tuple[str, ...] = (), root: Path = WEIGHTS_ROOT) -> Path:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from molkit.chem.text_files import write_atomically
+from molkit.chem.threads import one_thread
 from molkit.config import read_yaml
 from molkit.errors import InvalidInput
 from molkit.molecule import Molecule
@@ -16,14 +17,17 @@ from molkit.ofdft.compact import CompactEnergy, CompactFunctional
 from molkit.ofdft.domain import require_kind
 from molkit.ofdft.guess import ORBITAL_GUESSES, guess_coefficients
 from molkit.ofdft.integrals import DensityIntegrals
-from molkit.ofdft.observables import atomic_charges, density_at, dipole
+from molkit.ofdft.observables import density_at, dipole, hirshfeld_charges
 from molkit.ofdft.optimise import Optimised, OptimiseOptions, optimise
 from molkit.training.weights import resolve
 from molkit.units import ANGSTROM_TO_BOHR
 
 PUBLISHED = ("ofdft_water", "ofdft_ethanol", "ofdft_small", "ofdft_up_to_five")  # the most accurate ones first
-FARTHEST = 4.0  # standard deviations of a training distance, beyond which a geometry is out of the domain
 STARTS = ("minao", "huckel", "reference", "predicted", "mean")
+
+
+class OutsideDomain(InvalidInput):
+    """A molecule of a kind that a functional serves, at a geometry or with neighbours that it was not tested on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,9 +37,10 @@ class MoleculeDensity:
     molecule: Molecule
     coefficients: np.ndarray  # [M], of `molecule` in the functional's order of atoms
     result: Optimised
-    charges: np.ndarray  # [A]
-    dipole: float  # debye
+    charges: np.ndarray  # [A], Hirshfeld's, see `molkit.ofdft.hirshfeld`
+    dipole: float  # debye, of the fitted density
     num_electrons: float
+    expected_error: float | None  # kcal/mol, of the energy; None for weights without held-out molecules
 
 
 def in_order(functional: CompactFunctional, molecule: Molecule) -> tuple[Molecule, np.ndarray]:
@@ -53,22 +58,6 @@ def in_order(functional: CompactFunctional, molecule: Molecule) -> tuple[Molecul
     return ordered, rows
 
 
-def require_in_domain(functional: CompactFunctional, molecule: Molecule) -> None:
-    """Raise InvalidInput for a geometry, atoms in the functional's order, far from all it was trained on."""
-    reduction, kind = functional.reduction, functional.kind
-    distances = kind.descriptors(molecule.positions)[:1]
-    standard = reduction.descriptors(distances)[0]
-    worst = int(np.abs(standard).argmax())
-    if abs(standard[worst]) > FARTHEST:
-        a, b = kind.pairs[worst]
-        middle, width = reduction.descriptor_mean[worst], FARTHEST * reduction.descriptor_scale[worst]
-        low, high = ((middle + sign * width) / ANGSTROM_TO_BOHR for sign in (-1, 1))
-        raise InvalidInput(
-            f"{molecule.formula}: atoms {a + 1} and {b + 1} are {distances[0, worst] / ANGSTROM_TO_BOHR:.2f} angstrom "
-            f"apart, this functional was trained between {low:.2f} and {high:.2f}"
-        )
-
-
 def load_functional(path_or_name: str | Path) -> CompactFunctional | AttentionFunctional:
     """A functional of either kind. Raises DataNotFound or InvalidInput as their loaders do."""
     values = read_yaml(resolve(path_or_name) / "config.yaml")
@@ -77,19 +66,57 @@ def load_functional(path_or_name: str | Path) -> CompactFunctional | AttentionFu
 
 
 def functional_for(molecule: Molecule) -> CompactFunctional | AttentionFunctional:
-    """The first of PUBLISHED that serves a molecule. Raises InvalidInput, with the reason of the last, if none does."""
+    """The first of PUBLISHED that serves a molecule.
+
+    Raises InvalidInput if none does: with the reason of the first that knows its kind, or else of the last.
+    """
+    reason: InvalidInput | None = None
     for name in PUBLISHED:
         functional = load_functional(name)
         try:
-            _served(functional, molecule)
-        except InvalidInput:
-            if name == PUBLISHED[-1]:
-                raise
+            served(functional, molecule)
+        except InvalidInput as error:
+            reason = reason if isinstance(reason, OutsideDomain) else error
         else:
             return functional
-    raise InvalidInput("no functional is published")
+    raise reason or InvalidInput("no functional is published")
 
 
+def expected_error(molecule: Molecule, functional: CompactFunctional | AttentionFunctional) -> float | None:
+    """How far off the energy of a molecule is to be expected, kcal/mol, from molecules held out of like trainings.
+
+    None for weights that nothing was held out of (a training of one's own). No integral is needed to know. Raises
+    InvalidInput for a molecule that the functional does not serve, with the atom and the reason.
+    """
+    return served(functional, molecule).expected
+
+
+@dataclass(frozen=True, eq=False)
+class Served:
+    """A molecule that a functional serves, its atoms in the functional's order, and their rows before."""
+
+    ordered: Molecule
+    rows: np.ndarray  # [A]
+    expected: float | None  # kcal/mol
+
+
+def served(functional: CompactFunctional | AttentionFunctional, molecule: Molecule) -> Served:
+    """What `density_of` asks first. Raises InvalidInput for a molecule that the functional does not serve."""
+    if isinstance(functional, CompactFunctional):
+        ordered, rows = in_order(functional, molecule)
+    else:
+        require_supported(molecule)
+        require_kind(molecule, functional.config.domain, most_heavy_atoms=functional.config.most_heavy_atoms)
+        ordered, rows = molecule, np.arange(molecule.num_atoms)
+    if functional.domain is None:
+        return Served(ordered, rows, None)
+    try:
+        return Served(ordered, rows, functional.domain.expect(ordered).error_kcal)
+    except InvalidInput as error:
+        raise OutsideDomain(f"{molecule.formula} is not served by {functional.name}: {error}") from None
+
+
+@one_thread()
 def density_of(
     molecule: Molecule,
     functional: CompactFunctional | AttentionFunctional,
@@ -102,30 +129,16 @@ def density_of(
 
     p0 is in the functional's order of atoms. Raises InvalidInput for a molecule the functional does not serve.
     """
-    ordered, rows = _served(functional, molecule)
-    energy = functional.energy_of(ordered)
+    asked = served(functional, molecule)
+    ordered, energy = asked.ordered, functional.energy_of(asked.ordered)
     first = energy.on_constraint(energy.reduce(p0) if p0 is not None else _start(energy, start))
     result = optimise(energy, first, constraint=energy.constraint, options=options)
     coefficients = energy.coefficients(result.variables)
     charges = np.empty(molecule.num_atoms)
-    charges[rows] = atomic_charges(ordered, coefficients)
+    charges[asked.rows] = hirshfeld_charges(ordered, coefficients)
     moment = float(np.linalg.norm(dipole(ordered, coefficients)))
     count = float(_integrals(energy).basis_integrals @ coefficients)
-    return MoleculeDensity(ordered, coefficients, result, charges, moment, count)
-
-
-def _served(functional: CompactFunctional | AttentionFunctional, molecule: Molecule) -> tuple[Molecule, np.ndarray]:
-    """The molecule in the functional's order of atoms, and their rows before; no integral is needed to know.
-
-    Raises InvalidInput for a molecule that the functional does not serve.
-    """
-    if isinstance(functional, CompactFunctional):
-        ordered, rows = in_order(functional, molecule)
-        require_in_domain(functional, ordered)
-        return ordered, rows
-    require_supported(molecule)
-    require_kind(molecule, functional.config.domain, most_heavy_atoms=functional.config.most_heavy_atoms)
-    return molecule, np.arange(molecule.num_atoms)
+    return MoleculeDensity(ordered, coefficients, result, charges, moment, count, asked.expected)
 
 
 def _integrals(energy: CompactEnergy | AttentionEnergy) -> DensityIntegrals:

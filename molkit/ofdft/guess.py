@@ -3,6 +3,7 @@
 import numpy as np
 from pyscf import scf
 
+from molkit.chem.threads import one_thread
 from molkit.errors import InvalidInput
 from molkit.ofdft.basis import density_mole, orbital_mole
 from molkit.ofdft.fitting import density_fit
@@ -16,6 +17,7 @@ def minao_coefficients(integrals: DensityIntegrals) -> np.ndarray:
     return guess_coefficients(integrals, "minao")
 
 
+@one_thread()
 def guess_coefficients(integrals: DensityIntegrals, kind: str) -> np.ndarray:
     """Fitted coefficients [M] of one of PySCF's densities to begin with: `minao`, or `huckel` (parameter-free).
 

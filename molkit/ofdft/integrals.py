@@ -8,6 +8,7 @@ import numpy as np
 import scipy.linalg
 from pyscf import df, gto
 
+from molkit.chem.threads import one_thread
 from molkit.errors import InvalidInput
 from molkit.molecule import Molecule
 from molkit.ofdft.basis import NUM_FUNCTIONS, density_mole, orbital_mole
@@ -75,6 +76,7 @@ def symmetric_roots(overlap: np.ndarray, label: str) -> tuple[np.ndarray, np.nda
     return (vectors * root) @ vectors.T, (vectors / root) @ vectors.T
 
 
+@one_thread()
 def density_integrals(molecule: Molecule) -> DensityIntegrals:
     """Integrals of a molecule's density basis, float64. Raises InvalidInput for a molecule that is not supported."""
     orbitals = orbital_mole(molecule)

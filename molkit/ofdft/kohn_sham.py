@@ -7,6 +7,7 @@ import numpy as np
 import scipy.linalg
 from pyscf import df, gto, scf
 
+from molkit.chem.threads import one_thread
 from molkit.errors import CalculationFailed
 from molkit.molecule import Molecule
 from molkit.ofdft.basis import density_mole, orbital_mole
@@ -62,6 +63,7 @@ class System:
         return self.mixed_overlap @ coefficients
 
 
+@one_thread()
 def build_system(molecule: Molecule, *, grid_level: int = 2) -> System:
     """Integrals, grid and fit of a molecule, each made once. Raises InvalidInput for one that is not supported."""
     orbitals, density = orbital_mole(molecule), density_mole(molecule)
@@ -177,6 +179,7 @@ class PerturbedCycles:
         return spread * random.standard_normal(size)
 
 
+@one_thread()
 def solve(
     system: System,
     *,

@@ -1,17 +1,25 @@
 """What a density says: dipole moment, charges of atoms, values at points."""
 
-import numpy as np
-from pyscf import gto
+from functools import cache
 
-from molkit.molecule import Molecule
-from molkit.ofdft.basis import density_mole
-from molkit.ofdft.grid import values_at
+import numpy as np
+from pyscf import dft, gto
+from pyscf.scf import atom_ks
+
+from molkit.chem.threads import one_thread
+from molkit.molecule import ATOMIC_NUMBER, Molecule
+from molkit.ofdft.basis import ORBITAL_BASIS, density_mole
+from molkit.ofdft.grid import BLOCK, FUNCTIONAL, grid_points
 from molkit.ofdft.integrals import basis_integrals
 from molkit.units import ANGSTROM_TO_BOHR
 
 DEBYE_PER_ATOMIC_UNIT = 2.541746473  # e bohr
+CHARGE_GRID = 2  # level of the grid that charges are integrated on
+ATOM_GRID = (75, 50)  # radii, and directions, which are exact for products of two f functions
+FAINT = 1e-30  # electrons per cubic bohr, where no atom has any
 
 
+@one_thread()
 def dipole(molecule: Molecule, coefficients: np.ndarray) -> np.ndarray:
     """Dipole moment of density coefficients [M] in debye, about the centre of the nuclear charges; [3]."""
     density = density_mole(molecule)
@@ -45,14 +53,53 @@ def _first_moment(exponent: float) -> float:
     return gto.gto_norm(1, exponent) * np.sqrt(3.0 / (4.0 * np.pi)) * (np.pi / exponent) ** 1.5 / (2.0 * exponent)
 
 
-def atomic_charges(molecule: Molecule, coefficients: np.ndarray) -> np.ndarray:
-    """Nuclear charge minus the electrons in the functions of each atom, [A]: as arbitrary as Mulliken's charges."""
-    density = density_mole(molecule)
-    electrons = basis_integrals(density) * coefficients
-    slices = density.aoslice_by_atom()[:, 2:]
-    return np.array([z - electrons[a:b].sum() for z, (a, b) in zip(molecule.atomic_numbers, slices, strict=True)])
+@cache
+def pro_atom(symbol: str) -> tuple[gto.Mole, np.ndarray]:
+    """A neutral atom at the origin, and its spherical density matrix: PBE in the orbital basis of the labels.
+
+    Open shells are occupied in equal parts, so that the density is round. Source: PySCF's spherically averaged atoms,
+    with the configurations of neutral atoms in their ground state.
+    """
+    atom = gto.M(atom=[(symbol, (0.0, 0.0, 0.0))], basis=ORBITAL_BASIS, spin=ATOMIC_NUMBER[symbol] % 2, verbose=0)
+    with one_thread():
+        _, _, orbitals, occupations = atom_ks.get_atm_nrks(atom, xc=FUNCTIONAL, grid=ATOM_GRID)[symbol]
+    return atom, (orbitals * occupations) @ orbitals.T
+
+
+def pro_atom_densities(molecule: Molecule, points: np.ndarray) -> np.ndarray:
+    """Density of every atom alone at points [G, 3] in bohr, [A, G]."""
+    found = np.empty((molecule.num_atoms, len(points)))
+    for row, (symbol, place) in enumerate(zip(molecule.symbols, molecule.positions * ANGSTROM_TO_BOHR, strict=True)):
+        atom, matrix = pro_atom(symbol)
+        values = dft.numint.eval_ao(atom, points - place)
+        found[row] = np.einsum("gn,nm,gm->g", values, matrix, values, optimize=True)
+    return found
+
+
+@one_thread()
+def hirshfeld_charges(molecule: Molecule, coefficients: np.ndarray, *, level: int = CHARGE_GRID) -> np.ndarray:
+    """Hirshfeld's charges of density coefficients [M], [A], electrons.
+
+    q_a = - integral of rho_a / sum_b rho_b times (rho - sum_b rho_b), rho_a the density of the neutral atom alone.
+    Electrons that a fitted density lacks (a few thousandths) are given to the atoms in proportion to what they have,
+    so that the charges sum to zero. Source: Hirshfeld, Theor. Chim. Acta 44, 129 (1977). The grid is PySCF's.
+    """
+    points, weights = grid_points(molecule, level=level)
+    moved, owned = np.zeros((2, molecule.num_atoms))
+    for start in range(0, len(points), BLOCK):
+        block = slice(start, start + BLOCK)
+        alone = pro_atom_densities(molecule, points[block])
+        together, density = alone.sum(0), density_at(molecule, coefficients, points[block])
+        shares = alone * (weights[block] / np.maximum(together, FAINT))
+        moved += shares @ (density - together)
+        owned += shares @ density
+    return owned / owned.sum() * moved.sum() - moved
 
 
 def density_at(molecule: Molecule, coefficients: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Density at points [G, 3] in bohr, electrons per cubic bohr; [G]."""
-    return values_at(density_mole(molecule), points)[0] @ coefficients
+    density, found = density_mole(molecule), np.empty(len(points))
+    for start in range(0, len(points), BLOCK):
+        block = slice(start, start + BLOCK)
+        found[block] = dft.numint.eval_ao(density, points[block]) @ coefficients
+    return found

@@ -3,6 +3,7 @@
 import numpy as np
 from pyscf import dft, gto
 
+from molkit.chem.threads import one_thread
 from molkit.errors import CalculationFailed
 from molkit.molecule import SYMBOLS, Molecule
 from molkit.ofdft.basis import ORBITAL_BASIS, require_supported
@@ -10,6 +11,7 @@ from molkit.ofdft.grid import FUNCTIONAL
 from molkit.units import ANGSTROM_TO_BOHR
 
 
+@one_thread()
 def pbe_energy(molecule: Molecule, basis: str, *, grid_level: int) -> tuple[float, int]:
     """Total energy (hartree) of PySCF's restricted Kohn-Sham PBE, and the number of orbital functions.
 
@@ -22,6 +24,7 @@ def pbe_energy(molecule: Molecule, basis: str, *, grid_level: int) -> tuple[floa
     return float(energy), int(run.mol.nao)
 
 
+@one_thread()
 def pbe_forces(molecule: Molecule, *, grid_level: int) -> np.ndarray:
     """Analytic forces of PySCF's Kohn-Sham in the orbital basis of the labels, [A, 3], hartree per bohr.
 

@@ -12,6 +12,7 @@ import numpy as np
 from pyscf import dft, gto
 from pyscf.dft import numint
 
+from molkit.chem.threads import one_thread
 from molkit.errors import CalculationFailed
 from molkit.molecule import Molecule
 from molkit.ofdft.basis import orbital_mole
@@ -47,6 +48,7 @@ class KeptNumInt(numint.NumInt):
         yield from self.blocks
 
 
+@one_thread()
 def tuned_energy(
     molecule: Molecule, *, grid_level: int = 1, note: Callable[[str], None] = lambda stage: None
 ) -> KohnShamCost:
