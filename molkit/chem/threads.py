@@ -35,7 +35,7 @@ def thread_pools() -> dict[str, Pool]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Inside the block tblite, PySCF, NumPy and SciPy use one thread in the calling thread; afterwards as many as before.
+    """Inside the block tblite, PySCF, NumPy and SciPy use one thread in the calling thread; then as many as before.
 
     PySCF only where it is loaded: whoever calls it has imported it.
     """

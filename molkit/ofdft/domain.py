@@ -68,7 +68,8 @@ def _elements(domain: tuple[str, ...]) -> list[str]:
 
 
 def _small_enough(molecule: Molecule, domain: tuple[str, ...], most_heavy_atoms: int) -> bool:
-    if not set(molecule.symbols) <= set(_elements(domain)) or (molecule.atomic_numbers > 1).sum() > most_heavy_atoms:
+    num_heavy = int((molecule.atomic_numbers > 1).sum())
+    if not most_heavy_atoms or num_heavy > most_heavy_atoms or not set(molecule.symbols) <= set(_elements(domain)):
         return False
     return num_pieces(molecule, factor=COVALENT_FACTORS[1]) == 1
 
@@ -77,7 +78,7 @@ def _small_enough(molecule: Molecule, domain: tuple[str, ...], most_heavy_atoms:
 class Environment:
     """An atom with its neighbours, or a bond that does not turn freely: what kind it is, and its lengths in angstrom.
 
-    words[k] says what lengths[k] is; the kind alone decides how many there are, in which order, and how much they weigh.
+    words[k] says what lengths[k] is; the kind alone decides how many there are, in which order, and their weights.
     """
 
     owner: str
@@ -233,8 +234,8 @@ class Domain:
         error = self.error_at(distance)
         if distance > self.farthest:
             raise InvalidInput(
-                f"as a whole it is unlike the molecules of the tests, an error of {error:.2g} kcal/mol would have to be "
-                f"expected, at most {self.error_at(self.farthest):.2g} is served; most unusual is {reason}"
+                f"as a whole it is unlike the molecules of the tests, an error of {error:.2g} kcal/mol would have to "
+                f"be expected, at most {self.error_at(self.farthest):.2g} is served; most unusual is {reason}"
             )
         return Expected(distance, error, gap)
 

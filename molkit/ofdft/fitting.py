@@ -3,8 +3,14 @@
 from dataclasses import dataclass
 
 import numpy as np
+from pyscf import df, scf
 
-from molkit.ofdft.integrals import DensityIntegrals
+from molkit.chem.threads import one_thread
+from molkit.molecule import Molecule
+from molkit.ofdft.basis import density_mole, orbital_mole
+from molkit.ofdft.integrals import DensityIntegrals, density_integrals
+
+SHELLS = 20  # of the density basis, whose integrals are held at one time
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,3 +36,21 @@ def density_fit(integrals: DensityIntegrals, pairs: np.ndarray, attraction: np.n
     stacked = np.concatenate([integrals.coulomb, integrals.external[None]])
     inverse = np.linalg.pinv(stacked, rcond=np.finfo(float).eps * len(stacked))
     return DensityFit(inverse, pairs.reshape(-1, pairs.shape[-1]), attraction.reshape(-1))
+
+
+@one_thread()
+def fitted_density(molecule: Molecule, matrix: np.ndarray) -> np.ndarray:
+    """Coefficients [M] of one density matrix [N, N]: the fit of `density_fit`, without keeping its integrals.
+
+    Raises InvalidInput for a molecule that the density basis does not support.
+    """
+    orbitals, density, integrals = orbital_mole(molecule), density_mole(molecule), density_integrals(molecule)
+    attraction = scf.hf.get_hcore(orbitals) - orbitals.intor("int1e_kin")
+    parts = []
+    for start in range(0, density.nbas, SHELLS):
+        shells = (0, orbitals.nbas, 0, orbitals.nbas, start, min(start + SHELLS, density.nbas))
+        block = df.incore.aux_e2(orbitals, density, "int3c2e", aosym="s1", shls_slice=shells)
+        parts.append(np.tensordot(matrix, block, axes=([0, 1], [0, 1])))
+    stacked = np.concatenate([integrals.coulomb, integrals.external[None]])
+    right = np.append(np.concatenate(parts), np.vdot(attraction, matrix))
+    return np.linalg.lstsq(stacked, right, rcond=np.finfo(float).eps * len(stacked))[0]

@@ -173,7 +173,10 @@ def without_orbitals(journey: Journey, settings: PipelineSettings) -> Outcome:
     except InvalidInput as error:
         return journey, False, str(error)
     note = f"converged in {found.steps} steps" if found.converged else f"not converged in {found.steps} steps"
-    values = {"orbital_free_hartree": found.energy, "orbital_free_dipole_debye": found.dipole}
+    values = {"orbital_free_hartree": found.energy, "orbital_free_fitted_dipole_debye": found.dipole}
+    if found.expected_error is not None:
+        values["orbital_free_expected_error_kcal"] = found.expected_error
+        note += f", expected to be off by {found.expected_error:.2g} kcal/mol"
     densities = {ORBITAL_FREE: found.coefficients}
     return journey.knowing(values=values, densities=densities), found.converged, note
 
@@ -182,7 +185,9 @@ def with_orbitals(journey: Journey, settings: PipelineSettings) -> Outcome:
     """Kohn-Sham PBE of the lowest minimum, the same way as the functional's labels where there is one to compare."""
     ours = journey.values.get("orbital_free_hartree")
     found = kohn_sham(journey.at(LOWEST), like_labels=ours is not None)
-    values = {"kohn_sham_hartree": found.energy, "kohn_sham_dipole_debye": found.dipole}
+    values = {"kohn_sham_hartree": found.energy}
+    if found.dipole is not None:
+        values["kohn_sham_fitted_dipole_debye"] = found.dipole
     if ours is None:
         return journey.knowing(values=values), True, found.level
     error = 1000.0 * (ours - found.energy)

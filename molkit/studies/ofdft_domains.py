@@ -1,4 +1,4 @@
-"""Domains of the published density functionals: their training geometries, and what held-out molecules say of errors."""
+"""Domains of the published density functionals: training geometries, and what held-out molecules say of errors."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

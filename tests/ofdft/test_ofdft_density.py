@@ -46,7 +46,7 @@ def test_atoms_may_come_in_any_order_and_place(functional):
         (Molecule(np.array([8, 1, 1]), water("test", 0).positions, charge=1), "neutral"),
         (Molecule(np.array([16, 1, 1]), water("test", 0).positions), "elements"),
         (Molecule(np.array([7, 1, 1, 1]), np.eye(4, 3) + np.arange(4)[:, None]), "OHH"),
-        (Molecule(np.array([8, 1, 1]), 1.4 * water("test", 0).positions), "trained between"),
+        (Molecule(np.array([8, 1, 1]), 1.2 * water("test", 0).positions), "not served by ofdft_water.*angstrom"),
     ],
 )
 def test_what_the_functional_does_not_serve_is_refused(functional, molecule, word):
@@ -85,11 +85,20 @@ def test_a_cube_file_holds_the_electrons(functional, tmp_path):
 
 def test_the_command_reports_good_molecules_and_lists_the_others(tmp_path, capsys):
     write_xyz(tmp_path / "w.xyz", [water("test", 2), Molecule(np.array([2]), np.zeros((1, 3)))])
-    assert run(["density", str(tmp_path / "w.xyz"), "--cube", str(tmp_path / "w.cube"), "--start", "reference"]) == 2
+    assert run(["density", str(tmp_path / "w.xyz"), "--cube", str(tmp_path / "w.cube"), "--start", "reference"]) == 3
     told = capsys.readouterr()
     assert "molecule 1: -76." in told.out and "converged in" in told.out and "w.cube" in told.out
-    assert "by ofdft_water" in told.out
+    assert "by ofdft_water" in told.out and "dipole of the fitted density 1." in told.out
+    assert "expected error 0.01" in told.out and "Hirshfeld charges -0.3" in told.out
     assert "molecule 2" in told.err and "He" in told.err
+
+
+def test_the_command_prints_nothing_but_the_reason_for_a_molecule_that_no_functional_serves(tmp_path, capsys):
+    write_xyz(tmp_path / "a.xyz", [Molecule(np.array([1, 1]), np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 0.74]]))])
+    assert run(["density", str(tmp_path / "a.xyz")]) == 2
+    told = capsys.readouterr()
+    assert not told.out and told.err.count("\n") == 1
+    assert "H2 is not served by ofdft_up_to_five: atom 1 (H) is H bonded to H" in told.err
 
 
 def test_a_molecule_goes_to_the_first_functional_that_serves_it(monkeypatch):
