@@ -52,6 +52,7 @@ RULE_ELEMENTS: dict[str, tuple[str, ...]] = {
     "qm9": ("H", "C", "N", "O", "F", "B", "Si", "P", "S", "Cl", "Br", "I", "As"),
     "geom": ("H", "B", "C", "N", "O", "F", "Al", "Si", "P", "S", "Cl", "As", "Br", "I", "Hg", "Bi"),
 }
+OVERLAP_ANGSTROM = 0.5  # no bond is shorter than 0.74, that of H2
 PAIRS_PER_CHUNK = 200_000  # a working set that stays in the cache
 
 
@@ -150,6 +151,15 @@ def packed_bonds(molecules: PackedMolecules, *, rule: BondRule = "qm9") -> Packe
     first, second, order, length = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     sorting = np.lexsort((second, first))
     return PackedBonds(first[sorting], second[sorting], order[sorting], length[sorting])
+
+
+def overlapping(molecules: PackedMolecules, *, closer: float = OVERLAP_ANGSTROM) -> np.ndarray:
+    """Whether two atoms of a molecule are closer than that many angstrom, [B] bool."""
+    found = np.zeros(len(molecules), dtype=bool)
+    ends = molecules.ptr[1:]
+    for first, _, length in _close_pairs(molecules, reach=closer):
+        found[np.searchsorted(ends, first[length < closer], side="right")] = True
+    return found
 
 
 def _close_pairs(molecules: PackedMolecules, *, reach: float) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

@@ -141,6 +141,12 @@ def smiles_by_distance(molecules: PackedMolecules, *, rule: BondRule = "qm9") ->
         ]
 
 
+def ion_smiles(molecule: Molecule) -> str | None:
+    """Canonical SMILES (hydrogens written as atoms) of the largest fragment, perceived for its charge, or None."""
+    mol = perceive_bonds(molecule).mol
+    return None if mol is None else _largest_fragment_smiles(Chem.RWMol(mol))
+
+
 def _bond_lists(molecules: PackedMolecules, *, rule: BondRule) -> list[list[tuple[int, int, int]]]:
     """Bonds of each molecule as (atom, atom, order), atoms counted inside the molecule."""
     bonds = packed_bonds(molecules, rule=rule)
@@ -182,18 +188,69 @@ def perceive_bonds(
     reason = ""
     with rdBase.BlockLogs():
         for factor in factors:
-            mol = rdkit_atoms(molecule)
-            try:
-                rdDetermineBonds.DetermineBonds(
-                    mol, charge=charge, useVdw=True, covFactor=factor, allowChargedFragments=not allow_radicals,
-                    embedChiral=False, maxIterations=max_steps,
-                )  # fmt: skip
-                Chem.SanitizeMol(mol)
-            except (ValueError, RuntimeError) as error:  # no assignment, over-valenced, or too many steps
-                reason = reason or " ".join(str(error).split())
-                continue
-            return Perception(mol.GetMol())
+            for set_aside in (False, True):
+                mol = rdkit_atoms(molecule)
+                rdDetermineBonds.DetermineConnectivity(mol, useVdw=True, covFactor=factor)
+                nitro = _nitro_groups(mol) if set_aside else []
+                if set_aside and not nitro:
+                    continue
+                try:
+                    mol = _with_orders(mol, nitro, charge, allow_radicals, max_steps)
+                except (ValueError, RuntimeError) as error:  # no assignment, over-valenced, or too many steps
+                    reason = reason or " ".join(str(error).split())
+                    continue
+                return Perception(mol)
     return Perception(None, reason)
+
+
+def _with_orders(
+    mol: Chem.RWMol, nitro: Sequence[tuple[int, int, int]], charge: int, allow_radicals: bool, max_steps: int
+) -> Chem.Mol:
+    """Bond orders and formal charges on a connected skeleton; raises what RDKit raises.
+
+    RDKit's search grows exponentially with nitro groups: while it runs a fluorine stands for each that is named.
+    """
+    for nitrogen, first, second in nitro:
+        mol.GetAtomWithIdx(nitrogen).SetAtomicNum(9)
+        mol.RemoveBond(nitrogen, first)
+        mol.RemoveBond(nitrogen, second)
+    apart = sorted({oxygen for _, *oxygens in nitro for oxygen in oxygens}, reverse=True)
+    rest = Chem.RWMol(mol)
+    for oxygen in apart:
+        rest.RemoveAtom(oxygen)
+    rdDetermineBonds.DetermineBondOrders(
+        rest, charge=charge, allowChargedFragments=not allow_radicals, embedChiral=False, maxIterations=max_steps
+    )
+    if not nitro:
+        Chem.SanitizeMol(rest)
+        return rest.GetMol()
+    kept = [atom for atom in range(mol.GetNumAtoms()) if atom not in set(apart)]
+    Chem.Kekulize(rest, clearAromaticFlags=True)
+    for bond in rest.GetBonds():
+        ends = kept[bond.GetBeginAtomIdx()], kept[bond.GetEndAtomIdx()]
+        mol.GetBondBetweenAtoms(*ends).SetBondType(bond.GetBondType())
+    for row, atom in enumerate(kept):
+        mol.GetAtomWithIdx(atom).SetFormalCharge(rest.GetAtomWithIdx(row).GetFormalCharge())
+        mol.GetAtomWithIdx(atom).SetNumRadicalElectrons(rest.GetAtomWithIdx(row).GetNumRadicalElectrons())
+    for nitrogen, first, second in nitro:
+        mol.GetAtomWithIdx(nitrogen).SetAtomicNum(7)
+        mol.GetAtomWithIdx(nitrogen).SetFormalCharge(1)
+        mol.GetAtomWithIdx(second).SetFormalCharge(-1)
+        mol.AddBond(nitrogen, first, Chem.BondType.DOUBLE)
+        mol.AddBond(nitrogen, second, Chem.BondType.SINGLE)
+    Chem.SanitizeMol(mol)
+    return mol.GetMol()
+
+
+def _nitro_groups(mol: Chem.Mol) -> list[tuple[int, int, int]]:
+    """Nitrogen and both oxygens of every group N(O)O on another atom, where the oxygens have no other neighbour."""
+    groups = []
+    for atom in mol.GetAtoms():
+        around = list(atom.GetNeighbors()) if atom.GetAtomicNum() == 7 else []
+        oxygens = [one.GetIdx() for one in around if one.GetAtomicNum() == 8 and one.GetDegree() == 1]
+        if len(around) == 3 and len(oxygens) == 2:
+            groups.append((atom.GetIdx(), *oxygens))
+    return groups
 
 
 def atom_states(mol: Chem.Mol) -> tuple[list[AtomState], bool]:

@@ -31,13 +31,14 @@ def load_pdb(name: str, *, charge: int = 0, root: Path | None = None) -> Molecul
 def read_pdb(path: Path, *, name: str = "", charge: int = 0) -> Molecule:
     """Atoms of the first model of a PDB file (columns 31-54 coordinates, 77-78 element).
 
+    Of alternate locations (column 17) each residue keeps the one of highest occupancy, the first where several are.
     Raises InvalidInput, with the line, when a coordinate or element cannot be read or when there is no atom.
     """
+    rows = _atom_rows(path)
+    chosen = _locations(rows)
     numbers, positions = [], []
-    for row, line in enumerate(path.read_text(encoding="ascii", errors="replace").splitlines(), start=1):
-        if line.startswith("ENDMDL"):
-            break
-        if not line.startswith(("ATOM  ", "HETATM")):
+    for row, line in rows:
+        if line[16:17].strip() and line[16] != chosen[line[21:27]]:
             continue
         symbol = line[76:78].strip().capitalize()
         try:
@@ -48,3 +49,30 @@ def read_pdb(path: Path, *, name: str = "", charge: int = 0) -> Molecule:
     if not numbers:
         raise InvalidInput(f"{path}: no ATOM or HETATM line found")
     return Molecule(np.array(numbers), np.array(positions), charge=charge, name=name)
+
+
+def _atom_rows(path: Path) -> list[tuple[int, str]]:
+    """Number (from 1) and text of the atom lines of the first model."""
+    found = []
+    for row, line in enumerate(path.read_text(encoding="ascii", errors="replace").splitlines(), start=1):
+        if line.startswith("ENDMDL"):
+            break
+        if line.startswith(("ATOM  ", "HETATM")):
+            found.append((row, line))
+    return found
+
+
+def _locations(rows: list[tuple[int, str]]) -> dict[str, str]:
+    """Chain and residue -> the label of its location with the highest occupancy."""
+    best: dict[str, tuple[float, str]] = {}
+    for row, line in rows:
+        residue, label = line[21:27], line[16:17].strip()
+        if not label:
+            continue
+        try:
+            occupancy = float(line[54:60].strip() or 1.0)
+        except ValueError:
+            raise InvalidInput(f"atom line {row}: expected an occupancy in columns 55-60, got {line[54:60]!r}") from None
+        if residue not in best or occupancy > best[residue][0]:
+            best[residue] = (occupancy, label)
+    return {residue: label for residue, (_, label) in best.items()}

@@ -1,6 +1,6 @@
 """A second stability convention that knows formal charges and aromatic bonds.
 
-Bonds, bond orders and formal charges are perceived from the coordinates for total charge 0 (RDKit, see
+Bonds, bond orders and formal charges are perceived from the coordinates for the stated total charge (RDKit, see
 `molkit.chem.rdkit_tools.perceive_bonds`). An atom is stable if it has no unpaired electron and its combination of
 element, formal charge and valence (Kekule bond orders added up) is one of ALLOWED. A molecule is stable if the graph
 was found without resorting to radicals, is connected, and all its atoms are stable.
@@ -13,6 +13,7 @@ carboxylate unstable and has its C=C threshold on top of the aromatic bond lengt
 
 import numpy as np
 
+from molkit.chem.bond_orders import overlapping
 from molkit.chem.rdkit_tools import AtomState, atom_states, perceive_bonds
 from molkit.errors import InvalidInput
 from molkit.metrics.stability import StabilityResult, finite_molecules
@@ -52,20 +53,22 @@ def formal_charge_stability(molecules: PackedMolecules) -> StabilityResult:
     perceived = np.zeros(len(molecules), dtype=bool)
     for row, molecule in zip(np.flatnonzero(finite).tolist(), molecules.select(finite), strict=True):
         counts[row], stable[row], perceived[row] = score_molecule(molecule)
+    apart = ~overlapping(molecules)
     return StabilityResult(
         "formal_charge",
         counts,
         np.asarray(molecules.num_atoms, dtype=np.int64),
-        stable,
+        stable & apart,
         int((~finite).sum()),
         int((finite & ~perceived).sum()),
+        int((~apart).sum()),
     )
 
 
 def score_molecule(molecule: Molecule) -> tuple[int, bool, bool]:
     """Number of stable atoms, whether the molecule is stable, whether any bond graph was found."""
-    charged = perceive_bonds(molecule, charge=0)
-    found = charged if charged.perceived else perceive_bonds(molecule, charge=0, allow_radicals=True)
+    charged = perceive_bonds(molecule)
+    found = charged if charged.perceived else perceive_bonds(molecule, allow_radicals=True)
     if found.mol is None:
         return 0, False, False
     states, connected = atom_states(found.mol)

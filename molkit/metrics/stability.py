@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from molkit.chem.bond_orders import allowed_valences, packed_valences
+from molkit.chem.bond_orders import allowed_valences, overlapping, packed_valences
 from molkit.errors import InvalidInput
 from molkit.molecule import PackedMolecules
 
@@ -22,6 +22,7 @@ class StabilityResult:
     molecule_stable: np.ndarray  # [B] bool
     num_not_finite: int = 0  # molecules with a NaN or infinite coordinate; they count as unstable
     num_not_perceived: int = 0  # molecules whose bonds were not found (formal_charge only); they count as unstable
+    num_overlapping: int = 0  # molecules with two atoms closer than 0.5 angstrom; they count as unstable
 
     @property
     def atom_fraction(self) -> float:
@@ -41,9 +42,9 @@ def stability(molecules: PackedMolecules, *, rule: StabilityRule = "edm") -> Sta
     its atoms are. Source: EDM (arXiv 2203.17003) reference code, stability analysis.
     `geom`: the same with the elements of GEOM-Drugs.
     `formal_charge`: bonds, aromaticity and charges by RDKit, see `molkit.metrics.formal_charge` (0.3 ms
-    a molecule of QM9's size).
+    a molecule of QM9's size). The others know neutral molecules only.
 
-    Raises InvalidInput for an empty set, an unknown rule, or an element the rule does not know.
+    Raises InvalidInput for an empty set, an unknown rule, an element or a charge the rule does not know.
 
     >>> from molkit.molecule import Molecule
     >>> water = Molecule([8, 1, 1], [[0, 0, 0.12], [0, 0.76, -0.47], [0, -0.76, -0.47]])
@@ -61,7 +62,16 @@ def stability(molecules: PackedMolecules, *, rule: StabilityRule = "edm") -> Sta
     return _distance_stability(molecules, rule=rule)
 
 
+def charge_complaint(charge: int, rule: StabilityRule) -> str:
+    """Why a rule cannot score a molecule of this charge, or nothing."""
+    if not charge or rule == "formal_charge":
+        return ""
+    return f"rule {rule!r} knows neutral molecules only, got charge {charge:+d}; rule 'formal_charge' counts charges"
+
+
 def _distance_stability(molecules: PackedMolecules, *, rule: StabilityRule) -> StabilityResult:
+    if molecules.charges is not None and molecules.charges.any():
+        raise InvalidInput(charge_complaint(int(molecules.charges[molecules.charges != 0][0]), rule))
     valences = packed_valences(molecules, rule="geom" if rule == "geom" else "qm9")
     allowed = allowed_valences()
     largest = allowed.shape[1] - 1
@@ -69,7 +79,11 @@ def _distance_stability(molecules: PackedMolecules, *, rule: StabilityRule) -> S
     finite = finite_molecules(molecules)
     num_atoms = np.asarray(molecules.num_atoms, dtype=np.int64)
     stable_atoms = np.where(finite, np.add.reduceat(stable.astype(np.int64), molecules.ptr[:-1]), 0)
-    return StabilityResult(rule, stable_atoms, num_atoms, stable_atoms == num_atoms, int((~finite).sum()))
+    apart = ~overlapping(molecules)
+    whole = (stable_atoms == num_atoms) & apart
+    return StabilityResult(
+        rule, stable_atoms, num_atoms, whole, int((~finite).sum()), num_overlapping=int((~apart).sum())
+    )
 
 
 def finite_molecules(molecules: PackedMolecules) -> np.ndarray:

@@ -4,7 +4,8 @@ Bonds come from distances, atoms are neutral; a molecule is valid if RDKit's san
 that of its largest fragment, hydrogens written out. Read these figures with three things in mind: an atom with too
 few bonds passes (RDKit adds implicit hydrogens, and the SMILES then differs from that of the whole molecule), a
 nitrogen with four neighbours fails (a nitro group found as two N=O is repaired by RDKit), and a molecule in pieces
-counts through its largest piece.
+counts through its largest piece. A molecule with a stated charge is valid if bonds and formal charges are perceived for
+that charge, since the distance rule knows neutral atoms only.
 Source: EDM (arXiv 2203.17003) reference code, RDKit metrics. Departure: novelty looks the SMILES up in a set, there it
 was a list.
 """
@@ -12,8 +13,10 @@ was a list.
 from collections.abc import Collection
 from dataclasses import dataclass
 
+import numpy as np
+
 from molkit.chem.bond_orders import BondRule
-from molkit.chem.rdkit_tools import rdkit_version, smiles_by_distance
+from molkit.chem.rdkit_tools import ion_smiles, rdkit_version, smiles_by_distance
 from molkit.errors import InvalidInput
 from molkit.metrics.stability import finite_molecules
 from molkit.molecule import PackedMolecules
@@ -77,6 +80,9 @@ def validity(
         raise InvalidInput("validity needs at least one molecule, got none")
     finite = finite_molecules(molecules)
     found = smiles_by_distance(molecules, rule=rule)
+    if molecules.charges is not None:
+        for row in np.flatnonzero(molecules.charges * finite).tolist():
+            found[row] = ion_smiles(molecules[row])
     smiles = tuple(entry if usable else None for entry, usable in zip(found, finite.tolist(), strict=True))
     distinct = {entry for entry in smiles if entry is not None}
     known = None if reference_smiles is None else distinct.intersection(reference_smiles)

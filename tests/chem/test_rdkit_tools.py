@@ -1,11 +1,14 @@
 """RDKit in and out: SMILES, embedding, and bonds perceived from coordinates with charges and aromaticity."""
 
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+from rdkit import Chem
 
 from molkit.chem import rdkit_tools as rt
+from molkit.chem.files import read_xyz
 from molkit.errors import InvalidInput
 from molkit.molecule import Molecule, PackedMolecules
 
@@ -122,3 +125,27 @@ def test_conformers_of_one_call_differ_and_seeds_share_none(seed):
     first = distances(rt.embed_smiles("CCCCO", num_conformers=5, seed=seed, force_field="none"))
     other = distances(rt.embed_smiles("CCCCO", num_conformers=5, seed=seed + 1, force_field="none"))
     assert len(first) == 5 and not first & other
+
+
+@pytest.mark.parametrize(
+    "smiles",
+    [
+        "Cc1c([N+](=O)[O-])cc([N+](=O)[O-])cc1[N+](=O)[O-]",
+        "O=[N+]([O-])c1c([N+](=O)[O-])c([N+](=O)[O-])c([N+](=O)[O-])c([N+](=O)[O-])c1[N+](=O)[O-]",
+        "O=[N+]([O-])N1CN([N+](=O)[O-])CN([N+](=O)[O-])C1",
+    ],
+)
+def test_molecules_with_many_nitro_groups_are_perceived(smiles):
+    assert rt.perceived_smiles(rt.embed_smiles(smiles)[0]) == Chem.CanonSmiles(smiles)
+
+
+def test_a_biphenyl_amine_with_six_nitro_groups_is_perceived_from_a_file():
+    (molecule,) = read_xyz(Path(__file__).parents[1] / "cases" / "polynitro.xyz")
+    expected = "O=[N+]([O-])c1cc([N+](=O)[O-])c(Nc2c([N+](=O)[O-])cc([N+](=O)[O-])cc2[N+](=O)[O-])c([N+](=O)[O-])c1"
+    assert rt.perceived_smiles(molecule) == Chem.CanonSmiles(expected)
+
+
+def test_a_blank_in_a_smiles_is_refused_as_what_follows_would_be_lost():
+    for text in ("CCO CO", "CCO\tethanol", "CCO |^1:0|"):
+        with pytest.raises(InvalidInput, match="expected one SMILES"):
+            rt.mol_from_smiles(text)

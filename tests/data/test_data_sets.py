@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -134,6 +136,19 @@ def test_a_broken_pdb_line_is_named(tmp_path):
     (tmp_path / "empty.pdb").write_text("END\n")
     with pytest.raises(InvalidInput, match="no ATOM"):
         read_pdb(tmp_path / "empty.pdb")
+
+
+def test_of_alternate_locations_the_likelier_is_kept():
+    ours = read_pdb(Path(__file__).parents[1] / "cases" / "altloc.pdb")
+    assert ours.symbols == ["N", "C"]
+    np.testing.assert_allclose(ours.positions, [[11, 10, 10], [12, 11, 10]])
+
+
+def test_the_location_of_a_residue_is_chosen_by_occupancy_not_by_order(tmp_path):
+    text = (Path(__file__).parents[1] / "cases" / "altloc.pdb").read_text()
+    first, second, *rest = text.split("\n")
+    (tmp_path / "b.pdb").write_text("\n".join([first.replace("0.50 10", "0.30 10"), second.replace("0.50", "0.70"), *rest]))
+    np.testing.assert_allclose(read_pdb(tmp_path / "b.pdb").positions[0], [11.3, 10.1, 10])
 
 
 @pytest.mark.parametrize("call", [load_rmd17, load_flexible, load_geom_test, load_pdb])
