@@ -1,5 +1,6 @@
 """`molkit train` and `molkit publish`."""
 
+from math import isfinite
 from pathlib import Path
 
 import click
@@ -44,7 +45,10 @@ def train(
     from molkit.edm.recipes import recipe_path
     from molkit.edm.training import train_recipe
     from molkit.errors import InvalidInput
+    from molkit.training.run_folder import require_run
 
+    if resume:
+        require_run(out)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(threads)
     run = {"out": out, "time_budget": time_budget, "total_steps": total_steps, "resume": resume}
@@ -85,10 +89,11 @@ def train(
         result = train_property(path, **run)
     else:
         result = train_recipe(path, limit=limit, start_from=start_from, device=device, **run)
+    loss = f", loss {result.loss:.4f}" if isfinite(result.loss) else ""  # none is known of runs of earlier versions
     state = "finished" if result.finished else "stopped, continue with --resume"
     click.echo(
         f"{out}: {state} at step {result.step} of {result.total_steps or 'an open number'}, "
-        f"{result.passes} molecule passes, {result.seconds / 60:.1f} min, loss {result.loss:.4f}"
+        f"{result.passes} molecule passes, {result.seconds / 60:.1f} min{loss}"
     )
 
 

@@ -25,6 +25,7 @@ from molkit.farm.folder import FarmFolder, Result, place_for
 from molkit.farm.run import run_farm
 from molkit.molecule import PackedMolecules
 from molkit.rng import fork, generator_from
+from molkit.training.precision import precision_override
 from molkit.training.weights import fingerprint, portable
 
 CHUNK = 250  # molecules whose sizes and seeds are drawn together; part of the definition of a seed
@@ -226,7 +227,9 @@ def settled(request: Request, folder: Path | None) -> Request:
     kept = {} if folder is None else FarmFolder(Path(folder)).manifest().get("settings", {})
     precision = request.precision
     if precision == "auto" and request.device == "cpu":
-        precision = kept.get("precision") or ("bfloat16" if gains_from_bfloat16() else "float32")
+        precision = (
+            precision_override() or kept.get("precision") or ("bfloat16" if gains_from_bfloat16() else "float32")
+        )
     return replace(request, precision=precision, fingerprint=fingerprint(request.weights, TABLE))
 
 

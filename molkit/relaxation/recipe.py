@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from molkit.edm.conditions import TABLE
 from molkit.edm.edit_checks import check_molecule, check_neutral, check_sizes
 from molkit.edm.editing import noise_angstrom
 from molkit.edm.farm import shared_edm
@@ -110,7 +111,7 @@ def relax_many(
 
     With `folder` finished parts are kept there. Raises as `pre_relax`, loading the weights, and `run_farm` do.
     """
-    request = RelaxRequest(portable(weights), sigma, ending, copies, seed, fingerprint(weights))
+    request = RelaxRequest(portable(weights), sigma, ending, copies, seed, fingerprint(weights, TABLE))
     edm = shared_edm(request.weights, known=request.fingerprint)
     pre_relax(edm, [], sigma=sigma, ending=ending, copies=copies, generator=generator_from("nothing"))  # refuses now
     tasks = {f"{row:06d}": (row, tuple(molecules[row : row + PART])) for row in range(0, len(molecules), PART)}

@@ -27,7 +27,7 @@ from molkit.errors import DataNotFound, InvalidInput, MolkitError, RunError
 from molkit.metrics.statistics import Interval
 from molkit.studies.edm_evaluation import nll_on_test, score
 from molkit.training.files import write_text
-from molkit.training.run_folder import append_json
+from molkit.training.run_folder import append_json, has_run
 
 SUITES = RECIPES / "suites"
 STORED = REPOSITORY / "data" / "studies"
@@ -140,7 +140,7 @@ def _train(recipe: Path, folder: Path, seed: int) -> str:
     if not read_recipe(recipe).training.total_steps:
         raise InvalidInput(f"{recipe}: a recipe of a suite fixes its total_steps")
     try:
-        result = train_recipe(recipe, out=folder, seed=seed, resume=folder.is_dir(), device="cpu", progress_bar=False)
+        result = train_recipe(recipe, out=folder, seed=seed, resume=has_run(folder), device="cpu", progress_bar=False)
     except RunError as error:
         return str(error)
     finally:

@@ -23,7 +23,7 @@ from molkit.ofdft.label_files import LabelledMolecule
 from molkit.ofdft.optimise import OptimiseOptions, optimise
 from molkit.studies.ofdft_water import MILLI, StartResult, rounded
 from molkit.training.files import write_text
-from molkit.training.run_folder import load_state
+from molkit.training.run_folder import has_run, load_state
 from molkit.units import HARTREE_TO_KCAL
 
 STORED = REPOSITORY / "data" / "studies" / "ofdft_small.json"
@@ -221,7 +221,7 @@ def train_arm(recipe: AttentionRecipe, out: Path, until: int | None = None) -> N
             raise _Reached
 
     try:
-        finished = train_attention(recipe, out=out, resume=True, progress_bar=False, on_step=on_step).finished
+        finished = train_attention(recipe, out=out, resume=has_run(out), progress_bar=False, on_step=on_step).finished
     except _Reached:
         finished = True
     if not finished or (until is not None and until not in snapshots_of(out, until)):

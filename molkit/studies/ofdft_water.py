@@ -25,6 +25,7 @@ from molkit.ofdft.optimise import OptimiseOptions, optimise
 from molkit.ofdft.reduction import frames_of, reduce_samples
 from molkit.studies.ofdft_classical import Minimised
 from molkit.training.files import read_packed, write_packed, write_text
+from molkit.training.run_folder import has_run
 from molkit.units import HARTREE_TO_KCAL
 
 STORED = REPOSITORY / "data" / "studies" / "ofdft_water.json.gz"
@@ -186,7 +187,7 @@ def run_arm(
     """
     started = process_time()
     recipe, out = arm_recipe(arm, seed=seed), runs / _folder(arm, seed)
-    if not train_compact(recipe, out=out, resume=True, progress_bar=False).finished:
+    if not train_compact(recipe, out=out, resume=has_run(out), progress_bar=False).finished:
         raise RunError(f"{out}: the training was stopped; the same command continues it")
     functional = load(out)
     near, everywhere, count = regression_errors(functional, test, frames, ceiling=recipe.data.ceiling)

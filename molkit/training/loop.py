@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +63,13 @@ class Progress:
     norms: list[float] = field(default_factory=lambda: [3000.0])
     recent: list[float] = field(default_factory=list)  # gradient norms of the last steps, where outliers are left out
     skipped: int = 0  # updates left out
+    sums: dict[str, Any] = field(default_factory=dict)  # of what was measured since the last log line, by name
+    summed: int = 0  # steps in them
+    loss: float = float("nan")  # of that line
+
+    def numbers(self) -> dict[str, Any]:
+        """As JSON can hold it; sums of single precision are exact there."""
+        return asdict(replace(self, sums={name: float(value) for name, value in self.sums.items()}))
 
 
 @dataclass(frozen=True)
@@ -246,7 +253,7 @@ class Trainer:
         self.require_finite()
         if self.fabric.is_global_zero:
             self.task.save_weights(self.out, self.average.module)
-            run_folder.save_state(self.out, self.tensors(), asdict(self.progress))
+            run_folder.save_state(self.out, self.tensors(), self.progress.numbers())
 
     def restore(self) -> None:
         """Continue from the checkpoint in the run folder. Raises InvalidInput when it does not fit this model."""
@@ -292,16 +299,18 @@ def train(
 ) -> TrainResult:
     """Train until total_steps or the time budget (seconds), whichever comes first; the run folder stays resumable.
 
-    resume continues the run in `out`, or starts one where there is none (so that every slice of a long run can be the
-    same command). started_from names the weights a new run begins with, earlier_passes what they had seen; both are
-    recorded, and passes are counted on.
+    resume continues the run in `out`. started_from names the weights a new run begins with, earlier_passes what they
+    had seen; both are recorded, and passes are counted on.
 
-    Raises InvalidInput when `out` already holds a run and resume is false, RunError when a step is not finite.
+    Raises InvalidInput when `out` already holds a run and resume is false, or none and it is true, RunError when a step
+    is not finite.
     """
     with locked(out) if fabric.is_global_zero else nullcontext():
-        has_run = (out / run_folder.STATE).is_file()
+        has_run = run_folder.has_run(out)
         if has_run and not resume:
             raise InvalidInput(f"{out}: already holds a run; continue it with --resume, or choose another --out")
+        if resume:
+            run_folder.require_run(out)
         if has_run and config.precision == "auto":  # to continue exactly
             config = replace(config, precision=run_folder.stored_precision(out) or "auto")
         trainer = Trainer(task, network, config, out, fabric)
@@ -311,8 +320,6 @@ def train(
                 run_folder.keep_lines_until(out / "metrics.jsonl", trainer.progress.step)
         else:
             trainer.progress.passes = earlier_passes
-            if resume:
-                log.warning("%s: no run to continue there, starting one", out)
         if total_steps is not None:
             trainer.progress.total_steps = total_steps
         _write_header(trainer, config, resumed=has_run, time_budget=time_budget, started_from=started_from)

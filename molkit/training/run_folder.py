@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 import molkit
@@ -19,6 +19,17 @@ from molkit.training.files import whole_file, write_text
 from molkit.training.precision import Precision
 
 STATE = "training/state.safetensors"
+
+
+def has_run(folder: Path) -> bool:
+    """Whether a run can be continued there."""
+    return (folder / STATE).is_file()
+
+
+def require_run(folder: Path) -> None:
+    """Raise InvalidInput unless a run can be continued there."""
+    if not has_run(folder):
+        raise InvalidInput(f"{folder}: no checkpoint to continue there; leave out --resume to begin a run")
 
 
 def append_json(path: Path, record: dict[str, Any]) -> None:
@@ -52,7 +63,7 @@ def save_state(folder: Path, tensors: dict[str, Tensor], numbers: dict[str, Any]
     """
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with whole_file(folder / STATE) as temporary:
-        save_file(ready, temporary, metadata={"molkit": json.dumps(numbers, sort_keys=True)})
+        temporary.write_bytes(save(ready, metadata={"molkit": json.dumps(numbers, sort_keys=True)}))
 
 
 def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

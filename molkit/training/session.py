@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from tqdm import tqdm
@@ -29,10 +29,7 @@ class Session:
         self.trainer, self.time_budget = trainer, time_budget
         self.started = self.saved = self.logged = time.monotonic()
         state = trainer.progress
-        self.earlier_seconds, self.first_step, self.logged_passes = state.seconds, state.step, state.passes
-        self.sums: dict[str, Any] = {}
-        self.summed = 0  # steps since the last log line
-        self.loss = float("nan")
+        self.earlier_seconds, self.first_step, self.shown_passes = state.seconds, state.step, state.passes
         self.stop_asked = False
         self.bar = tqdm(
             total=state.total_steps or None, initial=state.step, disable=not show, unit="step", mininterval=2.0
@@ -67,8 +64,8 @@ class Session:
             if self.must_stop():
                 break
             for name, value in self.trainer.step().items():
-                self.sums[name] = self.sums.get(name, 0.0) + value
-            self.summed += 1
+                state.sums[name] = state.sums.get(name, 0.0) + value
+            state.summed += 1
             state.seconds = self.earlier_seconds + self.elapsed
             self.fix_total()
             if state.step % self.trainer.config.log_every == 0:
@@ -102,13 +99,13 @@ class Session:
     def write_metrics(self) -> None:
         """One JSON line with the means since the last one (means of the first process), and the bar's text."""
         state = self.trainer.progress
-        means = {name: float(value) / self.summed for name, value in self.sums.items()}
+        means = {name: float(value) / state.summed for name, value in state.sums.items()}
         now = time.monotonic()
-        rate = (state.passes - self.logged_passes) / max(now - self.logged, 1e-9)
-        self.loss, self.sums, self.summed = means["loss"], {}, 0
-        self.logged, self.logged_passes = now, state.passes
+        rate = (state.passes - self.shown_passes) / max(now - self.logged, 1e-9)
+        state.loss, state.sums, state.summed = means["loss"], {}, 0
+        self.logged, self.shown_passes = now, state.passes
         self.bar.total = state.total_steps or None
-        self.bar.set_postfix(loss=f"{self.loss:.4f}", mol_s=f"{rate:.0f}")
+        self.bar.set_postfix(loss=f"{state.loss:.4f}", mol_s=f"{rate:.0f}")
         if self.trainer.fabric.is_global_zero:
             record = {"step": state.step, "epoch": state.epoch, "passes": state.passes, "rate": round(rate, 1)}
             record |= {"seconds": round(state.seconds, 1)} | {name: round(value, 7) for name, value in means.items()}
@@ -116,7 +113,8 @@ class Session:
 
     def last_loss(self) -> float:
         """Mean loss since the last log line, or of that line."""
-        return float(self.sums["loss"]) / self.summed if self.summed else self.loss
+        state = self.trainer.progress
+        return float(state.sums["loss"]) / state.summed if state.summed else state.loss
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from molkit.errors import DataNotFound, InvalidInput
@@ -84,7 +84,7 @@ def write_weights(path: Path, tensors: dict[str, Tensor], *, half: bool = False,
         if not bool(torch.isfinite(tensor).all()):
             raise InvalidInput(f"{path}: weight {name} is not finite" + (" in half precision" if half else ""))
     with whole_file(path) as temporary:
-        save_file(ready, temporary, metadata={"molkit": json.dumps(metadata or {}, sort_keys=True)})
+        temporary.write_bytes(save(ready, metadata={"molkit": json.dumps(metadata or {}, sort_keys=True)}))
 
 
 def copy_thinned(source: Path, target: Path) -> None:

@@ -247,7 +247,7 @@ def test_the_command_refines_ranks_by_the_energy_and_farms(tmp_path, capfd):
     assert run(command) == 2 and "needs weights of its energy" in capfd.readouterr().err
     command += ["--etm", str(tmp_path / "etm")]
     assert run(command) == 3
-    assert "molecule 2: 'CCN'" in capfd.readouterr().err
+    assert "left out, molecule 2: CCN: 'CCN'" in capfd.readouterr().err
     lines = out.read_text().splitlines()
     energies = [float(lines[row + 1]) for row, line in enumerate(lines) if "<etm_energy>" in line]
     assert len(energies) == 8 and energies[:4] == sorted(energies[:4]) and energies[4:] == sorted(energies[4:])

@@ -51,6 +51,15 @@ def test_a_run_is_continued_to_a_later_end(recipe, tmp_path, capsys):
     assert [json.loads(line)["step"] for line in sessions] == [0, 3]
 
 
+def test_a_finished_run_says_its_loss_and_a_run_that_is_not_there_is_not_continued(recipe, tmp_path, capsys):
+    assert train(recipe, tmp_path / "run", "--resume") == 2 and not (tmp_path / "run").exists()
+    assert "no checkpoint to continue there; leave out --resume" in error_line(capsys)
+    assert train(recipe, tmp_path / "run") == 0
+    first = capsys.readouterr().out.split("loss")[1]
+    assert train(recipe, tmp_path / "run", "--resume") == 0
+    assert capsys.readouterr().out.split("loss")[1] == first != " nan\n"
+
+
 def test_a_new_run_begins_with_given_weights_and_says_so(recipe, tmp_path):
     assert train(recipe, tmp_path / "first") == 0
     assert train(recipe, tmp_path / "second", "--from", str(tmp_path / "first"), "--total-steps", "1") == 0

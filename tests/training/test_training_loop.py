@@ -18,7 +18,7 @@ from molkit.rng import generator_from
 from molkit.training import run_folder
 from molkit.training.files import locked
 from molkit.training.loop import make_fabric, train
-from molkit.training.run_folder import load_state, stored_precision
+from molkit.training.run_folder import STATE, load_state, stored_precision
 
 
 class Killed(Exception):
@@ -37,6 +37,8 @@ def kill_at(step: int):
 
     return kill
 
+
+NAMES = ("coarse", "whole")
 
 # saving and resuming
 
@@ -101,7 +103,7 @@ def test_log_lines_of_an_interrupted_run_are_those_of_the_whole_one(tmp_path):
 
 
 def test_means_in_log_lines_are_over_the_steps_since_the_last_one(tmp_path):
-    """Also in the first line after a resume in between."""
+    """Also in the first line after a resume in between, for which the checkpoint keeps what was summed."""
     run(tmp_path / "fine")
     config = settings(log_every=5)
     run(tmp_path / "coarse", config=config, on_step=stop_at(3))
@@ -109,8 +111,12 @@ def test_means_in_log_lines_are_over_the_steps_since_the_last_one(tmp_path):
     loss = [line["loss"] for line in metrics(tmp_path / "fine")]
     first, second = metrics(tmp_path / "coarse")
     assert (first["step"], second["step"]) == (5, 10)
-    assert first["loss"] == pytest.approx(sum(loss[3:5]) / 2, abs=2e-7)
+    assert first["loss"] == pytest.approx(sum(loss[0:5]) / 5, abs=2e-7)
     assert second["loss"] == pytest.approx(sum(loss[5:10]) / 5, abs=2e-7)
+    run(tmp_path / "whole", config=config)
+    timing = {"rate", "seconds"}
+    rows = [[{k: v for k, v in row.items() if k not in timing} for row in metrics(tmp_path / n)] for n in NAMES]
+    assert rows[0] == rows[1]
 
 
 def test_a_run_can_be_lengthened(tmp_path):
@@ -123,14 +129,23 @@ def test_a_finished_run_resumed_does_nothing(tmp_path):
     run(tmp_path)
     before = weights(tmp_path)
     result = run(tmp_path, resume=True)
-    assert result.finished and result.step == 12
+    assert result.finished and result.step == 12 and round(result.loss, 7) == metrics(tmp_path)[-1]["loss"]
     assert all(torch.equal(before[name], value) for name, value in weights(tmp_path).items())
 
 
-def test_resuming_where_no_run_is_starts_one_and_says_so(tmp_path, caplog):
-    result = run(tmp_path / "new", resume=True)
-    assert result.finished
-    assert f"{tmp_path / 'new'}: no run to continue there, starting one" in caplog.text
+def test_resuming_where_no_run_is_is_refused(tmp_path):
+    with pytest.raises(InvalidInput, match="no checkpoint to continue there; leave out --resume to begin a run"):
+        run(tmp_path / "new", resume=True)
+
+
+def test_weights_and_checkpoints_have_the_mode_that_the_umask_allows(tmp_path):
+    before = os.umask(0o022)
+    try:
+        run(tmp_path)
+    finally:
+        os.umask(before)
+    modes = {name: (tmp_path / name).stat().st_mode & 0o777 for name in ("weights.safetensors", STATE)}
+    assert set(modes.values()) == {0o644}
 
 
 def test_a_run_is_not_overwritten(tmp_path):
