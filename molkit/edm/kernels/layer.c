@@ -219,19 +219,21 @@ INLINE float N(sum)(vf v) {
 
 #define MAGIC 12582912.0f /* 1.5 * 2^23: adding it rounds to an integer, held in the low bits */
 
-/* 1 / (1 + exp(-x)): 2^n times a minimax polynomial for 2^r, |r| <= 1/2, of degree 5 (relative error 8e-8), or of
- * degree 3 (8e-5) when the products are bfloat16. */
+/* 1 / (1 + exp(-x)): 2^n times a minimax polynomial for 2^r, of degree 5 for |r| <= 1/2 (relative error 8e-8), or of
+ * degree 3 for 0 <= r < 1 (8e-5) when the products are bfloat16. */
 INLINE vf N(sigmoid)(vf x) {
+#ifdef BFLOAT
+    const __m512 y = (__m512)(x * -1.44269504f);
+    const vf r = (vf)_mm512_reduce_ps(y, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); /* y - floor(y) */
+    vf p = N(all)(0.0780245497f);
+    p = p * r + 0.226067141f;
+    p = p * r + 0.695833504f;
+    p = p * r + 0.999925196f;
+    return (vf)_mm512_rcp14_ps((__m512)(1.0f + (vf)_mm512_scalef_ps((__m512)p, y))); /* p 2^floor(y) */
+#else
     vf y = N(clamp)(x * -1.44269504f, -126.0f, 126.0f);
     vf shifted = y + MAGIC;
     vf r = y - (shifted - MAGIC);
-#ifdef BFLOAT
-    vf p = N(all)(0.0551716685f);
-    p = p * r + 0.242611125f;
-    p = p * r + 0.693260968f;
-    p = p * r + 0.999928057f;
-    return (vf)_mm512_rcp14_ps((__m512)(1.0f + (vf)((vi)p + ((vi)shifted << 23))));
-#else
     vf p = N(all)(0.00132764724f);
     p = p * r + 0.00967554189f;
     p = p * r + 0.0555071309f;
@@ -354,15 +356,66 @@ static N(matrix) N(as_factor)(const float *x, int64_t by, int64_t rows, int64_t 
 
 INLINE int64_t N(panel_width)(int64_t width, int64_t first) { return width - first < PANEL ? width - first : PANEL; }
 
-/* The matrix B[k][n] = from[k * by_k + n * by_n], k < depth, n < width, as panels of at most PANEL columns. */
+#ifdef MATRIX
+/* to[k][r] = from[r][k] for 16 x 16 pairs; `by_to` and `by_from` pairs between rows. */
+INLINE void N(transpose)(const operand *from, int64_t by_from, operand *to, int64_t by_to) {
+    __m512i x[16];
+#pragma GCC unroll 16
+    for (int r = 0; r < 16; r++) x[r] = _mm512_loadu_si512(from + 2 * r * by_from);
+#pragma GCC unroll 4
+    for (int bit = 1; bit < 16; bit *= 2) { /* swaps this bit of the row's number and of the column's */
+        vi low, high;
+#pragma GCC unroll 16
+        for (int n = 0; n < 16; n++) low[n] = n & bit ? 16 + n - bit : n, high[n] = n & bit ? 16 + n : n + bit;
+#pragma GCC unroll 16
+        for (int r = 0; r < 16; r++) {
+            if (r & bit) continue;
+            const __m512i a = x[r], b = x[r + bit];
+            x[r] = _mm512_permutex2var_epi32(a, (__m512i)low, b);
+            x[r + bit] = _mm512_permutex2var_epi32(a, (__m512i)high, b);
+        }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < 16; r++) _mm512_storeu_si512(to + 2 * r * by_to, x[r]);
+}
+
+/* The panel of 16 of these columns from n on, where each of them lies in one piece. */
+INLINE void N(pack_turned)(const float *from, int64_t by_n, int64_t depth, int64_t columns, operand *panel) {
+    operand rows[16 * DEPTH] __attribute__((aligned(64)));
+    for (int64_t k = 0; k < depth; k += DEPTH) {
+        for (int64_t n = 0; n < 16; n++) {
+            const float *at = from + n * by_n + k;
+            const vf a = N(load)(at), b = k + LANES < depth ? N(load)(at + LANES) : (vf){};
+            _mm512_store_si512(rows + n * DEPTH, (__m512i)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a));
+        }
+        N(transpose)(rows, DEPTH / 2, panel + k * columns, columns);
+    }
+}
+#endif
+
+/* The matrix B[k][n] = from[k * by_k + n * by_n], k < depth, n < width, as panels of at most PANEL columns. Depth is
+ * even. */
 static void N(pack)(const float *from, int64_t by_k, int64_t by_n, int64_t depth, int64_t width, operand *panels) {
     const int64_t whole = N(up)(depth, DEPTH);
     for (int64_t first = 0; first < width; first += PANEL) {
         const int64_t columns = N(panel_width)(width, first);
+        const float *corner = from + first * by_n;
         memset(panels + depth * columns, 0, sizeof(operand) * (whole - depth) * columns);
-        for (int64_t n = 0; n < columns; n++)
-            for (int64_t k = 0; k < depth; k++)
-                panels[(k / STEP * columns + n) * STEP + k % STEP] = N(rounded)(from[k * by_k + (first + n) * by_n]);
+        if (by_n == 1)
+            for (int64_t k = 0; k < depth; k += 2)
+                for (int64_t n = 0; n < columns; n += LANES) {
+                    const float *at = corner + k * by_k + n;
+                    N(put)(NULL, panels, columns, k, n, N(load)(at), N(load)(at + by_k));
+                }
+        else
+#ifdef MATRIX
+            for (int64_t n = 0; n < columns; n += 16)
+                N(pack_turned)(corner + n * by_n, by_n, depth, columns, panels + 2 * n);
+#else
+            for (int64_t n = 0; n < columns; n++)
+                for (int64_t k = 0; k < depth; k++)
+                    panels[(k / STEP * columns + n) * STEP + k % STEP] = N(rounded)(corner[k * by_k + n * by_n]);
+#endif
         panels += whole * columns;
     }
 }
@@ -449,28 +502,6 @@ STAGE void N(product)(N(matrix) left, const operand *panels, int64_t depth, int6
                 else N(rows_block)(a, left.by, b, columns, depth, s, by_start, o, by_out, high, 1);
             }
     }
-}
-
-/* to[k][r] = from[r][k] for 16 x 16 pairs; `by_to` and `by_from` pairs between rows. */
-INLINE void N(transpose)(const operand *from, int64_t by_from, operand *to, int64_t by_to) {
-    __m512i x[16];
-#pragma GCC unroll 16
-    for (int r = 0; r < 16; r++) x[r] = _mm512_loadu_si512(from + 2 * r * by_from);
-#pragma GCC unroll 4
-    for (int bit = 1; bit < 16; bit *= 2) { /* swaps this bit of the row's number and of the column's */
-        vi low, high;
-#pragma GCC unroll 16
-        for (int n = 0; n < 16; n++) low[n] = n & bit ? 16 + n - bit : n, high[n] = n & bit ? 16 + n : n + bit;
-#pragma GCC unroll 16
-        for (int r = 0; r < 16; r++) {
-            if (r & bit) continue;
-            const __m512i a = x[r], b = x[r + bit];
-            x[r] = _mm512_permutex2var_epi32(a, (__m512i)low, b);
-            x[r + bit] = _mm512_permutex2var_epi32(a, (__m512i)high, b);
-        }
-    }
-#pragma GCC unroll 16
-    for (int r = 0; r < 16; r++) _mm512_storeu_si512(to + 2 * r * by_to, x[r]);
 }
 
 /* out [depth, width] += left^T right, left [rows, depth], right [rows, width], both in pairs of rows, with zeros up to a
@@ -655,8 +686,8 @@ static int N(prepare)(const layer_call *c, N(state) * s) {
     float *next = scratch_of(sizeof(float) * (7 * tile + 3 * square + 9 * atoms + 4 * ROWS * width) + sizeof(N(state)));
     if (!next) return NO_MEMORY;
     s->hidden = (operand *)next, next += tile;
-    s->hidden_pairs = (operand *)next, next += tile;
     s->grad = (operand *)next, next += tile;
+    s->hidden_pairs = (operand *)next, next += tile;
     s->grad_pairs = (operand *)next, next += tile;
     s->hidden_slope = next, next += tile;
     s->message = next, next += tile;
@@ -676,7 +707,7 @@ static int N(prepare)(const layer_call *c, N(state) * s) {
     s->grad_pairs = s->grad;
 #endif
 #ifdef MATRIX
-    memset(s->hidden, 0, 4 * sizeof(float) * tile); /* the last terms of sums are read from the gaps between rows */
+    memset(s->hidden, 0, 2 * sizeof(float) * tile); /* the last terms of sums are read from the gaps between rows */
 #endif
     return OK;
 }
@@ -733,7 +764,7 @@ STAGE void N(hidden_stage)(const layer_call *c, N(state) * s, const int backward
             vf slope_a, slope_b;
             const vf a = N(silu)(N(first_sum)(c, s, r, k), &slope_a);
             const vf b = N(silu)(N(first_sum)(c, s, r + 1, k), &slope_b);
-            N(put)(s->hidden, backward ? s->hidden_pairs : NULL, pitch, r, k, a, b);
+            N(put)(backward ? NULL : s->hidden, backward ? s->hidden_pairs : NULL, pitch, r, k, a, b);
             if (!backward) continue;
             N(store)(s->hidden_slope + r * pitch + k, slope_a);
             N(store)(s->hidden_slope + (r + 1) * pitch + k, slope_b);
