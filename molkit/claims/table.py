@@ -45,7 +45,8 @@ MEANINGS = {
     DIRECTION: "the rule is not met, but the whole interval lies on the paper's side of the baseline named in the rule",
     UNDECIDED: "the interval is too wide to tell, the intervals of an order overlap, or fewer than eight items stand "
     "behind it",
-    NOT_COMPARABLE: "the rule is not met, and something was smaller than the paper's: what, is said beside it",
+    NOT_COMPARABLE: "the rule is not met and something was smaller than the paper's (what, is said beside it), or the "
+    "energy leans on other people's published ones",
     DIFFERS: "the rule is not met at the paper's scale",
     NOT_ATTEMPTED: "no result that could be judged; the reason is given",
 }
