@@ -20,13 +20,23 @@ def random_rotations(count: int, *, generator: torch.Generator, dtype: torch.dty
     return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2).to(dtype)
 
 
+def _require_pair(positions: np.ndarray, target: np.ndarray) -> None:
+    """Raise ValueError unless both are finite [A, 3] with A at least 1."""
+    if positions.shape != target.shape or positions.ndim != 2 or positions.shape[1] != 3 or len(positions) == 0:
+        raise ValueError(f"expected two arrays of one shape [A, 3], got {positions.shape} and {target.shape}")
+    for name, values in (("positions", positions), ("target", target)):
+        if not np.isfinite(values).all():
+            atom = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
+            raise ValueError(f"{name}: the coordinates of atom {atom + 1} are not finite: {values[atom].tolist()}")
+
+
 def superpose(positions: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Positions [A, 3] moved and turned so that they lie on the target [A, 3] as well as they can.
 
-    Source: Kabsch, Acta Cryst. A 32, 922 (1976). Mirror images are not superposed. Raises ValueError for other shapes.
+    Source: Kabsch, Acta Cryst. A 32, 922 (1976). Mirror images are not superposed. Raises ValueError for other
+    shapes, no atom, or a coordinate that is not finite.
     """
-    if positions.shape != target.shape or positions.ndim != 2 or positions.shape[1] != 3:
-        raise ValueError(f"expected two arrays of one shape [A, 3], got {positions.shape} and {target.shape}")
+    _require_pair(positions, target)
     centre = target.mean(axis=0)
     first, second = positions - positions.mean(axis=0), target - centre
     left, _, right = np.linalg.svd(first.T @ second)
@@ -49,14 +59,14 @@ def best_rotations(moving: Tensor, fixed: Tensor, batch: Tensor, num_molecules: 
 def aligned_rmsd(positions: np.ndarray, target: np.ndarray) -> float:
     """Root mean square deviation [A, 3] after the best shift and proper rotation, in the unit of the input.
 
-    Source: Kabsch, Acta Cryst. A 32, 922 (1976). Mirror images are not superposed. Raises ValueError for other shapes.
+    Source: Kabsch, Acta Cryst. A 32, 922 (1976). Mirror images are not superposed. Raises ValueError for other
+    shapes, no atom, or a coordinate that is not finite.
 
     >>> corner = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
     >>> round(aligned_rmsd(corner[:, [1, 2, 0]] + 5.0, corner), 6)  # shifted and turned
     0.0
     """
-    if positions.shape != target.shape or positions.ndim != 2 or positions.shape[1] != 3:
-        raise ValueError(f"expected two arrays of one shape [A, 3], got {positions.shape} and {target.shape}")
+    _require_pair(positions, target)
     first, second = positions - positions.mean(axis=0), target - target.mean(axis=0)
     left, values, right = np.linalg.svd(first.T @ second)
     values[-1] *= np.sign(np.linalg.det(left) * np.linalg.det(right)) or 1.0

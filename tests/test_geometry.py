@@ -1,8 +1,10 @@
 import math
 
+import numpy as np
+import pytest
 import torch
 
-from molkit.geometry import random_rotations
+from molkit.geometry import aligned_rmsd, random_rotations, superpose
 
 
 def test_random_rotations_are_proper_and_orthogonal():
@@ -22,3 +24,16 @@ def test_random_rotations_are_uniform():
     angles = torch.arccos(((traces - 1) / 2).clamp(-1, 1))
     expected = (math.pi / 2 - 1.0) / math.pi  # probability of an angle below 90 degrees
     assert abs(float((angles < math.pi / 2).double().mean()) - expected) < 5 * math.sqrt(expected / count)
+
+
+@pytest.mark.parametrize("function", [aligned_rmsd, superpose])
+def test_coordinates_that_are_not_finite_are_refused_by_atom(function):
+    fine = np.arange(9.0).reshape(3, 3)
+    broken = fine.copy()
+    broken[1, 2] = np.nan
+    with pytest.raises(ValueError, match="positions: the coordinates of atom 2 are not finite"):
+        function(broken, fine)
+    with pytest.raises(ValueError, match="target: the coordinates of atom 2 are not finite"):
+        function(fine, broken)
+    with pytest.raises(ValueError, match="one shape"):
+        function(np.zeros((0, 3)), np.zeros((0, 3)))

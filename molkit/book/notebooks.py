@@ -73,6 +73,12 @@ def parameters_cell(path: Path) -> dict[str, tuple[str, str]]:
     }
 
 
+def parameters_source(path: Path) -> str:
+    """The text of the cell tagged `parameters`; empty without one."""
+    cells = read_notebook(path)["cells"]
+    return next(("".join(cell["source"]) for cell in cells if "parameters" in tags(cell)), "")
+
+
 def canonical(notebook: dict[str, Any]) -> dict[str, Any]:
     """The form that is committed: no times, no machine, no injected cell; cell ids, tags and outputs stay."""
     notebook = json.loads(json.dumps(notebook))

@@ -1,6 +1,5 @@
 """Profiles: what a chapter is given when it runs, checked against the notebook's own parameters cell."""
 
-import ast
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,13 +8,14 @@ from typing import Any
 import yaml
 
 from molkit.book.layout import CHAPTERS, Book
-from molkit.book.notebooks import parameters_cell
+from molkit.book.notebooks import parameters_cell, parameters_source
+from molkit.book.parameters import Parameter, read_parameters
+from molkit.config import LARGEST
 from molkit.errors import InvalidInput
 from molkit.experiments.experiment import read_recompute
 
 PROFILES = ("smoke", "fast", "paper")
 SETTINGS = ("budget_seconds", "parameters")
-PLAIN_TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict}
 
 
 @dataclass(frozen=True)
@@ -79,19 +79,18 @@ def parameters_of(notebook: Path) -> dict[str, str]:
 
 
 def check_parameters(notebook: Path, values: Mapping[str, Any], *, where: str = "") -> None:
-    """Raise InvalidInput unless every name is in the notebook's parameters cell and every value is of its type."""
+    """Raise InvalidInput unless the notebook's parameters cell has every name, and its value is one that may be."""
     known = parameters_of(notebook)
+    ranges = read_parameters(parameters_source(notebook))
     prefix = f"{where}: " if where else ""
     for name, value in values.items():
         if name not in known:
             raise InvalidInput(
                 f"{prefix}{notebook.name} has no parameter {name!r}; it has {', '.join(known) or 'none'}"
             )
-        if not _fits(value, known[name]):
-            raise InvalidInput(
-                f"{prefix}parameter {name!r} of {notebook.name} must be {known[name]}, "
-                f"got {value!r} ({type(value).__name__})"
-            )
+        parameter = ranges.get(name) or Parameter(name, known[name], -LARGEST, LARGEST)
+        if problem := parameter.problem(value):
+            raise InvalidInput(f"{prefix}parameter {name!r} of {notebook.name} {problem}")
         if name == "recompute" and known[name] == "str":
             _check_recompute(value, f"{prefix}parameter 'recompute' of {notebook.name}")
 
@@ -131,30 +130,3 @@ def _settings(book: Book, chapter: str, entry: object, path: Path) -> Settings:
         raise InvalidInput(f"{path}: {chapter}: parameters must be `name: value` pairs, got {parameters!r}")
     check_parameters(book.source(chapter), parameters, where=f"{path}: {chapter}")
     return Settings(parameters, float(budget))
-
-
-def _fits(value: object, kind: str) -> bool:
-    """Whether a value belongs to a type written as an annotation; what cannot be read is not checked."""
-    try:
-        return _is(value, ast.parse(kind, mode="eval").body)
-    except SyntaxError:
-        return True
-
-
-def _is(value: object, kind: ast.expr) -> bool:
-    """Whether a value belongs to `int`, `list[int]`, `dict[str, float]`, `int | None` and their like."""
-    match kind:
-        case ast.BinOp(op=ast.BitOr()):
-            return _is(value, kind.left) or _is(value, kind.right)
-        case ast.Constant(value=None):
-            return value is None
-        case ast.Subscript(value=ast.Name(id="list"), slice=inner):
-            return isinstance(value, list) and all(_is(item, inner) for item in value)
-        case ast.Subscript(value=ast.Name(id="dict"), slice=ast.Tuple(elts=[key, inner])):
-            return isinstance(value, dict) and all(_is(k, key) and _is(v, inner) for k, v in value.items())
-        case ast.Name(id="float"):
-            return isinstance(value, int | float) and not isinstance(value, bool)
-        case ast.Name(id=name) if name in PLAIN_TYPES:
-            return isinstance(value, PLAIN_TYPES[name]) and (name == "bool" or not isinstance(value, bool))
-        case _:
-            return True

@@ -1,5 +1,6 @@
 """Kohn-Sham energies and forces by PySCF as an energy function, with the last density as the next guess."""
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,8 +52,8 @@ class DftEnergy:
     """Energy and forces of one molecule at any positions; every call starts from the density of the one before.
 
     PySCF uses one thread, whatever OMP_NUM_THREADS says.
-    Raises InvalidInput for a spin that the electrons cannot have, CalculationFailed where the density does not
-    converge or atoms overlap; a failed call leaves no density behind.
+    Raises InvalidInput for a spin that the electrons cannot have or an element without basis, CalculationFailed where
+    the density does not converge or atoms overlap; a failed call leaves no density behind.
     """
 
     def __init__(self, molecule: Molecule, *, level: DftLevel | None = None) -> None:
@@ -63,7 +64,22 @@ class DftEnergy:
             raise InvalidInput(
                 f"{electrons} electrons cannot have {self.unpaired} unpaired ones; correct charge or spin"
             )
+        self._require_basis()
         self.density: np.ndarray | None = None
+
+    def _require_basis(self) -> None:
+        from pyscf.gto import basis
+        from pyscf.lib.exceptions import BasisNotFoundError
+
+        for symbol in sorted(set(self.molecule.symbols)):
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # advice to install a package with further bases
+                    known = basis.load(self.level.basis, symbol)
+            except BasisNotFoundError:
+                known = []
+            if not known:
+                raise InvalidInput(f"PySCF has no basis {self.level.basis} for {symbol}; name another basis")
 
     def __call__(self, positions: np.ndarray) -> EnergyForces:
         """Energy in eV and forces in eV/angstrom at positions [A, 3] in angstrom."""

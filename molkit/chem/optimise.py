@@ -28,10 +28,13 @@ def optimise(
 
     cartesian: ASE's BFGS, initial Hessian 70 eV/angstrom^2, steps up to 0.2 angstrom, until the largest force is below
     0.03 eV/angstrom (Source: Rothchild et al. 2024). internal: geomeTRIC, translation-rotation internal coordinates
-    with its model Hessian and its default thresholds. Raises CalculationFailed where an energy fails on the way.
+    with its model Hessian and its default thresholds. Raises CalculationFailed where an energy fails on the way,
+    InvalidInput for an unknown optimiser or one atom in internal coordinates.
     """
     if optimiser not in get_args(Optimiser):
         raise InvalidInput(f"optimiser must be one of {', '.join(get_args(Optimiser))}, got {optimiser!r}")
+    if optimiser == "internal" and molecule.num_atoms < 2:
+        raise InvalidInput(f"internal coordinates need at least two atoms, got {molecule.num_atoms}; use cartesian")
     if optimiser == "cartesian":
         return relax(molecule, energy=energy, optimiser="bfgs", fmax=FMAX, max_steps=max_steps)
     return _internal(molecule, energy, max_steps)

@@ -83,7 +83,11 @@ def solved(molecule: Molecule, *, grid_level: int) -> tuple[System, KohnShamRun]
 
 
 def on_kohn_sham(names: Sequence[str], *, grid_level: int = 2) -> list[OnKohnSham]:
-    """Every functional on the fitted Kohn-Sham densities of molecules of SMALL."""
+    """Every functional on the fitted Kohn-Sham densities of molecules of SMALL. Raises InvalidInput for others."""
+    if not names or (unknown := [name for name in names if name not in SMALL]):
+        raise InvalidInput(
+            f"molecules must be some of {', '.join(SMALL)}; got {', '.join(unknown) if names else 'none'}"
+        )
     found = []
     for name in names:
         system, run = solved(SMALL[name], grid_level=grid_level)

@@ -1,9 +1,13 @@
 """Profiles and parameters: what is wrong is named in one line, and nothing is run."""
 
+import re
+
 import pytest
 
 from molkit.book.layout import Book
-from molkit.book.profiles import load_profile, read_overrides, with_overrides
+from molkit.book.notebooks import code_cells, read_notebook
+from molkit.book.parameters import check_here, read_parameters
+from molkit.book.profiles import check_parameters, load_profile, parameters_of, read_overrides, with_overrides
 from molkit.cli import run as molkit
 from molkit.errors import InvalidInput
 
@@ -85,3 +89,62 @@ def test_recompute_is_checked_before_anything_runs(toy, capsys):
     message = capsys.readouterr().err
     assert "recompute is 'missing', 'all' or 'audit:K'" in message and message.count("\n") == 1
     assert not (toy.root / "_run").exists()
+
+
+def in_a_notebook(*cells):
+    """The names of a notebook after some cells, as a kernel leaves them."""
+    namespace = {"In": ["", *cells]}
+    for cell in cells:
+        exec(cell, namespace)
+    return namespace
+
+
+CELL = """num_molecules: int = 3  # drawn while the page is made
+num_data: int = 5  # behind the data row; 0 for all
+alpha: float = 85.0  # bohr^3
+grid_level: int = 1  # of PySCF
+seed: int = 0
+name: str = "edm_qm9"  # published weights
+"""
+
+
+@pytest.mark.parametrize(
+    ("injected", "message"),
+    [
+        ("num_molecules = 0", "'num_molecules' must be a whole number from 1 to 2147483647, got 0"),
+        ("num_molecules = 'many'", r"'num_molecules' must be int, got 'many' \(str\)"),
+        ("num_molecules = 2.5", "'num_molecules' must be int, got 2.5"),
+        ("num_molecules = 10**23", "'num_molecules' must be a whole number from 1"),
+        ("num_data = -1", "'num_data' must be a whole number from 0"),
+        ("seed = -1", "'seed' must be a whole number from 0"),
+        ("grid_level = 10", "'grid_level' must be a whole number from 0 to 9, got 10"),
+        ("alpha = float('nan')", "'alpha' must be a finite number, got nan"),
+        ("name = 3", "'name' must be str, got 3"),
+    ],
+)
+def test_a_running_chapter_refuses_a_parameter_by_name(injected, message):
+    with pytest.raises(InvalidInput, match=message):
+        check_here(in_a_notebook(CELL, injected))
+
+
+def test_a_running_chapter_takes_what_its_parameters_cell_allows():
+    check_here(in_a_notebook(CELL))
+    check_here(in_a_notebook(CELL, "num_data = 0", "num_molecules = 1000", "seed = 7", "alpha = 80", "grid_level = 0"))
+
+
+@pytest.mark.parametrize("chapter", Book().chapters())
+def test_every_chapter_refuses_words_and_zeros_for_its_numbers_before_it_computes(chapter):
+    path = Book().source(chapter)
+    cells = code_cells(read_notebook(path))
+    assert "check_here(globals())" in cells[1], "the first cell after the parameters checks them"
+    before = cells[1].split("check_here(")[0]
+    assert not re.sub(r"from [\w.]+ import \w+( as \w+)?(, \w+)*\n|\s", "", before), "nothing is computed before"
+    parameters = read_parameters(cells[0])
+    assert set(parameters) == set(parameters_of(path))
+    for name, parameter in parameters.items():
+        if parameter.kind in ("int", "float"):
+            with pytest.raises(InvalidInput, match=name):
+                check_parameters(path, {name: "many"})
+        if parameter.kind == "int":
+            with pytest.raises(InvalidInput, match=name):
+                check_parameters(path, {name: parameter.low - 1})

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from molkit.chem.dft import DftEnergy, DftLevel
+from molkit.chem.dft import DftEnergy, DftLevel, single_point
 from molkit.chem.embedding import embed_like, force_field_minimum
 from molkit.chem.optimise import optimise
 from molkit.chem.xtb import XtbEnergy
@@ -108,3 +108,13 @@ def test_the_stereochemistry_of_the_geometry_is_kept():
         Chem.AssignStereochemistryFrom3D(mol)
         found.append(Chem.FindMolChiralCenters(mol)[0][1])
     assert set(found) == {"R", "S"}
+
+
+def test_one_atom_has_no_internal_coordinates():
+    with pytest.raises(InvalidInput, match="internal coordinates need at least two atoms, got 1"):
+        optimise(Molecule([8], [[0.0, 0.0, 0.0]]), None, optimiser="internal")
+
+
+def test_an_element_without_basis_is_named():
+    with pytest.raises(InvalidInput, match=r"no basis 6-31g\(2df,p\) for Au"):
+        single_point(Molecule([79, 17], [[0.0, 0.0, 0.0], [0.0, 0.0, 2.2]]))
