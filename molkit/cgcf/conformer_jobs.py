@@ -81,7 +81,7 @@ def run_jobs(
     for weights, energy in {(job.weights, job.energy) for job in jobs}:
         shared_flow(weights)
         if energy:
-            shared_energy(energy)
+            shared_energy(energy, weights)
     tasks = {
         f"{row:06d}": replace(job, weights=portable(job.weights), energy=job.energy and portable(job.energy))
         for row, job in enumerate(jobs)
@@ -141,7 +141,7 @@ def conformers_of(job: ConformerJob) -> Conformers:
     made = joined(rounds)
     if not len(made):
         raise CalculationFailed(f"none of {drawn} conformers drawn has the stereo that the SMILES specifies")
-    energy = shared_energy(job.energy) if job.energy else None
+    energy = shared_energy(job.energy, job.weights) if job.energy else None
     if job.rank == "etm" and energy is not None:
         made = ranked_by_tilt(made, energy)
     return ranked(made) if job.rank == "xtb" else made
@@ -152,7 +152,7 @@ def _round(job: ConformerJob, count: int, generator: torch.Generator) -> Conform
     model = shared_flow(job.weights)
     made = generate(model, job.smiles, count, generator=generator, search=job.search, stereo=job.stereo)
     if job.energy and len(made):
-        made = tilted(made, model, shared_energy(job.energy), generator=generator)
+        made = tilted(made, model, shared_energy(job.energy, job.weights), generator=generator)
     return relaxed(made) if job.mmff else made
 
 

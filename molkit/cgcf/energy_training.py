@@ -101,16 +101,19 @@ def save_energy(network: EnergyNetwork, config: EnergyConfig, folder: Path) -> N
     write_yaml(folder / "config.yaml", {"method": METHOD, **to_dict(config)})
 
 
-def load_energy(path_or_name: str | Path) -> EnergyNetwork:
+def load_energy(path_or_name: str | Path, *, flow: str | Path | None = None) -> EnergyNetwork:
     """The energy in a run folder or published under that name, float32, in evaluation mode.
 
-    Raises DataNotFound, or InvalidInput for weights of another method.
+    flow: the one that it shall tilt. Raises DataNotFound, or InvalidInput for weights of another method, or of an
+    energy that learned on samples of another flow.
     """
     folder = resolve(path_or_name)
     values = read_yaml(folder / "config.yaml")
     if (method := values.pop("method", "edm")) != METHOD:
         raise InvalidInput(f"{folder}: these weights belong to method {method}; name weights of method {METHOD}")
     network = EnergyNetwork(from_dict(EnergyConfig, values, source=str(folder / "config.yaml")))
+    if flow is not None and (own := Path(network.config.flow).name) != (asked := resolve(flow).resolve().name):
+        raise InvalidInput(f"{path_or_name} tilts {own or 'an unnamed flow'}, not {asked}; name one that tilts it")
     network.load_state_dict(read_weights(folder / "weights.safetensors", network.state_dict()))
     return network.eval().requires_grad_(False)
 

@@ -17,6 +17,6 @@ def shared_flow(name: str) -> Cgcf:
 
 
 @lru_cache(maxsize=4)
-def shared_energy(name: str) -> EnergyNetwork:
-    """The energy of a run folder or published under that name. Raises as `load_energy` does."""
-    return load_energy(name)
+def shared_energy(name: str, flow: str | None = None) -> EnergyNetwork:
+    """The energy of a run folder or published under that name, which tilts this flow. Raises as `load_energy` does."""
+    return load_energy(name, flow=flow)

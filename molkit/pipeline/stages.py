@@ -54,7 +54,7 @@ def load_all(settings: PipelineSettings) -> None:
     shared_edm(settings.generator)
     shared_flow(settings.flow)
     if settings.energy:
-        shared_energy(settings.energy)
+        shared_energy(settings.energy, settings.flow)
     functional_named(settings.functional)
 
 
@@ -104,7 +104,7 @@ def conformers(journey: Journey, settings: PipelineSettings) -> Outcome:
     count = settings.num_conformers
     made = generate(model, journey.smiles, count, generator=generator, stereo="redraw", mol=mol)
     if settings.energy and len(made):
-        made = tilted(made, model, shared_energy(settings.energy), generator=generator)
+        made = tilted(made, model, shared_energy(settings.energy, settings.flow), generator=generator)
     whole = _with_bonds(mol, journey.molecule, made)
     if not len(whole):
         raise CalculationFailed(f"none of {made.num_drawn} conformers has the bonds and the handedness asked for")

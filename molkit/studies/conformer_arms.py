@@ -80,7 +80,7 @@ def measure(task: ArmsTask) -> dict[str, np.ndarray]:
     require_known(model, mol, one.smiles)
     references = thinned(one.positions, task.max_references)
     count = PER_REFERENCE * len(references)
-    drawn = arms(task, mol, model, shared_energy(task.energy) if task.energy else None, count)
+    drawn = arms(task, mol, model, shared_energy(task.energy, task.weights) if task.energy else None, count)
     energy = _AboveLowest(one, mol, task.num_energies)
     numbers, nearest = [], []
     for positions, seconds in drawn.values():

@@ -32,7 +32,7 @@ def overlays(weights: str, energy: str, *, data: str, num_molecules: int, count:
     With an energy the conformers are refined by it. Molecules that the flow does not know are passed over.
     Raises InvalidInput where that leaves none.
     """
-    model, network = load_flow(weights), load_energy(energy) if energy else None
+    model, network = load_flow(weights), load_energy(energy, flow=weights) if energy else None
     found = []
     for row, one in enumerate(load_ensembles(data, split="test", limit=num_molecules)):
         mol, generator = ensemble_mol(one), torch.Generator().manual_seed(seed + row)

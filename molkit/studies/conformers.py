@@ -106,7 +106,7 @@ def run_study(
     """
     load_flow(setting.weights)
     if setting.energy:
-        load_energy(setting.energy)
+        load_energy(setting.energy, flow=setting.weights)
     tasks = study_tasks(setting)
     kept = asdict(setting)
     for name in ("limit", "seeds", "failures"):  # a folder may hold more of these, and any policy reads it

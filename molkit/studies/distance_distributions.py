@@ -90,7 +90,7 @@ class DistanceStudy:
 
 def run_study(setting: Setting, *, say: Callable[[str], object] | None = None) -> DistanceStudy:
     """All arms on the test molecules of the set. Raises DataNotFound where weights or the set are not there."""
-    model, energy = load_flow(setting.weights), load_energy(setting.energy)
+    model, energy = load_flow(setting.weights), load_energy(setting.energy, flow=setting.weights)
     ensembles = load_ensembles(setting.data, split="test", limit=setting.limit or None)
     found, started = DistanceStudy(setting, made=provenance() | _stamp(setting)), process_time()
     for one in ensembles:
@@ -137,7 +137,7 @@ def drawn(one: Ensemble, model: Cgcf, energy: EnergyNetwork, count: int, seed: i
 def one_isomer(weights: str, energy: str, *, count: int, seed: int, data: str = DATA) -> Drawn:
     """The first test molecule of a set, drawn now."""
     one = load_ensembles(data, split="test")[0]
-    return drawn(one, load_flow(weights), load_energy(energy), count, seed)
+    return drawn(one, load_flow(weights), load_energy(energy, flow=weights), count, seed)
 
 
 def rows_of(one: Ensemble, model: Cgcf, energy: EnergyNetwork, setting: Setting) -> list[DistanceRow]:

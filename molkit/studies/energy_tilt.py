@@ -157,7 +157,8 @@ def tilt_molecules(
     """`count` conformers of held-back QM9 molecules by one search, before and after the walk."""
     if search not in SEARCHES:
         raise InvalidInput(f"unknown search {search!r}: expected {' or '.join(SEARCHES)}")
-    model, network, data = load_flow(weights), load_energy(energy), qm9_minima("valid", limit=num_molecules)
+    model, network = load_flow(weights), load_energy(energy, flow=weights)
+    data = qm9_minima("valid", limit=num_molecules)
     batcher, found = Batcher(data), []
     for row, (graph, name) in enumerate(zip(data.graphs, data.names, strict=True)):
         batch, generator = collate([graph]), generator_from("tilt", seed, name)
@@ -248,7 +249,7 @@ def clashes(graph: PairGraph, positions: np.ndarray) -> float:
 
 def walks(weights: str, energy: str, smiles: str, *, count: int, num_steps: int, seed: int) -> list[NoiseRow]:
     """Short walks on E_phi - log p_flow with noise times 0, 0.1 and 1, and on E_phi alone, from the same conformers."""
-    model, network = load_flow(weights), load_energy(energy)
+    model, network = load_flow(weights), load_energy(energy, flow=weights)
     graph, generator = collate([graph_of(graph_mol(smiles))]), generator_from("walks", seed)
     start = embed(graph, draw_distances(model.flow, graph, count, generator=generator), generator=generator)
     rows = []

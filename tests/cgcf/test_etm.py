@@ -1,6 +1,7 @@
 """The energy: symmetry, forces, the noise-contrastive optimum, and walks on energies with known answers."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -239,7 +240,7 @@ def test_the_command_refines_ranks_by_the_energy_and_farms(tmp_path, capfd):
         flow.data_norm.mean.fill_(2.4)
     save_flow(flow, tmp_path / "flow")
     network = loud_energy().float()
-    save_energy(network, network.config, tmp_path / "etm")
+    save_energy(network, replace(network.config, flow="runs/flow"), tmp_path / "etm")
     smiles, out = tmp_path / "some.smi", tmp_path / "made.sdf"
     smiles.write_text("CCO\nCCN\nCC(O)CO\n")
     command = ["conformers", str(smiles), "-n", "4", "--weights", str(tmp_path / "flow"), "--stereo", "ignore"]
