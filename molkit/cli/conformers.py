@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,10 @@ from molkit.cli.engines import Engine, Keep, engine_options, keep_options
 from molkit.cli.numbers import SEED, Whole
 from molkit.cli.outcome import end_of_parts, require_some
 from molkit.cli.outputs import STANDARD, OutFile, tell
+from molkit.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from molkit.cgcf.conformer_jobs import JobResult
+    from molkit.cgcf.conformer_jobs import ConformerJob, JobResult
 
 SMILES_FILES = (".smi", ".smiles", ".txt", ".csv", ".tsv")
 UNNAMED = re.compile(r"line_\d+")
@@ -65,7 +67,9 @@ def conformers(
     In place of a SMILES, a file of them (.smi, .txt, .csv, .tsv, also gzipped, or -): one a line, then a name, which
     becomes the title of its records; or a table with a column smiles.
 
-    A molecule that cannot be treated is named with its reason, and the others are finished.
+    A molecule that cannot be treated is named with its reason, and the others are finished. Conformers of another
+    isomer than the SMILES specifies are not written. Published weights know what they were tested on (their card says
+    it: heavy atoms, rotatable bonds, charges, elements): a molecule outside gets a line with how good they were inside.
     """
     from molkit.cgcf.choice import AUTO, energy_for, flow_for
     from molkit.cgcf.conformer_jobs import ConformerJob, run_jobs
@@ -79,23 +83,44 @@ def conformers(
         energy = energy_for(flow) if etm == AUTO else etm
         asked = {"smiles": text, "name": name, "count": count, "seed": seed + row}
         jobs.append(ConformerJob(**asked, weights=flow, energy=energy, **how))
+    tell_domains(jobs)
     with keep.open(engine, out) as folder, engine.open() as executor:
         results = run_jobs(jobs, folder=folder, executor=executor, progress=True)
     left_out, short = {}, {}
-    for number, (job, one) in enumerate(zip(jobs, results, strict=True), start=1):
+    for row, (job, one) in enumerate(zip(jobs, results, strict=True)):
         if one.made is None:
-            left_out[f"molecule {number}"] = f"{job.smiles}: {one.error}"
+            left_out[called(row, job)] = one.error if job.smiles in one.error else f"{job.smiles}: {one.error}"
             continue
         tell(out, summary(one, count, job.weights))
         if len(one.made) < count:
-            short[f"molecule {number}"] = (
-                f"{job.smiles}: {len(one.made)} of {count} conformers have the stereo asked for"
-            )
+            short[called(row, job)] = f"{job.smiles}: {len(one.made)} of {count} conformers have the stereo asked for"
     require_some(len(jobs) - len(left_out), left_out)
     records = [record for one in results for record in one.records]
     click.echo("".join(records), nl=False) if out == STANDARD else write_atomically(out, "".join(records))
     tell(out, f"{out}: {len(records)} conformers of {len(jobs) - len(left_out)} molecules, {len(left_out)} failed")
     end_of_parts(len(jobs) - len(left_out) - len(short), left_out, short)
+
+
+def called(row: int, job: ConformerJob) -> str:
+    """The number of a molecule, and its name where it has one."""
+    return f"molecule {row + 1}" + (f" ({job.name})" if job.name else "")
+
+
+def tell_domains(jobs: Sequence[ConformerJob]) -> None:
+    """Say of every molecule in which ways it is outside of what its weights were tested on; once for the same words."""
+    from molkit.cgcf.domain import outside
+    from molkit.chem.bond_graph import graph_mol
+
+    lines: dict[str, str] = {}
+    for row, job in enumerate(jobs):
+        try:
+            words = outside(graph_mol(job.smiles), job.weights)
+        except InvalidInput:
+            continue  # the job says why
+        if words:
+            lines.setdefault(words, called(row, job))
+    for words, name in lines.items():
+        click.echo(f"note, {name}: {words}", err=True)
 
 
 def expanded(text: str) -> list[tuple[str, str]]:

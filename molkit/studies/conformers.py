@@ -11,12 +11,14 @@ import numpy as np
 
 from molkit.cgcf.config import Start
 from molkit.cgcf.conformers import Stereo
+from molkit.cgcf.domain import Tested
 from molkit.cgcf.energy_training import load_energy
 from molkit.cgcf.model import load_flow
 from molkit.chem.conformer_rmsd import Symmetry
+from molkit.chem.rdkit_tools import rotatable_bonds
 from molkit.claims.ledger import REPOSITORY, Measurement
 from molkit.claims.provenance import commit, hash_files
-from molkit.data.ensembles import WHAT, Split, load_ensembles
+from molkit.data.ensembles import WHAT, Split, ensemble_mol, load_ensembles
 from molkit.data.registry import data_root, sha256_of
 from molkit.errors import DataNotFound, InvalidInput
 from molkit.farm.folder import Result
@@ -204,6 +206,23 @@ def stored_path(name: str) -> Path:
 def stored_study(name: str) -> ConformerStudy:
     """The study of that name in data/studies."""
     return read_study(stored_path(name))
+
+
+def as_tested(study: ConformerStudy) -> Tested:
+    """What the test molecules of a study are, and how the flow did: an entry of `tested.yaml` beside its weights."""
+    names = {row.name for row in study.rows}
+    mols = [ensemble_mol(one) for one in load_ensembles(study.setting.data, split="test") if one.name in names]
+    arms = {"covered": "flow", "covered_relaxed": "flow_ff", "covered_rdkit": "rdkit_ff"}
+    return Tested(
+        data=study.setting.data,
+        num_molecules=len(mols),
+        elements=tuple(sorted({atom.GetAtomicNum() for mol in mols for atom in mol.GetAtoms()})),
+        heavy_atoms=max(mol.GetNumHeavyAtoms() for mol in mols),
+        rotatable_bonds=max(rotatable_bonds(mol) for mol in mols),
+        charges=tuple(sorted({sum(atom.GetFormalCharge() for atom in mol.GetAtoms()) for mol in mols})),
+        threshold=study.setting.threshold,
+        **{name: round(mean_of(study, arm, "cov_recall").value, 3) for name, arm in arms.items()},
+    )
 
 
 def mean_of(study: ConformerStudy, arm: str, measure: str) -> Interval | None:

@@ -1,5 +1,6 @@
 """Conformers for users: handedness, refusals in one line, the command, training and weights."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -13,9 +14,10 @@ from rdkit.Chem import rdDistGeom, rdMolTransforms
 from molkit.cgcf import conformer_jobs, conformers
 from molkit.cgcf.choice import energy_for, flow_for
 from molkit.cgcf.config import FlowConfig
-from molkit.cgcf.conformer_jobs import ConformerJob, run_job
+from molkit.cgcf.conformer_jobs import ConformerJob, result_of, run_job
 from molkit.cgcf.conformers import Conformers, draw_distances, generate, sdf_lines, with_stereo_checked
 from molkit.cgcf.datasets import graph_of
+from molkit.cgcf.domain import described, known_tests, outside
 from molkit.cgcf.graph import collate
 from molkit.cgcf.handedness import HandedStress, embed_handed, with_flat_double_bonds
 from molkit.cgcf.loaded import shared_flow
@@ -24,6 +26,7 @@ from molkit.chem.bond_graph import graph_mol, is_inverted, mol_with_conformers, 
 from molkit.chem.rdkit_tools import embed_smiles, stereo_smiles
 from molkit.cli import run
 from molkit.errors import InvalidInput
+from molkit.studies.conformers import as_tested, stored_study
 from molkit.training.weights import resolve
 
 CHOLESTEROL = "C[C@H](CCCC(C)C)[C@H]1CC[C@@H]2[C@@]1(CC[C@H]3[C@H]2CC=C4[C@@]3(CC[C@@H](C4)O)C)C"
@@ -124,7 +127,7 @@ ISOMERS = [
 def test_every_conformer_that_is_written_is_the_isomer_asked_for(smiles, mmff):
     flow = flow_for(smiles)
     job = ConformerJob(smiles=smiles, count=3, seed=3, weights=flow, energy=energy_for(flow), mmff=mmff)
-    result = run_job(job)
+    result = result_of(job, run_job(job))
     supplier = Chem.SDMolSupplier()
     supplier.SetData("".join(result.records), removeHs=False)
     positions = np.stack([mol.GetConformer().GetPositions() for mol in supplier])
@@ -178,7 +181,7 @@ def test_what_another_stage_turned_is_drawn_again_or_left_out(monkeypatch):
     """A force field that reflects every second conformer: half are drawn again, or, with mirror, missing."""
     monkeypatch.setattr(conformer_jobs, "relaxed", reflecting_every_second)
     job = ConformerJob(smiles="C[C@H](O)N", count=4, seed=0, weights="cgcf_qm9", mmff=True)
-    made = {how: run_job(replace(job, stereo=how)).made for how in ("redraw", "mirror", "ignore")}
+    made = {how: result_of(job, run_job(replace(job, stereo=how))).made for how in ("redraw", "mirror", "ignore")}
     assert len(made["redraw"]) == len(made["ignore"]) == 4 and len(made["mirror"]) < 4
     for how in ("redraw", "mirror"):
         assert all(right_by_rdkit(job.smiles, made[how].positions))
@@ -204,6 +207,41 @@ def test_none_of_the_right_isomer_is_a_line_and_the_others_are_finished(monkeypa
     seen = capfd.readouterr()
     assert "left out, molecule 1: " in seen.err and "not complete, molecule 3: C[C@H](O)N: 1 of 2" in seen.err
     assert len(Chem.SDMolSupplier(str(out))) == 3
+
+
+@pytest.mark.parametrize(
+    ("smiles", "weights", "words"),
+    [
+        ("CCCO", "cgcf_qm9", ""),
+        ("CC(C)Cc1ccc(cc1)C(C)C(=O)O", "cgcf_drug", ""),
+        ("CCCCCCCCCC", "cgcf_qm9", r"10 heavy atoms \(tested: up to 9\), 7 rotatable bonds \(tested: up to 5\)"),
+        ("C[NH3+]", "cgcf_qm9", r"total charge \+1 \(tested: 0\)"),
+        ("CF", "cgcf_qm9", r"F \(in no test molecule\)"),
+        ("[O-]C(=O)CC(C(=O)[O-])C(=O)[O-]", "cgcf_drug", r"total charge -3 \(tested: -1, 0, \+1, \+2\)"),
+    ],
+)
+def test_a_molecule_outside_of_what_was_tested_is_said_to_be(smiles, weights, words):
+    found = outside(graph_mol(smiles), weights)
+    assert re.search(words, found) if words else not found
+    assert not words or "Expect less than inside: on " in found
+
+
+@pytest.mark.parametrize(
+    ("weights", "studies"),
+    [("cgcf_qm9", ["conformers_qm9_redrawn"]), ("cgcf_drug", ["conformers_drugs_dft", "conformers_drugs"])],
+)
+def test_what_weights_were_tested_on_is_what_the_stored_studies_say(weights, studies):
+    assert known_tests(weights) == [as_tested(stored_study(name)) for name in studies]
+    assert described(known_tests(weights)) in (resolve(weights) / "card.md").read_text()
+
+
+def test_the_command_says_it_once_and_says_so_where_nothing_was_tested(folder, tmp_path, capfd):
+    asked = ["-n", "1", "--stereo", "ignore", "--out", str(tmp_path / "out.sdf")]
+    assert run(["conformers", "CCO", "CCCCCCCCCC", "CCCCCCCC(C)C", "--weights", "cgcf_qm9", *asked]) == 0
+    seen = capfd.readouterr().err
+    assert seen.count("note, molecule 2: outside of what cgcf_qm9") == 1 and "molecule 1" not in seen
+    assert run(["conformers", "CC", "CO", "--weights", str(folder), *asked]) == 0
+    assert capfd.readouterr().err.count("nothing is recorded of tests") == 1
 
 
 def test_redrawing_leaves_only_right_conformers():
@@ -248,7 +286,7 @@ def test_the_command_finishes_the_good_ones_and_names_the_bad(folder, tmp_path, 
     arguments = ["conformers", "CC(O)F", str(listed), "-n", "3", "--weights", str(folder), "--out", str(out)]
     assert run([*arguments, "--rank", "xtb"]) == 3
     seen = capfd.readouterr()
-    assert "left out, molecule 2: CC(: expected a SMILES string" in seen.err
+    assert "left out, molecule 2: expected a SMILES string" in seen.err
     assert "6 conformers of 2 molecules, 1 failed" in seen.out and "1 of 3 molecules left out" in seen.err
     mols = list(Chem.SDMolSupplier(str(out), removeHs=False))
     flat = [Chem.MolToSmiles(Chem.RemoveHs(mol), isomericSmiles=False) for mol in mols]
@@ -293,7 +331,7 @@ def test_files_and_folders_are_looked_at_before_the_work(folder, tmp_path, capfd
     assert "2 conformers of 2 molecules, 0 failed" in capfd.readouterr().out
     listed.write_bytes(b"\xff\xfe\x00C")
     for smiles, target, message in (
-        (str(listed), out, "cannot read"),
+        (str(listed), out, "expected a SMILES string"),
         (str(tmp_path / "none.txt"), out, "cannot read"),
         ("CC", tmp_path / "nowhere" / "out.sdf", "does not exist"),
         ("CC", tmp_path / "out.xyz", "must end in .sdf"),
