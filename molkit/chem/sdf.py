@@ -109,7 +109,7 @@ def _refuse_drawing(mol: Chem.Mol, molecule: Molecule, lines: list[str], without
     mol.UpdatePropertyCache(False)
     missing = mol.GetNumAtoms(onlyExplicit=False) - mol.GetNumAtoms()
     flat = np.ptp(molecule.positions, axis=0).min() < FLAT_ANGSTROM and molecule.num_atoms > 2
-    if flat and lines[1][20:22] != "3D" and (missing or _is_impossible(mol, molecule)):
+    if flat and ((missing and lines[1][20:22] != "3D") or _is_impossible(mol, molecule)):
         raise InvalidInput("a flat drawing; expected a record with 3D coordinates, embed the molecule first")
     if missing and not without_hydrogens:
         raise InvalidInput(

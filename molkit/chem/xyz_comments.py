@@ -3,7 +3,8 @@
 Understood, in any case of the letters: `charge=`, `total_charge=`, `net_charge:` and their like, whole numbers in any
 form (+1, 1.0, "-1", 2-); `spin=` (2S), `unpaired=`, `uhf=`; `multiplicity=`, `mult=` (2S + 1); and a line of just two
 whole numbers, charge and multiplicity, where these fit the number of electrons. A statement that cannot be understood,
-contradicts another one, or a multiplicity that does not fit the number of electrons is an error, never left out.
+contradicts another one, or a multiplicity that does not fit the number of electrons is an error, never left out; so are
+coordinates said to be in bohr.
 """
 
 import re
@@ -19,12 +20,14 @@ VALUE = (  # after = or :, or a whole number after a blank
     r"(?:\s*[=:]\s*|\s+(?=[+-]?\d{1,2}(?:$|[\s,;])))"
     r"(\"[^\"]*\"|'[^']*'|\[[^\]]*\]|[^\s,;]+)[,;]?"
 )
-WHOSE = r"(?:(?:total|net|tot|overall|molecular|molecule|mol|system|formal)[_ -]?)?"
-CHARGE = re.compile(rf"(?i)(?<![\w:]){WHOSE}(?:charge|chrg){VALUE}")
-SPIN = re.compile(rf"(?i)(?<![\w:])(?:total[_ -]?)?(spin|unpaired(?:_electrons)?|n_?unpaired|uhf){VALUE}")
-MULTIPLICITY = re.compile(rf"(?i)(?<![\w:])(?:(?:spin|molecular)[_ -]?)?(?:multiplicity|mult){VALUE}")
+WHOSE = r"(?:(?:total|net|tot|overall|molecular|molecule|mol|system|formal|ionic|ion)[_ -]?)?"
+BARE_Q = r"q(?=\s*=\s*[\"']?[+-]?\d+(?:\.0*)?[\"']?(?:$|[\s,;]))"  # q=-1, not q=0.3 of something else
+CHARGE = re.compile(rf"(?i)(?<![\w:])(?:{WHOSE}(?:charge|chrg)[\"']?|{BARE_Q}){VALUE}")
+SPIN = re.compile(rf"(?i)(?<![\w:])(?:total[_ -]?)?(spin|unpaired(?:[_ ]electrons)?|n_?unpaired|uhf)[\"']?{VALUE}")
+MULTIPLICITY = re.compile(rf"(?i)(?<![\w:])(?:(?:spin|molecular)[_ -]?)?(?:multiplicity|mult)[\"']?{VALUE}")
 TWO_NUMBERS = re.compile(r"([+-]?\d{1,2})\s+(\d{1,2})")
 WHOLE = re.compile(r"([+-]?)(\d{1,3})(?:\.0*)?([+-]?)")
+BOHR = re.compile(r"(?i)(?<!\w)(?:units?\s*[=:]|in)\s*[\"']?(?:bohrs?|a\.u\.|au|atomic units)(?!\w)")
 EXTENDED = re.compile(r"(?i)(?<!\w)(properties|lattice|pbc)\s*=")
 QM9 = re.compile(r"gdb\s+\d+(?:\s+\S+){15}\s*")
 ELEMENTS = ("species", "symbols", "symbol", "elements", "element", "z", "numbers", "atomic_numbers", "atomic_number")
@@ -101,6 +104,8 @@ def _fits(numbers: Sequence[int], charge: int, spin: int) -> bool:
 def parse_comment(line: str) -> Comment | InvalidInput:
     """What a comment line says, or what is wrong with it."""
     line = line.strip()
+    if BOHR.search(line):
+        return InvalidInput("coordinates in bohr; expected angstrom, multiply by 0.529177 and leave the unit out")
     if QM9.fullmatch(line):
         return Comment(name=" ".join(line.split()[:2]), is_qm9=True)
     if two := TWO_NUMBERS.fullmatch(line):
@@ -138,7 +143,7 @@ def _only(what: str, values: Sequence[int]) -> int | None:
 
 def _whole(what: str, text: str) -> int:
     """1, +1, 1.0, "-1", 2-, with a typographic minus too. Raises InvalidInput for anything else."""
-    plain = text.strip("\"'[]() \t").replace("\N{MINUS SIGN}", "-")
+    plain = text.strip("\"'[](){} \t").replace("\N{MINUS SIGN}", "-")
     match = WHOLE.fullmatch(plain)
     if match is None or (match[1] and match[3]):
         raise InvalidInput(f"expected a whole number for the {what}, got {text[:40]!r}")

@@ -162,8 +162,34 @@ def tell(out: Path, text: str) -> None:
 def read_input(path: Path, *, check_overlap: bool = True, without_hydrogens: bool = False) -> "Reading":
     """The molecules of a file or of standard input, in any of our formats: .xyz, .sdf, .mol and .npz, gzipped or not.
 
-    The format of standard input is told from what comes. Raises what the readers raise.
+    The format of standard input is told from what comes; molecules that may lack their hydrogens are pointed out on
+    standard error. Raises what the readers raise.
     """
+    reading = _read(path, check_overlap=check_overlap, without_hydrogens=without_hydrogens)
+    if bare := [row + 1 for row, one in zip(reading.indices, reading.molecules, strict=True) if _seems_bare(one)]:
+        places = ", ".join(map(str, bare[:5])) + (", ..." if len(bare) > 5 else "")
+        click.echo(
+            f"{len(bare)} molecules ({places}) have open valences and no hydrogen: taken as they are; were hydrogens "
+            "left out?",
+            err=True,
+        )
+    return reading
+
+
+def _seems_bare(molecule: "Molecule") -> bool:
+    """Whether a neutral molecule without hydrogens, of several atoms, is unstable by EDM's rule (if that knows it)."""
+    from molkit.metrics.stability import stability
+    from molkit.molecule import PackedMolecules
+
+    if molecule.charge or molecule.num_atoms < 2 or 6 not in molecule.atomic_numbers or 1 in molecule.atomic_numbers:
+        return False
+    try:
+        return not stability(PackedMolecules.from_molecules([molecule])).molecule_stable[0]
+    except InvalidInput:
+        return False
+
+
+def _read(path: Path, *, check_overlap: bool, without_hydrogens: bool) -> "Reading":
     from molkit.chem.files import molecules_in, read_molecules
     from molkit.chem.text_files import kind_of, read_bytes
     from molkit.data.packed import read_packed

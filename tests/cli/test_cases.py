@@ -9,6 +9,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,14 @@ def test_a_file_is_understood_or_refused_with_the_reason(tmp, capsys, words, fil
     found, out, err = call(words, tmp, capsys, file)
     assert (found, said in out + err) == (code, True), out + err
     assert code == 0 or not list(tmp.glob("o.*"))
+
+
+def test_atoms_whose_hydrogens_may_be_missing_are_pointed_out(tmp, capsys):
+    rows = {"bare": "C 0 0 0\nC 1.4 0 0\nO 2 1 0\n", "whole": "O 0 0 0\nC 1.16 0 0\nO 2.32 0 0\n"}
+    for name, text in rows.items():
+        (tmp / f"{name}.xyz").write_text(f"3\n\n{text}")
+    assert "were hydrogens left out?" in call(["score", "{tmp}/bare.xyz"], tmp, capsys)[2]
+    assert call(["score", "{tmp}/whole.xyz"], tmp, capsys)[2] == ""
 
 
 @pytest.mark.parametrize("name", ["o.xyz", "o.sdf", "o.XYZ", "o.xyz.gz", "o.sdf.gz"])
@@ -231,19 +240,14 @@ def test_two_atoms_at_one_point_are_no_stable_molecule():
         assert found.num_overlapping == 1 and found.molecule_stability.value == pytest.approx(2 / 3)
 
 
-def test_names_and_smiles_of_a_long_list_are_read_in_proportion_to_its_length(tmp_path):
-    import time
-
+def test_a_list_of_forty_thousand_names_is_read_in_a_moment(tmp_path):
+    """About 0.3 s; comparing every name with every other took half a minute."""
     from molkit.data.ensemble_molecules import read_smiles_file
 
-    def seconds(count):
-        (tmp_path / "a.smi").write_text("".join(f"CCO name{number}\n" for number in range(count)))
-        started = time.process_time()
-        assert len(read_smiles_file(tmp_path / "a.smi")) == count
-        return time.process_time() - started
-
-    seconds(1000)
-    assert seconds(40_000) < 10 * seconds(10_000)
+    (tmp_path / "a.smi").write_text("".join(f"CCO name{number}\n" for number in range(40_000)))
+    started = time.process_time()
+    assert len(read_smiles_file(tmp_path / "a.smi")) == 40_000
+    assert time.process_time() - started < 5.0
 
 
 def test_the_stored_score_of_qm9_is_what_scoring_gives(monkeypatch):
