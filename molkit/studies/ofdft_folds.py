@@ -346,9 +346,10 @@ def _energy_fit(
 
 
 def measurements(study: FoldStudy, larger: ExtrapolationStudy) -> list[Measurement]:
-    """Record the error on molecules that were not trained on, and per atom on larger ones, with and without a density.
+    """Record the error on molecules that were not trained on; per atom on larger ones, with and without a density.
 
-    Larger: QM9's drawn molecules with six to nine heavy atoms. All by trainings from our labels alone, which are not
+    Up to five heavy atoms: by the arm of the published weights, at the geometries of QM9; the note holds the error of
+    its reference energy alone. Larger: QM9's drawn molecules with six to nine heavy atoms, by trainings that are not
     among the published weights.
     """
     beyond = {arm: larger.of(arm, "QM9") for arm in ("full", "geometry")}
@@ -356,9 +357,13 @@ def measurements(study: FoldStudy, larger: ExtrapolationStudy) -> list[Measureme
         arm: bootstrap_interval(np.array([abs(entry.minimised) / entry.num_atoms for entry in entries]))
         for arm, entries in beyond.items()
     }
-    unseen = RESPONSE if RESPONSE in study.arms else "full"
+    unseen = DISPLACED_RESPONSE if DISPLACED_RESPONSE in study.arms else "full"
+    fold_note = f"arm '{unseen}': {FOLD_NOTE}"
+    if REFERENCE_ENERGY in study.starts(unseen):
+        alone = study.error(unseen, REFERENCE_ENERGY).scaled(HARTREE_TO_KCAL / MILLI)
+        fold_note += f"; its {REFERENCE_ENERGY}: {alone.value:.2f}"
     asked = {
-        "structures25.qm9.energy": (study.error(unseen), len(study.errors(unseen)), f"arm '{unseen}': {FOLD_NOTE}"),
+        "structures25.qm9.energy": (study.error(unseen), len(study.errors(unseen)), fold_note),
         "mofdft.extrapolation.minimised": (per_atom["full"], len(beyond["full"]), LARGER_NOTE),
         "mofdft.extrapolation.direct": (per_atom["geometry"], len(beyond["geometry"]), LARGER_NOTE),
     }
@@ -374,7 +379,7 @@ def measurements(study: FoldStudy, larger: ExtrapolationStudy) -> list[Measureme
             data_files=[STORED, LARGER_STORED],
             seeds=[0],
             seconds=sum(run.seconds for run in study.of_arm(unseen)),
-            notes=f"{note}; trained on our labels alone, weights not published",
+            notes=f"{note}; trained on our labels alone",
         )
         for claim, (error, count, note) in asked.items()
     ]

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from molkit.claims.ledger import REPOSITORY, Measurement
+from molkit.claims.ledger import REPOSITORY
 from molkit.claims.provenance import commit, machine
-from molkit.claims.store import record
 from molkit.config import whole_number
 from molkit.errors import DataNotFound, InvalidInput, RunError
 from molkit.metrics.statistics import Interval, bootstrap_interval, interval_over_runs
@@ -24,7 +23,6 @@ from molkit.ofdft.optimise import OptimiseOptions, optimise
 from molkit.studies.ofdft_water import MILLI, StartResult, rounded
 from molkit.training.files import write_text
 from molkit.training.run_folder import has_run, load_state
-from molkit.units import HARTREE_TO_KCAL
 
 STORED = REPOSITORY / "data" / "studies" / "ofdft_small.json"
 RECIPE = REPOSITORY / "data" / "recipes" / "ofdft_small.yaml"
@@ -321,26 +319,6 @@ def stored_study(path: Path = STORED) -> SmallStudy:
 def read_study(values: dict[str, Any]) -> SmallStudy:
     """A study from its JSON. Raises KeyError or TypeError for anything else."""
     return SmallStudy(**{**values, "runs": tuple(_run(run) for run in values["runs"])})
-
-
-def measurements(study: SmallStudy, *, weights: str) -> list[Measurement]:
-    """Record accuracy on unseen geometries."""
-    error = study.error("full", "test", "MINAO").scaled(HARTREE_TO_KCAL / MILLI)
-    seeds = [run.seed for run in study.of_arm("full")]
-    found = record(
-        "mofdft.accuracy.chemical",
-        error.value,
-        interval=(error.low, error.high),
-        interval_kind="trainings, 95 %" if len(seeds) > 1 else "molecules resampled, 95 %",
-        n=len(study.formulas["test"]),
-        counts="molecules",
-        basis="scaled_down",
-        weights=weights,
-        seeds=seeds,
-        seconds=sum(run.seconds for run in study.of_arm("full")),
-        notes="arm 'full': ten compositions of at most two heavy atoms",
-    )
-    return [found]
 
 
 def _run(values: dict[str, Any]) -> SmallRun:

@@ -23,7 +23,6 @@ from molkit.ofdft.label_files import LabelledMolecule, load_folder
 from molkit.ofdft.natural import NaturalFrame
 from molkit.ofdft.optimise import OptimiseOptions, optimise
 from molkit.ofdft.reduction import frames_of, reduce_samples
-from molkit.studies.ofdft_classical import Minimised
 from molkit.training.files import read_packed, write_packed, write_text
 from molkit.training.run_folder import has_run
 from molkit.units import HARTREE_TO_KCAL
@@ -273,11 +272,10 @@ CLAIMED = {
 }
 
 
-def measurements(study: WaterStudy, classical: Sequence[Minimised], *, weights: str) -> list[Measurement]:
-    """Record what the study says of the paper's claims: the ablation (from MINAO), and the ratio to classical errors.
+def measurements(study: WaterStudy) -> list[Measurement]:
+    """Record what the study says of the paper's ablation (from MINAO).
 
-    The ablation is that of the plain arms, without response coordinates and predicted reference: the paper has neither.
-    The ratio is that of the full recipe.
+    By the plain arms, without response coordinates and predicted reference: the paper has neither.
     """
     seconds = sum(run.seconds for run in study.runs)
     common = {"counts": "geometries", "basis": "scaled_down", "seconds": seconds, "interval_kind": "trainings, 95 %"}
@@ -287,10 +285,6 @@ def measurements(study: WaterStudy, classical: Sequence[Minimised], *, weights: 
         error = study.error(arm, "MINAO").scaled(HARTREE_TO_KCAL / MILLI)
         note = f"water instead of ethanol, arm {arm!r}"
         found.append(record(claim, error.value, interval=(error.low, error.high), notes=note, **common))
-    best, ours = min(abs(entry.after) for entry in classical), study.error("full", "MINAO")
-    ratio = {"interval": (best / ours.high, best / ours.low), "weights": weights}
-    note = "water; classical functionals minimised on one geometry, all electrons"
-    found.append(record("mofdft.classical.ratio", best / ours.value, notes=note, **ratio, **common))
     return found
 
 
