@@ -23,14 +23,15 @@ LAYERS = [  # from the ground up; rooms of one layer do not import each other un
     {"studies"},
     {"cli", "book", "figures", "doctor"},
 ]
-SIDEWAYS = {("cli", "book"), ("cli", "doctor"), ("cli", "figures")}
+SIDEWAYS = {("cli", "book"), ("cli", "doctor"), ("cli", "figures"), ("studies", "figures")}
+SHARED_FIGURES = {"style", "view3d", "tables"}  # what a page's room may take from `figures`: what several pages share
 METHODS = {"edm", "cgcf", "ofdft"}
 ROOMS_OF_PACKAGES = {
     "rdkit": {"chem"},
     "pyscf": {"chem", "ofdft"},
     "tblite": {"chem"},
     "geometric": {"chem"},
-    "matplotlib": {"figures"},
+    "matplotlib": {"figures", "studies"},
     "py3Dmol": {"figures"},
     "IPython": {"figures", "book", "claims"},
     "papermill": {"book"},
@@ -97,6 +98,16 @@ def test_no_arrow_points_up_or_sideways():
         if target and LEVEL[target] >= LEVEL[source] and (source, target) not in SIDEWAYS
     ]
     assert wrong == []
+
+
+def test_rooms_of_pages_take_from_figures_what_pages_share_and_nothing_else():
+    taken = {
+        name
+        for path in FILES
+        for name in imports(path)
+        if room_of(module_of(path)) == "studies" and room_of(name) == "figures"
+    }
+    assert {name.split(".")[2] for name in taken if name != "molkit.figures"} <= SHARED_FIGURES
 
 
 def test_methods_never_import_each_other():

@@ -1,0 +1,1 @@
+"""Rooms of the chapters on EDM: what each computes and draws."""
