@@ -10,10 +10,11 @@ import torch
 from matplotlib.figure import Figure
 
 from molkit.data.qm9 import load_qm9
+from molkit.edm.config import EdmConfig
 from molkit.edm.diffusion import LEVEL_MEAN, LEVEL_SPREAD, add_noise, draw_noise
 from molkit.edm.features import encode
 from molkit.edm.model import Edm, load, resolve
-from molkit.edm.samplers import Sampler, sampler_named
+from molkit.edm.samplers import sampler_named
 from molkit.edm.sampling import Plan, make_plan, run_batches
 from molkit.edm.schedule import log_snr_table
 from molkit.experiments.experiment import Comparison, asked
@@ -118,15 +119,29 @@ def shortened(plan: Plan, start: int) -> Plan:
 def shares(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     """Share of rows with the property, with its interval, for each sampler and level."""
     found = rows.groupby(["sampler", "level"], sort=False)[column].agg(["sum", "count"]).reset_index()
-    found[column] = [proportion_interval(int(hits), int(count)) for hits, count in zip(found["sum"], found["count"], strict=True)]
+    found[column] = [
+        proportion_interval(int(hits), int(count)) for hits, count in zip(found["sum"], found["count"], strict=True)
+    ]
     return found[["sampler", "level", column]]
+
+
+def summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """The shares of stable molecules, odd electron counts and kept elements, side by side."""
+    first, *others = (shares(rows, column) for column in ("stable", "odd", "same_elements"))
+    for other in others:
+        first = first.merge(other, on=["sampler", "level"], sort=False)
+    return first
 
 
 def draw_losses(rows: pd.DataFrame, *, caption: str) -> Figure:
     """Stable molecules and molecules with an odd number of electrons against the noise level."""
     with style.panels(2, width=9.0, caption=caption) as (figure, axes):
-        for axis, column, title in zip(axes, ("stable", "odd"), ("stable molecules", "odd electron counts"), strict=True):
-            for (sampler, group), colour in zip(shares(rows, column).groupby("sampler", sort=False), COLOURS, strict=False):
+        for axis, column, title in zip(
+            axes, ("stable", "odd"), ("stable molecules", "odd electron counts"), strict=True
+        ):
+            for (sampler, group), colour in zip(
+                shares(rows, column).groupby("sampler", sort=False), COLOURS, strict=False
+            ):
                 values = 100 * np.array([[one.value, one.low, one.high] for one in group[column]])
                 errors = np.abs(values[:, 1:] - values[:, :1]).T
                 axis.errorbar(group["level"], values[:, 0], errors, color=colour, marker="o", capsize=3, label=sampler)
@@ -135,7 +150,7 @@ def draw_losses(rows: pd.DataFrame, *, caption: str) -> Figure:
     return figure
 
 
-def draw_training_levels(config, *, caption: str) -> Figure:
+def draw_training_levels(config: EdmConfig, *, caption: str) -> Figure:
     """How often training visits a noise level: uniform steps of the schedule, and normal logarithms."""
     levels = -0.5 * log_snr_table(config).numpy()
     centres = 0.5 * (levels[1:] + levels[:-1])
