@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import click
+from tqdm import tqdm
 
 from molkit.cli.outcome import EXIT_CODES
 from molkit.cli.outputs import disk_message, guard_outputs
@@ -96,6 +97,7 @@ def terminated_as_interrupted() -> Iterator[None]:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code, as `molkit.cli.outcome.EXIT_CODES` says."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which a killed process leaves behind
     try:
         with terminated_as_interrupted():
             main.main(args=arguments, prog_name="molkit", standalone_mode=False)

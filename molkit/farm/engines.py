@@ -15,6 +15,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from molkit.config import read_yaml
 from molkit.errors import InvalidInput, NetworkUnavailable, RunError, ToolNotFound
 
@@ -129,6 +131,7 @@ def _work(pipe: Connection) -> None:
     """The life of a process of ProcessExecutor: answer calls until the pipe or the parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to everybody; the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which a killed process leaves behind
     while True:
         try:
             answer = None, _run(*pipe.recv())

@@ -1,8 +1,8 @@
-"""Many relaxations of many starts, each written to a file of its own: interrupted and resumed, nothing is lost."""
+"""Many relaxations of many starts, each a task of a farm: interrupted and resumed, nothing is lost."""
 
-import hashlib
 import json
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,7 +16,8 @@ from molkit.chem.optimise import Optimiser, optimise
 from molkit.chem.xtb import EnergyFunction, XtbEnergy
 from molkit.edm.config import EdmConfig
 from molkit.edm.schedule import log_snr_table
-from molkit.errors import CalculationFailed, InvalidInput
+from molkit.errors import CalculationFailed
+from molkit.farm.folder import Result, place_for
 from molkit.farm.run import run_farm
 from molkit.geometry import aligned_rmsd
 from molkit.molecule import Molecule
@@ -25,7 +26,6 @@ from molkit.relaxation.comparison import Outcome, largest_turn
 from molkit.relaxation.denoisers import ExactDenoiser
 from molkit.relaxation.starts import REFERENCE, Starts
 from molkit.rng import generator_from
-from molkit.training.files import write_text
 from molkit.units import EV_TO_KCAL
 
 PERFECT = "perfect sample"  # the end point of the reference start, seen by a model that knows it, sampled ending
@@ -44,12 +44,11 @@ class Failed:
 
 @dataclass(frozen=True)
 class Job:
-    """All runs of one molecule on one surface: pairs (start, optimiser), the reference start of an optimiser first."""
+    """All runs of one molecule on one surface: pairs (start, optimiser)."""
 
     starts: Starts
     runs: tuple[tuple[str, Optimiser], ...]
     level: DftLevel | None = None  # None: GFN2-xTB
-    folder: str | None = None
     seed: int = 0
 
     @property
@@ -57,31 +56,24 @@ class Job:
         """The molecule's name, for files."""
         return self.starts.molecule.name
 
-    def path(self, start: str, optimiser: str) -> Path | None:
-        """The file of one run."""
-        word = f"{self.name}_{start}_{optimiser}.json".replace(" ", "-")
-        return None if self.folder is None else Path(self.folder) / word
+    def task(self, start: str, optimiser: Optimiser, end: np.ndarray | None) -> "Run":
+        """One run as a task of a farm, without what a clock said."""
+        return Run(replace(self, starts=replace(self.starts, seconds={}), runs=()), start, optimiser, end)
 
 
-def run_job(job: Job, *, stop_at: float = float("inf")) -> list[Outcome | Failed]:
-    """Every run of a job that is not there yet, in order; none begins after `stop_at` (monotonic seconds)."""
-    torch.set_num_threads(1)
-    ends: dict[str, np.ndarray] = {}  # optimiser -> end point of the reference start
-    found: list[Outcome | Failed] = []
-    for start, kind in job.runs:
-        path = job.path(start, kind)
-        done = _read(path) if path is not None and path.is_file() else None
-        if done is None:
-            if monotonic() > stop_at:
-                break
-            done = _run(job, start, kind, ends.get(kind))
-            if path is not None:
-                write_text(path, json.dumps({"result": asdict(done[0]), "positions": done[1]}) + "\n")
-        outcome, positions = done
-        if start == REFERENCE and positions is not None:
-            ends[kind] = np.array(positions)
-        found.append(outcome)
-    return found
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run of a job; `end` [A, 3] is what the reference start reached with the same optimiser. Picklable."""
+
+    job: Job
+    start: str
+    optimiser: Optimiser
+    end: np.ndarray | None = None
+
+
+def key_of(job: Job, start: str, optimiser: str) -> str:
+    """The name of a run's file."""
+    return re.sub(r"[^A-Za-z0-9_.+-]", "-", f"{job.name}_{start}_{optimiser}")
 
 
 def surface(molecule: Molecule, level: DftLevel | None) -> EnergyFunction:
@@ -89,18 +81,17 @@ def surface(molecule: Molecule, level: DftLevel | None) -> EnergyFunction:
     return XtbEnergy(molecule) if level is None else DftEnergy(molecule, level=level)
 
 
-def _run(job: Job, start: str, kind: Optimiser, end: np.ndarray | None) -> tuple[Outcome | Failed, list | None]:
-    """One optimisation, compared with the end point that the reference start reached with the same optimiser."""
-    try:
-        given = _given(job, start, end)
-        began = process_time()
-        ended = optimise(given, surface(given, job.level), optimiser=kind)
-    except CalculationFailed as error:
-        return Failed(job.name, start, kind, str(error)), None
+def measure(run: Run) -> Result:
+    """The arrays of one optimisation, compared with the end point of the reference start where there is one."""
+    torch.set_num_threads(1)
+    job, end = run.job, run.end
+    given = _given(job, run.start, end)
+    began = process_time()
+    ended = optimise(given, surface(given, job.level), optimiser=run.optimiser)
     outcome = Outcome(
         molecule=job.name,
-        start=start,
-        optimiser=kind,
+        start=run.start,
+        optimiser=run.optimiser,
         excess=ended.energy_drop * EV_TO_KCAL,
         energy=ended.energy_after * EV_TO_KCAL,
         num_gradients=ended.num_gradients,
@@ -110,7 +101,7 @@ def _run(job: Job, start: str, kind: Optimiser, end: np.ndarray | None) -> tuple
     if end is not None:
         rmsd, turn = aligned_rmsd(ended.positions, end), largest_turn(ended.positions, end, given.atomic_numbers)
         outcome = replace(outcome, rmsd_to_reference=rmsd, largest_turn=turn)
-    return outcome, ended.positions.round(5).tolist()
+    return {"outcome": np.array(json.dumps(asdict(outcome))), "positions": ended.positions.round(5)}
 
 
 def _given(job: Job, start: str, end: np.ndarray | None) -> Molecule:
@@ -131,47 +122,43 @@ def _given(job: Job, start: str, end: np.ndarray | None) -> Molecule:
     return made.molecules[0]
 
 
-def _read(path: Path) -> tuple[Outcome | Failed, list | None]:
-    stored = json.loads(path.read_text(encoding="utf-8"))
-    kind = Failed if "reason" in stored["result"] else Outcome
-    return kind(**stored["result"]), stored["positions"]
-
-
 def run_jobs(
     jobs: Sequence[Job],
     *,
+    folder: Path | None = None,
     executor: Executor | None = None,
     minutes: float | None = None,
     report: Callable[[str], object] | None = None,
 ) -> list[Outcome | Failed]:
-    """All jobs, until done or the time is up; what was finished before is read from its file.
+    """All jobs, until done or the time is up, each run a task of a farm: first those of the reference start.
 
-    Without an executor one after the other. With one, every job is a task of a farm in the jobs' own folder, and a job
-    that killed its worker twice is reported as failed. Raises InvalidInput for an executor without a folder.
+    Whose reference runs are not done when the time is up has no others yet. Raises what `run_farm` raises.
     """
-    stop_at = float("inf") if minutes is None else monotonic() + 60.0 * minutes
-    lost = {} if executor is None else _farmed(jobs, executor, minutes)
-    found: list[Outcome | Failed] = []
-    for job in jobs:
-        done = run_job(job, stop_at=stop_at if executor is None else 0.0)
-        if job.name in lost:
-            done += [Failed(job.name, start, kind, lost[job.name]) for start, kind in job.runs[len(done) :]]
-        found += done
-        if report is not None:
-            report(f"{job.name}: {len(done)} of {len(job.runs)} runs")
-    return found
+    stop_at = None if minutes is None else monotonic() + 60.0 * minutes
+    found: dict[str, Outcome | Failed] = {}
+    ends: dict[tuple[str, str], np.ndarray] = {}  # molecule, optimiser -> end point of the reference start
+    with place_for(folder) as place:
+        for first in (True, False):
+            tasks = {
+                key_of(job, start, kind): job.task(start, kind, ends.get((job.name, kind)))
+                for job in jobs
+                for start, kind in job.runs
+                if (start == REFERENCE) == first and (first or _reference_done(job, kind, found))
+            }
+            left = None if stop_at is None else max(0.0, stop_at - monotonic()) / 60.0
+            done = run_farm(measure, tasks, place, executor=executor, minutes=left, unit="run")
+            for key, result in done.results().items():
+                found[key] = Outcome(**json.loads(str(result["outcome"])))
+                if first:
+                    ends[tasks[key].job.name, tasks[key].optimiser] = result["positions"]
+            for key, reason in done.failed.items():
+                found[key] = Failed(tasks[key].job.name, tasks[key].start, tasks[key].optimiser, reason)
+    for job in jobs if report is not None else ():
+        number = sum(key_of(job, *run) in found for run in job.runs)
+        report(f"{job.name}: {number} of {len(job.runs)} runs")
+    return [found[key] for job in jobs for run in job.runs if (key := key_of(job, *run)) in found]
 
 
-def _farmed(jobs: Sequence[Job], executor: Executor, minutes: float | None) -> dict[str, str]:
-    """Run the jobs on an executor; returns why a job was lost. Their results are the files that run_job reads."""
-    if len({job.folder for job in jobs}) != 1 or jobs[0].folder is None:
-        raise InvalidInput("relaxations on several workers need one folder for their runs")
-    tasks = {job.name: replace(job, starts=replace(job.starts, seconds={})) for job in jobs}
-    about = {"runs": [list(run) for run in jobs[0].runs], "seed": jobs[0].seed}
-    place = Path(jobs[0].folder) / f"farm_{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:8]}"
-    return run_farm(_job_in_a_farm, tasks, place, executor=executor, minutes=minutes, settings=about).failed
-
-
-def _job_in_a_farm(job: Job) -> dict[str, int]:
-    """A job as a farm's task: its runs go to their own files."""
-    return {"runs": len(run_job(job))}
+def _reference_done(job: Job, optimiser: str, found: Mapping[str, object]) -> bool:
+    """Whether the reference run with this optimiser has ended, or is not asked for."""
+    return (REFERENCE, optimiser) not in job.runs or key_of(job, REFERENCE, optimiser) in found

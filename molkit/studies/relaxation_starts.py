@@ -118,8 +118,8 @@ def compare_on_xtb(
     """All starts of the molecules on the GFN2-xTB surface."""
     starts = xtb_starts(weights, molecules, seed=seed)
     runs = tuple(dict.fromkeys(xtb_runs()))
-    jobs = [Job(one, runs, folder=None if folder is None else str(folder), seed=seed) for one in starts]
-    found = run_jobs(jobs, executor=executor, minutes=minutes, report=report)
+    jobs = [Job(one, runs, seed=seed) for one in starts]
+    found = run_jobs(jobs, folder=folder, executor=executor, minutes=minutes, report=report)
     return _comparison("xtb", "GFN2-xTB", weights, seed, starts, found)
 
 
@@ -137,13 +137,12 @@ def compare_on_dft(
 ) -> Comparison:
     """The starts of every part[1]-th molecule, from part[0] on, on a DFT surface, pass by pass."""
     starts = dft_starts(weights, molecules, seed=seed)[part[0] :: part[1]]
-    place = None if folder is None else str(folder)
     stop_at = float("inf") if minutes is None else monotonic() + 60.0 * minutes
     found: list[Outcome | Failed] = []
     for runs in dft_passes():
-        jobs = [Job(one, runs, level, place, seed) for one in starts]
+        jobs = [Job(one, runs, level, seed) for one in starts]
         left = None if minutes is None else max(0.0, stop_at - monotonic()) / 60.0
-        found += run_jobs(jobs, executor=executor, minutes=left, report=report)
+        found += run_jobs(jobs, folder=folder, executor=executor, minutes=left, report=report)
     return _comparison("dft", level.label, weights, seed, starts, list(dict.fromkeys(found)))
 
 

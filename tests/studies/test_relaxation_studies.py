@@ -70,15 +70,15 @@ def test_starts_share_a_conformer_and_missing_ones_have_a_reason():
 def test_finished_runs_are_read_and_failures_are_kept(tmp_path):
     starts = replace(classical_starts(METHANOL), failures={"gone": "never made"})
     runs = (("mmff94", "internal"), ("etkdg", "internal"), (PERFECT, "internal"), ("gone", "internal"))
-    job = Job(starts, runs, folder=str(tmp_path))
-    first = run_jobs([job])
-    assert len(list(tmp_path.glob("*.json"))) == 4
+    job = Job(starts, runs)
+    first = run_jobs([job], folder=tmp_path)
+    assert len(list(tmp_path.glob("results/*.npz"))) == 3 and len(list(tmp_path.glob("failures/*.json"))) == 1
     assert first[3] == Failed("methanol", "gone", "internal", "never made")
     assert first[2].excess < 0.5 < first[1].excess and first[1].rmsd_to_reference < 0.2
-    stored = (tmp_path / "methanol_etkdg_internal.json").stat().st_mtime_ns
-    assert run_jobs([job], minutes=0.0) == first
-    assert (tmp_path / "methanol_etkdg_internal.json").stat().st_mtime_ns == stored
-    assert run_jobs([Job(starts, runs)], minutes=0.0) == []
+    assert run_jobs([job], folder=tmp_path, minutes=0.0) == first
+    assert run_jobs([job], minutes=0.0) == []
+    with pytest.raises(InvalidInput, match="methanol_mmff94_internal was another one"):
+        run_jobs([replace(job, seed=1)], folder=tmp_path)
 
 
 def test_two_processes_give_the_same_outcomes_and_share_the_files(tmp_path):
@@ -88,13 +88,11 @@ def test_two_processes_give_the_same_outcomes_and_share_the_files(tmp_path):
     def bare(found):
         return [replace(one, seconds=0.0) for one in found]
 
-    here = run_jobs([Job(one, runs) for one in starts])
-    jobs = [Job(one, runs, folder=str(tmp_path)) for one in starts]
+    jobs = [Job(one, runs) for one in starts]
+    here = run_jobs(jobs)
     with engine(2) as executor:
-        assert bare(run_jobs(jobs, executor=executor)) == bare(here)
-        with pytest.raises(InvalidInput, match="one folder"):
-            run_jobs([Job(one, runs) for one in starts], executor=executor)
-    assert bare(run_jobs(jobs, minutes=0.0)) == bare(here)
+        assert bare(run_jobs(jobs, folder=tmp_path, executor=executor)) == bare(here)
+    assert bare(run_jobs(jobs, folder=tmp_path, minutes=0.0)) == bare(here)
 
 
 def test_every_outcome_has_a_nonnegative_excess():
