@@ -3,49 +3,11 @@
 Steps are integers and strictly decreasing, so the network is only asked for steps that it was trained on.
 """
 
-from collections.abc import Callable
-
 import numpy as np
-import torch
-from torch import Tensor
 
 from molkit.errors import InvalidInput
 
-KARRAS_POWER = 7.0
-
-
-def _even(log_snr: Tensor) -> Tensor:
-    """Equal distances in t."""
-    return torch.arange(len(log_snr), dtype=torch.float64)
-
-
-def _log_snr(log_snr: Tensor) -> Tensor:
-    """Equal distances in log-SNR."""
-    return log_snr[0] - log_snr
-
-
-def _mixed(log_snr: Tensor) -> Tensor:
-    """The mean of equal distances in t and in log-SNR: half of the steps each."""
-    return _even(log_snr) / (len(log_snr) - 1) + _log_snr(log_snr) / (log_snr[0] - log_snr[-1])
-
-
-def _quadratic(log_snr: Tensor) -> Tensor:
-    """Equal distances in the square root of t: t falls as a parabola, its smallest steps at the clean end."""
-    return _even(log_snr).sqrt()
-
-
-def _karras(log_snr: Tensor) -> Tensor:
-    """Equal distances in (sigma / alpha)^(1/7). Source: Karras et al. 2022, equation 5."""
-    return torch.exp(-0.5 * log_snr / KARRAS_POWER)
-
-
-GRIDS: dict[str, Callable[[Tensor], Tensor]] = {
-    "even": _even,
-    "log_snr": _log_snr,
-    "mixed": _mixed,
-    "quadratic": _quadratic,
-    "karras": _karras,
-}
+GRIDS = ("even", "quadratic")
 
 
 def step_grid(num_steps: int, num_calls: int | None, *, start: int | None = None, end: int = 0) -> list[int]:
@@ -64,20 +26,20 @@ def step_grid(num_steps: int, num_calls: int | None, *, start: int | None = None
 
 
 def grid_steps(
-    log_snr: Tensor, num_calls: int | None, *, grid: str = "even", start: int | None = None, end: int = 0
+    num_steps: int, num_calls: int | None, *, grid: str = "even", start: int | None = None, end: int = 0
 ) -> list[int]:
-    """`step_grid` with equal distances in another measure of the way, for the schedule log_snr [T + 1].
+    """`step_grid`, or with grid "quadratic" equal distances in the square root of t: its smallest steps at the end.
 
-    Where the measure asks for more than one visit of an integer step, the neighbours are taken.
+    Where the square root asks for more than one visit of an integer step, the neighbours are taken.
     Raises InvalidInput for an unknown grid, and as `step_grid`.
     """
     if grid not in GRIDS:
         raise InvalidInput(f"the grid of steps must be one of {', '.join(GRIDS)}, got {grid!r}")
-    steps = step_grid(len(log_snr) - 1, num_calls, start=start, end=end)
+    steps = step_grid(num_steps, num_calls, start=start, end=end)
     if grid == "even" or num_calls is None:
         return steps
-    way = GRIDS[grid](log_snr)[end : steps[0] + 1].numpy()
-    points = np.interp(np.linspace(way[-1], way[0], len(steps)), way, np.arange(end, steps[0] + 1))
+    between = np.arange(end, steps[0] + 1)
+    points = np.interp(np.linspace(steps[0] ** 0.5, end**0.5, len(steps)), np.sqrt(between), between)
     return distinct_steps(points.tolist())
 
 

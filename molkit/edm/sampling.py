@@ -98,7 +98,7 @@ def make_plan(
     last = edm.config.num_steps
     seen = round(sampler.first * last)  # where the network is asked first
     blind = start is None and num_calls is not None and num_calls <= seen < last
-    steps = grid_steps(edm.log_snr, num_calls, grid=sampler.grid, start=seen if blind else start, end=end)
+    steps = grid_steps(edm.config.num_steps, num_calls, grid=sampler.grid, start=seen if blind else start, end=end)
     steps = [last, *steps] if blind else steps
     if sampler.fine is not None:
         steps = sorted({*steps, *range(sampler.fine[0], sampler.fine[1] + 1)}, reverse=True)

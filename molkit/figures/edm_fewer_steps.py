@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from molkit.edm.grids import grid_steps
 from molkit.edm.model import load
 from molkit.edm.samplers import ANCESTRAL, DEFAULT
-from molkit.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, panels
+from molkit.figures.style import BLACK, BLUE, ORANGE, PURPLE, SKY, VERMILION, panels
 from molkit.figures.tables import Text, html_table, percent, with_interval
 from molkit.studies.edm_fewer_steps import (
     ArmResult,
@@ -34,22 +34,22 @@ COLOURS = {
     "dpm-2m": VERMILION,
     "ddim": PURPLE,
 }
-GRID_COLOURS = {"even": BLACK, "quadratic": BLUE, "mixed": GREEN, "log_snr": ORANGE, "karras": PURPLE}
+GRID_COLOURS = {"even": BLACK, "quadratic": BLUE}
 PRICE_COLOURS = {"even": BLACK, "quadratic": SKY, "quadratic, blind start": BLUE}
 MINUS = "\u2212"
 
 
-def grids(weights: str, *, num_calls: int, names: Sequence[str] = tuple(GRID_COLOURS)) -> Figure:
+def grids(weights: str, *, num_calls: int) -> Figure:
     """Where the calls of a chain lie, in t and in noise per signal."""
     table = load(weights).log_snr
     caption = f"Steps visited with {num_calls} network calls; sigma / alpha is the noise in ångström. Nothing random."
     with panels(2, width=8.4, height=3.0, caption=caption) as (figure, (left, right)):
-        for name in names:
-            steps = np.array(grid_steps(table, num_calls, grid=name))
+        for name, colour in GRID_COLOURS.items():
+            steps = np.array(grid_steps(len(table) - 1, num_calls, grid=name))
             noise = np.exp(-0.5 * table.numpy()[steps])
             call = np.arange(1, len(steps) + 1)
-            left.plot(call, steps / (len(table) - 1), color=GRID_COLOURS[name], label=name.replace("_", "-"))
-            right.plot(call, noise, color=GRID_COLOURS[name])
+            left.plot(call, steps / (len(table) - 1), color=colour, label=name)
+            right.plot(call, noise, color=colour)
         left.set(xlabel="network call", ylabel="time t")
         right.set(xlabel="network call", ylabel="noise σ/α (Å)", yscale="log")
         left.legend(fontsize=8)
