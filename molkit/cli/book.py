@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from molkit.cli.engines import Engine, engine_options, whole_numbers
+from molkit.cli.engines import Engine, engine_options, retry_option, whole_numbers
 from molkit.cli.numbers import Whole
 from molkit.cli.outputs import OutFolder
 from molkit.errors import InvalidInput, PartlyDone, RunError
@@ -124,6 +124,7 @@ def refresh(chapters: tuple, jobs: int, root: Path, package: tuple) -> None:
 @engine_options
 @ROOT
 @PACKAGE
+@retry_option("out")
 def grid(
     profile: str, chapters: tuple, seeds: str, out: Path, parameters: tuple, engine: Engine, root: Path, package: tuple
 ) -> None:

@@ -86,6 +86,21 @@ def retry_in(folder: Path | None, retry: bool) -> None:
         FarmFolder(folder).retry_failures()
 
 
+def retry_option(folder: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command --retry, for the farm's folder that its option `folder` names."""
+
+    def give(command: Callable[..., Any]) -> Callable[..., Any]:
+        @RETRY
+        @wraps(command)
+        def wrapped(*arguments: Any, retry: bool, **options: Any) -> Any:
+            retry_in(options[folder], retry)
+            return command(*arguments, **options)
+
+        return wrapped
+
+    return give
+
+
 def keep_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command --keep and --retry, passed to it as one `keep`."""
 

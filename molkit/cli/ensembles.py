@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from molkit.cli.engines import Engine, engine_options
+from molkit.cli.engines import Engine, engine_options, retry_option
 from molkit.cli.numbers import SEED, Number, Whole
 from molkit.cli.outcome import end_of_parts, require_some
 from molkit.cli.outputs import OutFile, OutFolder
@@ -31,6 +31,7 @@ def ensembles() -> None:
 @click.option("--minutes", type=Number(min=0.0, min_open=True), help="Stop after the part in which they end.")
 @click.option("--out", type=OutFolder(), required=True, help="Folder; continued.")
 @engine_options
+@retry_option("out")
 def make(
     molecules: str,
     count: int | None,
@@ -101,6 +102,7 @@ def pack(folders: tuple[str, ...], out: Path) -> None:
 @click.option("--out", type=OutFolder(), required=True, help="Folder; continued.")
 @click.option("--pack", "packed", type=OutFile(".npz"), help="Also one .npz of all of it.")
 @engine_options
+@retry_option("out")
 def trajectories(
     isomers: int,
     frames: int,

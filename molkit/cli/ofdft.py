@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from molkit.cli.engines import Engine, engine_options
+from molkit.cli.engines import Engine, engine_options, retry_option
 from molkit.cli.numbers import SEED, Number, Whole
 from molkit.cli.outcome import end_of_parts
 from molkit.cli.outputs import OutFile, OutFolder, read_input
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Of the perturbations.")
 @click.option("--out", type=OutFolder(), required=True, help="Folder; continued.")
 @engine_options
+@retry_option("out")
 def labels(
     name: str,
     split: str,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from molkit.cli.engines import Engine, engine_options
+from molkit.cli.engines import Engine, engine_options, retry_option
 from molkit.cli.outcome import end_of_parts, require_some
 from molkit.cli.outputs import OutFolder, read_input
 from molkit.errors import DataNotFound
@@ -42,6 +42,7 @@ COLUMNS = (
 @engine_options
 @click.option("--keep", type=OutFolder(), help="Folder of --strain; continued.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@retry_option("keep")
 def score(
     file: Path, rule: str, with_strain: bool, posebusters: bool, engine: Engine, keep: Path | None, as_json: bool
 ) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from molkit.cli.engines import Engine, engine_options, whole_numbers
+from molkit.cli.engines import Engine, engine_options, retry_option, whole_numbers
 from molkit.cli.experiment import StudyGroup
 from molkit.cli.numbers import SEED, Number, Whole
 from molkit.cli.outcome import end_of_parts
@@ -90,6 +90,7 @@ def conditional(weights: str, count: int, calls: int, seed: int, guidance: float
 @click.option("--keep", type=OutFolder(), required=True, help="Folder of single runs.")
 @click.option("--out", type=OutFile(makes_folder=True), help="A .json file of all runs there are.")
 @engine_options
+@retry_option("keep")
 def relaxation_starts(
     weights: str,
     surface: str,
@@ -450,6 +451,7 @@ def flow_objectives(weights: tuple[str, ...], keep: Path, out: Path | None) -> N
 @click.option("--keep", type=OutFolder(), required=True, help="Folder; continued.")
 @click.option("--out", type=OutFile(makes_folder=True), required=True, help="A .json file.")
 @engine_options
+@retry_option("keep")
 def conformers(
     weights: str,
     energy: str,

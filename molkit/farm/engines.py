@@ -222,7 +222,8 @@ def _dask_executor(address: str | None, slurm: Path | None) -> Iterator[Executor
         )
     except (OSError, ValueError) as error:
         raise NetworkUnavailable(f"no Dask scheduler answers at {address} ({error}); is it running?") from error
-    logging.getLogger("distributed").setLevel(logging.ERROR)
+    for name in ("distributed", "distributed.client"):  # what is lost is said in one line by us
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         _require_single_threads(client)
         yield DaskExecutor(client, patient=cluster is not None)

@@ -14,6 +14,7 @@ import psutil
 import pytest
 from farm_work import work
 
+from molkit.cli import run
 from molkit.errors import DataNotFound, InvalidInput, MolkitError, NetworkUnavailable, RunError
 from molkit.farm.engines import engine, read_slurm, slurm_script
 from molkit.farm.folder import FarmFolder, digest
@@ -286,6 +287,15 @@ def test_workers_that_cannot_start_the_task_end_the_farm(tmp_path, monkeypatch):
         run_farm(work, tasks_of(2), tmp_path, executor=Dying())
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["sample", "relax", "conformers", "pipeline", "labels", "score", "ensembles make", "book grid", "study conformers"],
+)
+def test_commands_that_keep_a_farms_folder_can_try_its_failures_again(words, capsys):
+    assert run([*words.split(), "--help"]) == 0
+    assert "--retry" in capsys.readouterr().out
+
+
 def test_equal_tasks_are_the_same_however_they_came_about():
     positions = np.arange(6.0).reshape(2, 3)
     first = {"name": "".join(["mole", "cule"]), "positions": positions, "molecule": Molecule([1, 1], positions)}
@@ -334,7 +344,7 @@ def test_dask_reports_a_poisoned_task_and_finishes_the_rest(tmp_path, dask_addre
     assert set(report.failed) == {"t1"} and len(report.done) == 5
 
 
-def test_a_scheduler_that_dies_is_said_in_one_line_and_what_is_done_stays(tmp_path):
+def test_a_scheduler_that_dies_is_said_in_one_line_and_what_is_done_stays(tmp_path, caplog):
     cluster = distributed.LocalCluster(
         n_workers=1, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=50
     )
@@ -347,6 +357,7 @@ def test_a_scheduler_that_dies_is_said_in_one_line_and_what_is_done_stays(tmp_pa
         stop.start()
         run_farm(work, tasks, tmp_path, executor=executor)
     stop.join()
+    assert not [one for one in caplog.records if one.exc_info]
     assert list(tmp_path.glob("results/*.npz"))
 
 
