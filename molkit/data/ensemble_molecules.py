@@ -114,7 +114,8 @@ def _of_list(lines: Sequence[tuple[int, str]]) -> list[NamedSmiles]:
     """Lines without a head: the SMILES, then the name."""
     found = []
     for number, line in lines:
-        smiles, rest = SMILES_LINE.fullmatch(line).groups(default="")
+        parts = SMILES_LINE.fullmatch(line)
+        smiles, rest = parts.groups(default="") if parts else (line, "")  # a line without one is refused as it stands
         if rest.startswith("|"):  # an extension that we cannot follow stays with its SMILES, and is refused with it
             smiles, rest = line, ""
         name = re.split(r"[\t;,]", rest)[0] if re.search(r"[\t;,]", line) else rest
@@ -146,7 +147,10 @@ def _smiles_column(head: str) -> int | None:
 def _fields(line: str, head: str) -> list[str]:
     """The fields of a line, separated as the head is."""
     separator = next((one for one in ",;\t" if one in head), None)
-    return line.split() if separator is None else next(csv.reader([line], delimiter=separator), [])
+    try:
+        return line.split() if separator is None else next(csv.reader([line], delimiter=separator), [])
+    except csv.Error as error:
+        raise InvalidInput(f"expected fields separated by {separator!r}, got {line[:40]!r} ({error})") from None
 
 
 def with_file_names(molecules: Sequence[NamedSmiles]) -> list[NamedSmiles]:

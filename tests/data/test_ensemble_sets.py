@@ -117,6 +117,23 @@ def test_smiles_files_are_read_or_refused(tmp_path):
         read_smiles_file(tmp_path / "no.smi")
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("smiles,name\nCCO,ethanol\nCO,\n", [("ethanol", "CCO"), ("line_3", "CO")]),
+        ('id;SMILES;mass\n7;"CCO";46\n', [("7", "CCO")]),
+        ("CCO,ethanol,46\nCO,\"methyl alcohol\"\n", [("ethanol", "CCO"), ("methyl alcohol", "CO")]),
+        ("CCO\tname with blanks\t46\n", [("name with blanks", "CCO")]),
+        ("CCO a longer name\n", [("a longer name", "CCO")]),
+        ("C[CH2] |^1:1| ethyl\n", [("line_1", "C[CH2] |^1:1| ethyl")]),  # refused later, for its blank
+        (",CCO\n", [("line_1", ",CCO")]),
+    ],
+)
+def test_tables_and_lists_of_smiles_are_told_apart(tmp_path, text, expected):
+    (tmp_path / "x.csv").write_text(text)
+    assert [(one.name, one.smiles) for one in read_smiles_file(tmp_path / "x.csv")] == expected
+
+
 def test_the_command_makes_continues_and_packs(tmp_path, capsys):
     smiles, folder, packed = tmp_path / "x.smi", tmp_path / "farm", tmp_path / "set.npz"
     smiles.write_text("CCO ethanol\nCC.O salt\nC=C ethene\n")
