@@ -46,7 +46,11 @@ def sample(
     keep: Keep,
     out: Path,
 ) -> None:
-    """Sample molecules from WEIGHTS: a run folder, or the name of published weights."""
+    """Sample molecules from WEIGHTS: a run folder, or the name of published weights.
+
+    Sizes that the training did not hold and values of properties that it did not show are refused. How many of the
+    stored samples of the weights are stable is printed: what can be expected of these.
+    """
     from molkit.edm.farm import check_request, draw_many, request_of
     from molkit.edm.model import load
     from molkit.edm.samplers import ANCESTRAL, DEFAULT
@@ -77,15 +81,36 @@ def sample(
         raise InvalidInput(f"none of {count} molecules could be drawn; nothing was written")
     write_output(out, drawn.molecules)
     tell(out, f"{out}: {len(drawn.molecules)} molecules")
+    tell(out, known_quality(weights, num_calls, request.sampler.name, plain=not asked and num_atoms is None))
     if lost := count - len(drawn.molecules):
         raise PartlyDone(f"{lost} of {count} molecules left out, as their chains failed; the others are written")
+
+
+def known_quality(weights: str, num_calls: int | None, sampler: str, *, plain: bool) -> str:
+    """What the stored samples of these weights say about new ones, in words; `plain` without conditions and sizes."""
+    from molkit.edm.published import stored_samples, training_facts
+    from molkit.errors import DataNotFound, InvalidInput
+    from molkit.metrics.stability import stability
+
+    try:
+        facts, molecules = training_facts(weights), stored_samples(weights)
+        stable = stability(molecules).molecule_stable.mean()
+    except DataNotFound:
+        return "how good molecules of these weights are was not tested: nothing is stored with them"
+    except InvalidInput:
+        return "EDM's rule does not know all their elements; the card of the weights says how good their molecules are"
+    said = f"of {len(molecules):,} stored samples of these weights {100 * stable:.0f} % are stable by EDM's rule"
+    same = plain and (facts.sample_calls, facts.sampler) == (num_calls, sampler)
+    return said if same else f"{said} ({facts.sample_calls} calls, {facts.sampler}); these settings are others"
 
 
 def number_of_calls(text: str) -> int | None:
     """A number of network calls, or None for "all". Raises InvalidInput for anything else."""
     from molkit.config import whole_number
 
-    return None if text == "all" else whole_number(text, what="--calls, where it is not all,", low=1)
+    return (
+        None if text == "all" else whole_number(text, what="--calls (network calls, or all for the full chain)", low=1)
+    )
 
 
 def parse_conditions(texts: Sequence[str]) -> dict[str, float]:

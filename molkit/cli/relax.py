@@ -38,23 +38,40 @@ def relax(
     """Relax the molecules of STRUCTURES (.xyz, .sdf, .npz, or -) with a diffusion model.
 
     Elements, order, place and isotopes are kept.
-    A molecule that cannot be relaxed is named with its reason and left out; the chapter on force fields says how good
-    the others are.
+    A molecule that cannot be relaxed is named with its reason and left out: charged or open shells, elements and sizes
+    the training did not hold, structures further from a minimum than those that were tested (MMFF94's, of QM9
+    molecules). How far off the tested ones were is printed; the chapter on force fields says more.
     """
-    from molkit.relaxation.recipe import relax_many
+    from molkit.relaxation.recipe import moved_too_far, relax_many
+    from molkit.studies.relaxation_starts import known_error
 
     options = {"sigma": sigma if sigma == "auto" else _number(sigma), "ending": ending, "copies": copies, "seed": seed}
     reading = read_input(structures)
     name = "edm_qm9" if weights == "edm" else weights
     with keep.open(engine, out) as folder, engine.open() as executor:
         found = relax_many(name, reading.molecules, folder=folder, executor=executor, progress=True, **options)
+    tested = known_error(name, options["sigma"], ending)
     problems = {problem.index: problem.reason for problem in reading.problems}
     problems |= {reading.indices[row]: reason for row, reason in found.problems.items()}
+    made, sizes = [], []
+    for index, given, molecule, level in zip(
+        reading.indices, reading.molecules, found.molecules, found.levels, strict=True
+    ):
+        if molecule is None:
+            continue
+        if tested is not None and (reason := moved_too_far(given, molecule, level)):
+            problems[index] = reason
+            continue
+        made.append(molecule)
+        sizes.append((index + 1, molecule.num_atoms))
     left_out = {f"molecule {index + 1}": reason for index, reason in sorted(problems.items())}
-    made = [molecule for molecule in found.molecules if molecule is not None]
     require_some(len(made), left_out)
     write_output(out, made)
     tell(out, f"{out}: {len(made)} molecules relaxed, {len(left_out)} left out")
+    tell(out, str(tested) if tested else "how far off these weights are with these settings was not tested")
+    for number, size in sizes:
+        if tested is not None and not tested.num_atoms[0] <= size <= tested.num_atoms[1]:
+            click.echo(f"molecule {number}: {size} atoms, a size that was not tested; its error is not known", err=True)
     end_of_parts(len(made), left_out)
 
 

@@ -128,6 +128,20 @@ class ConditionTable:
             raise InvalidInput(f"no size of molecule in training goes with {asked}; ask for fewer or milder values")
         return weights
 
+    def check_size(self, num_atoms: int, conditions: Mapping[str, float]) -> None:
+        """Raise InvalidInput naming the property whose value no training molecule of that size comes near."""
+        rows = np.flatnonzero(self.sizes == num_atoms)
+        for name, value in conditions.items():
+            k = self.names.index(name)
+            if not len(rows) or not self._labelled(k)[rows[0]]:
+                raise InvalidInput(f"no molecule of {num_atoms} atoms in training has a value of {name}")
+            low, high = self.low[k, rows[0]], self.high[k, rows[0]]
+            if not low <= value <= high:
+                raise InvalidInput(
+                    f"{name} = {value:g} lies outside {low:.4g} to {high:.4g}, the range that training showed at "
+                    f"{num_atoms} atoms"
+                )
+
     def _labelled(self, k: int) -> np.ndarray:
         """Which sizes [S] have any value of property k."""
         return self.histogram[k].sum(axis=1) > 0

@@ -3,10 +3,12 @@
 import numpy as np
 from torch import Tensor
 
+from molkit.edm.config import EdmConfig
 from molkit.edm.model import Edm
 from molkit.errors import InvalidInput
 from molkit.molecule import SYMBOLS, Molecule
 
+FLUORINE = 9  # a channel of the models of QM9; its packed set, known by its sizes, holds none
 CLOSEST_ANGSTROM = 0.5  # fixed atoms nearer than this overlap; the shortest bond, in H2, has 0.74
 
 
@@ -32,13 +34,19 @@ def check_neutral(molecule: Molecule, *, closed_shell: bool) -> None:
 
 
 def check_elements(edm: Edm, atomic_numbers: np.ndarray) -> None:
-    """Raise InvalidInput naming the first element that the model cannot place."""
+    """Raise InvalidInput naming the first element that the model cannot place, or has a channel for but never saw."""
     unknown = ~np.isin(atomic_numbers, edm.config.elements)
     if unknown.any():
         known = " ".join(SYMBOLS[number] for number in edm.config.elements)
         where = int(unknown.argmax())
         symbol = SYMBOLS[int(atomic_numbers[where])]
         raise InvalidInput(f"atom {where + 1} is {symbol}, which this model cannot place; it knows {known}")
+    if FLUORINE in atomic_numbers and edm.config.sizes == EdmConfig().sizes:
+        where = int(np.flatnonzero(np.asarray(atomic_numbers) == FLUORINE)[0])
+        raise InvalidInput(
+            f"atom {where + 1} is F, which this model has a channel for but never saw: the packed QM9 that it was "
+            "trained on holds no fluorine"
+        )
 
 
 def check_sizes(edm: Edm, num_atoms: Tensor) -> None:

@@ -98,7 +98,10 @@ def check_request(weights: str | Path, request: Request, sizes: Iterable[int] = 
     step_grid(edm.config.num_steps, request.num_calls)
     check_known(edm.config, asked)
     if asked:
-        read_table(resolve(weights)).size_weights(asked)  # refuses values that training never saw
+        table = read_table(resolve(weights))
+        table.size_weights(asked)  # refuses values that training never saw
+        if request.num_atoms is not None:
+            table.check_size(request.num_atoms, asked)
 
 
 def draw(request: Request, parts: Sequence[Part]) -> Result:

@@ -30,6 +30,7 @@ from molkit.relaxation.denoisers import Denoiser, NetworkDenoiser, enter
 from molkit.rng import generator_from
 from molkit.training.weights import fingerprint, portable
 
+LARGEST_MOVE, LARGEST_MOVE_OF_NOISE = 0.15, 3.2  # angstrom; times the noise level
 CANDIDATES = (0.0145, 0.0285, 0.0425, 0.0566, 0.0707, 0.1061)  # angstrom, levels that `auto` chooses from
 PART = 20  # molecules of one task of a farm
 SIGMA = 0.0285  # lowest mean excess over GFN2-xTB minima on validation molecules
@@ -80,6 +81,23 @@ def pre_relax(
         tuple(made[row][0] if row in made else None for row in rows),
         tuple(made[row][1] if row in made else None for row in rows),
         dict(sorted(problems.items())),
+    )
+
+
+def moved_too_far(given: Molecule, made: Molecule, level: float) -> str:
+    """Why a relaxed structure lies outside what was tested, by the way its atoms went; empty where it does not.
+
+    From MMFF94's structures of QM9's test molecules no atom went further than LARGEST_MOVE (or LARGEST_MOVE_OF_NOISE
+    times a larger noise level); with every coordinate displaced by 0.1 angstrom, or one X-H bond stretched by a
+    quarter, some atom of every molecule did. Source: measured here, 37 molecules.
+    """
+    ways = np.linalg.norm(superpose(made.positions, given.positions) - given.positions, axis=1)
+    limit, atom = max(LARGEST_MOVE, LARGEST_MOVE_OF_NOISE * level), int(ways.argmax())
+    if ways[atom] <= limit:
+        return ""
+    return (
+        f"atom {atom + 1} would move by {ways[atom]:.2f} angstrom; from the force-field structures that were tested "
+        f"none moved by more than {limit:.2f}. Relax it with a force field first"
     )
 
 

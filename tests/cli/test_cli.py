@@ -137,7 +137,7 @@ def toy(tmp_path):
         ("relax ethanol.xyz --with toy --sigma nan --out o.sdf", "--sigma wants a number in angstrom or auto"),
         ("sample toy --guidance nan --out o.sdf", "not a finite number"),
         ("sample toy --condition alpha=nan --out o.sdf", "alpha"),
-        ("sample toy --calls ² --out o.sdf", "--calls, where it is not all, wants a whole number"),
+        ("sample toy --calls ² --out o.sdf", "--calls (network calls, or all for the full chain) wants a whole number"),
         ("pipeline --sizes ² --out p", "--sizes (such as 3-8 or 5,9,12) wants a whole number from 2 to 400"),
         ("pipeline --sizes 8-3 --out p", "8-3 ends before it begins"),
         ("conformers CCO --seed 99999999999999999999999 --out o.sdf", "--seed"),

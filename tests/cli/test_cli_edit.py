@@ -60,7 +60,8 @@ def test_variations_and_compositions_are_written(weights, fragment, tmp_path, ca
         (["vary", "{w}", "{f}", "--sigma", "1", "--keep-atoms", "x"], ("--keep-atoms",)),
         (["vary", "{w}", "{f}", "--sigma", "1", "--keep-atoms", "9"], ("from 1 to 4",)),
         (["compose", "{w}", "C7H11O2"], ("odd number of electrons",)),
-        (["compose", "{w}", "CH9F"], ("impossible",)),
+        (["compose", "{w}", "CH8O"], ("impossible",)),
+        (["compose", "{w}", "CH3F"], ("F", "never saw", "no fluorine")),
         (["compose", "{w}", "SiH4"], ("cannot place",)),
     ],
 )

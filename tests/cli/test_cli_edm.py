@@ -127,3 +127,15 @@ def test_half_precision_keeps_the_network(weights, tmp_path):
     save(edm, tmp_path / "half", half=True)
     full, half = edm.network.state_dict(), load(tmp_path / "half").network.state_dict()
     assert max(float((full[name] - half[name]).abs().max()) for name in full) < 1e-3
+
+
+def test_what_can_be_expected_of_samples_is_what_the_stored_ones_were():
+    from molkit.cli.edm import known_quality
+    from molkit.edm.published import stored_samples
+    from molkit.metrics.stability import stability
+
+    share = 100.0 * stability(stored_samples("edm_qm9")).molecule_stable.mean()
+    said = known_quality("edm_qm9", 100, "sde-2m", plain=True)
+    assert said == f"of 10,000 stored samples of these weights {share:.0f} % are stable by EDM's rule"
+    assert "(100 calls, sde-2m); these settings are others" in known_quality("edm_qm9", 20, "sde-2m", plain=True)
+    assert "these settings are others" in known_quality("edm_qm9", 100, "sde-2m", plain=False)

@@ -74,6 +74,11 @@ def test_a_size_with_labels_of_one_property_serves_that_one_alone():
     assert table.sizes.tolist() == [5, 6] and table.range_of("gap") == (7.0, 8.0)
     assert (table.size_weights({"gap": 7.0}) > 0.0).tolist() == [False, True]
     assert (table.size_weights({"alpha": 30.0}) > 0.0).tolist() == [True, False]
+    table.check_size(6, {"gap": 7.5, "alpha": 40.5})
+    with pytest.raises(InvalidInput, match="no molecule of 5 atoms in training has a value of gap"):
+        table.check_size(5, {"gap": 7.0})
+    with pytest.raises(InvalidInput, match="alpha = 30 lies outside 40 to 41, the range that training showed at 6"):
+        table.check_size(6, {"alpha": 30.0})
     with pytest.raises(InvalidInput, match="no molecule of 5 atoms in training has a value of gap"):
         table.draw_values("gap", np.array([6, 5]), generator=np.random.default_rng(0))
 
@@ -203,7 +208,7 @@ def test_samples_follow_their_conditions_and_sizes_that_go_with_them(tmp_path):
     small = sample_many(folder, 6, conditions={"alpha": 62.0}, **options)
     large = sample_many(folder, 6, conditions={"alpha": 84.5}, **options)
     assert set(small.num_atoms) == {5} and set(large.num_atoms) == {9}
-    fixed = [sample_many(folder, 2, num_atoms=5, conditions=c, **options) for c in ({"gap": 4.5}, {"gap": 8.5}, {})]
+    fixed = [sample_many(folder, 2, num_atoms=5, conditions=c, **options) for c in ({"gap": 4.5}, {"gap": 7.5}, {})]
     assert not np.allclose(fixed[0].positions, fixed[1].positions)
     assert not np.allclose(fixed[0].positions, fixed[2].positions)
 

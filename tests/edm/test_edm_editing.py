@@ -255,7 +255,7 @@ def test_an_impossible_completion_is_refused(given, options, words):
         ("C2H6S", "is S, which this model cannot place"),
         ("C2H6Q", "Q is no chemical element"),
         ("water", "expected a chemical formula"),
-        ("C0H4", "at least one atom"),
+        ("C0H4", "C wants a whole number from 1"),
     ],
 )
 def test_an_impossible_composition_is_refused(formula, words):

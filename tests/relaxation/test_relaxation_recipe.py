@@ -1,12 +1,16 @@
 """The recipe behind `molkit relax`: bad molecules are named, good ones finished; the level follows the structure."""
 
+import json
+
 import numpy as np
 import pytest
 
 from molkit.chem.files import read_xyz, write_xyz
+from molkit.chem.rdkit_tools import embed_smiles
 from molkit.cli import run
+from molkit.data.qm9 import load_qm9
 from molkit.edm.config import EdmConfig
-from molkit.edm.model import build, save
+from molkit.edm.model import build, load, save
 from molkit.edm.samplers import ANCESTRAL
 from molkit.edm.schedule import log_snr_table
 from molkit.errors import InvalidInput
@@ -16,6 +20,7 @@ from molkit.relaxation import recipe
 from molkit.relaxation.denoisers import ExactDenoiser
 from molkit.relaxation.recipe import _averaged, finer, fitting_levels, pre_relax
 from molkit.rng import generator_from
+from molkit.studies.relaxation_starts import STORED, known_error
 
 WATER = Molecule([8, 1, 1], [[5.0, 0.0, 0.0], [5.96, 0.0, 0.0], [4.76, 0.93, 0.0]], name="water")
 SULFIDE = Molecule([16, 1, 1], WATER.positions, name="sulfide")
@@ -107,3 +112,34 @@ def test_relaxations_are_kept_and_the_folder_knows_what_they_depend_on(tmp_path,
         assert f"made with another '{name}'" in capsys.readouterr().err
     save(build(EDM.config, seed=99), folder)
     assert run(arguments) == 2 and "made with another 'weights'" in capsys.readouterr().err
+
+
+def test_the_command_says_what_was_tested_and_refuses_what_lies_outside(tmp_path, capsys):
+    """By the published weights: ethanol passes, and with an O-H bond stretched by a quarter not; nor fluoromethane."""
+    ethanol = embed_smiles("CCO")[0]
+    bond = ethanol.positions[8] - ethanol.positions[2]
+    places = ethanol.positions.copy()
+    places[8] = places[2] + 1.25 * bond
+    write_xyz(tmp_path / "in.xyz", [ethanol, ethanol.with_positions(places), embed_smiles("CF")[0], WATER])
+    assert run(["relax", str(tmp_path / "in.xyz"), "--out", str(tmp_path / "out.xyz")]) == 3
+    out, err = capsys.readouterr()
+    assert len(read_xyz(tmp_path / "out.xyz")) == 2
+    assert "tested on 55 molecules of QM9 (C H N O; 7 to 25 atoms; neutral closed shells)" in out
+    assert "half lay within 2.4, nine in ten within 6.1 kcal/mol" in out
+    assert "left out, molecule 2: atom 9 would move by" in err and "left out, molecule 3: atom 2 is F" in err
+    assert "molecule 4: 3 atoms, a size that was not tested" in err
+
+
+def test_what_was_tested_is_read_from_the_stored_runs():
+    stored = json.loads(STORED["xtb"].read_text())["outcomes"]
+    rows = zip(stored["start"], stored["optimiser"], stored["excess"], strict=True)
+    excesses = [excess for start, optimiser, excess in rows if (start, optimiser) == ("edm 0.071 mean", "internal")]
+    found = known_error("edm_qm9", 0.0707, "mean")
+    assert (found.median, found.num_molecules) == (pytest.approx(np.median(excesses)), len(excesses))
+    assert known_error("edm_qm9", 0.3, "mean") is None and known_error("edm_drug", 0.0285, "mean") is None
+
+
+def test_the_packed_set_of_the_published_weights_holds_no_fluorine():
+    """The reason why a model of QM9 refuses fluorine."""
+    assert set(np.unique(load_qm9(split="train").atomic_numbers)) == {1, 6, 7, 8}
+    assert load("edm_qm9", fast=False).config.sizes == EdmConfig().sizes
