@@ -45,7 +45,9 @@ def single_point(molecule: Molecule, *, level: DftLevel | None = None) -> Single
     """Energy and dipole moment of a molecule as it is. Raises what `DftEnergy` raises."""
     function = DftEnergy(molecule, level=level)
     field = function.converged_field(molecule.positions)
-    return SinglePoint(float(field.e_tot), float(np.linalg.norm(field.dip_moment(unit="Debye", verbose=0))))
+    with one_thread():
+        moment = field.dip_moment(unit="Debye", verbose=0)
+    return SinglePoint(float(field.e_tot), float(np.linalg.norm(moment)))
 
 
 class DftEnergy:

@@ -23,6 +23,7 @@ from molkit.training.weights import resolve
 from molkit.units import ANGSTROM_TO_BOHR
 
 PUBLISHED = ("ofdft_water", "ofdft_ethanol", "ofdft_small", "ofdft_up_to_five")  # the most accurate ones first
+FARTHEST = 4.0  # standard deviations of a training distance
 STARTS = ("minao", "huckel", "reference", "predicted", "mean")
 
 
@@ -56,6 +57,25 @@ def in_order(functional: CompactFunctional, molecule: Molecule) -> tuple[Molecul
     ordered = replace(molecule, atomic_numbers=molecule.atomic_numbers[rows], positions=molecule.positions[rows])
     functional.kind.require(ordered)
     return ordered, rows
+
+
+def require_trained_distances(functional: CompactFunctional, molecule: Molecule) -> None:
+    """Raise InvalidInput for a geometry, atoms in the functional's order, far from all it was trained on.
+
+    This is all that is known of weights that nothing was held out of.
+    """
+    reduction, kind = functional.reduction, functional.kind
+    distances = kind.descriptors(molecule.positions)[:1]
+    standard = reduction.descriptors(distances)[0]
+    worst = int(np.abs(standard).argmax())
+    if abs(standard[worst]) > FARTHEST:
+        a, b = kind.pairs[worst]
+        middle, width = reduction.descriptor_mean[worst], FARTHEST * reduction.descriptor_scale[worst]
+        low, high = ((middle + sign * width) / ANGSTROM_TO_BOHR for sign in (-1, 1))
+        raise InvalidInput(
+            f"{molecule.formula}: atoms {a + 1} and {b + 1} are {distances[0, worst] / ANGSTROM_TO_BOHR:.2f} angstrom "
+            f"apart, this functional was trained between {low:.2f} and {high:.2f}"
+        )
 
 
 def load_functional(path_or_name: str | Path) -> CompactFunctional | AttentionFunctional:
@@ -104,6 +124,8 @@ def served(functional: CompactFunctional | AttentionFunctional, molecule: Molecu
     """What `density_of` asks first. Raises InvalidInput for a molecule that the functional does not serve."""
     if isinstance(functional, CompactFunctional):
         ordered, rows = in_order(functional, molecule)
+        if functional.domain is None:
+            require_trained_distances(functional, ordered)
     else:
         require_supported(molecule)
         require_kind(molecule, functional.config.domain, most_heavy_atoms=functional.config.most_heavy_atoms)

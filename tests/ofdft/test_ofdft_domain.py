@@ -137,8 +137,33 @@ def test_a_twisted_double_bond_is_an_environment_of_its_own():
 
 
 def test_nothing_is_expected_of_weights_that_nothing_was_held_out_of():
+    """They know the kinds and the distances of their training."""
     alone = replace(functional_named("ofdft_small"), domain=None)
     assert expected_error(compositions()[0], alone) is None
+    alone = replace(functional_named("ofdft_water"), domain=None)
+    assert expected_error(water_at(0.97, 1.0, 105.0), alone) is None
+    with pytest.raises(InvalidInput, match="trained between"):
+        expected_error(water_at(1.2, 1.2, 104.5), alone)
+
+
+def test_pyscf_has_one_thread_inside_a_calculation_and_gives_back_the_others(monkeypatch):
+    from pyscf import gto, lib
+
+    from molkit.chem.dft import DftLevel, single_point
+    from molkit.ofdft.integrals import density_integrals
+
+    seen, real, before = [], gto.Mole.intor, lib.num_threads()
+    monkeypatch.setattr(
+        gto.Mole, "intor", lambda self, *args, **options: seen.append(lib.num_threads()) or real(self, *args, **options)
+    )
+    lib.num_threads(2)
+    try:
+        density_integrals(compositions()[2])
+        single_point(compositions()[2], level=DftLevel(functional="pbe", basis="sto-3g"))
+        assert seen and lib.num_threads() == 2
+        assert set(seen) == {1}
+    finally:
+        lib.num_threads(before)
 
 
 def test_an_isomer_is_told_by_its_bonds():
