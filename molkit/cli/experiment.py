@@ -12,6 +12,7 @@ import click
 from molkit.cli.engines import Engine, engine_options
 from molkit.cli.numbers import Number, Whole
 from molkit.cli.outcome import EXIT_CODES
+from molkit.cli.outputs import OutFolder, guard_outputs
 from molkit.config import whole_number
 from molkit.errors import PartlyDone
 
@@ -42,7 +43,9 @@ class StudyGroup(click.Group):
         if name in experiments():
             module, end = experiments()[name]
             room = importlib.import_module(module)
-            return command(name, getattr(room, f"tasks{end}"), getattr(room, f"measure{end}"))
+            made = command(name, getattr(room, f"tasks{end}"), getattr(room, f"measure{end}"))
+            guard_outputs(made)
+            return made
         return super().get_command(context, name)
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
@@ -60,9 +63,7 @@ def command(name: str, tasks: Callable[..., list[Any]], measure: Callable[..., A
 
     @click.option("--recompute", default="missing", show_default=True, help="missing, all or audit:K.")
     @click.option("--minutes", type=Number(min=0.0, min_open=True), help="Begin no task after this time.")
-    @click.option(
-        "--store", type=click.Path(file_okay=False, path_type=Path), help="Folder.  [default: data/experiments]"
-    )
+    @click.option("--store", type=OutFolder(), help="Folder.  [default: data/experiments]")
     @engine_options
     def compute(recompute: str, minutes: float | None, store: Path | None, engine: Engine, **options: Any) -> None:
         from molkit.experiments.experiment import experiment_of, read_recompute

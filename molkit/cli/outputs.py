@@ -166,7 +166,7 @@ def read_input(path: Path, *, check_overlap: bool = True, without_hydrogens: boo
     standard error. Raises what the readers raise.
     """
     reading = _read(path, check_overlap=check_overlap, without_hydrogens=without_hydrogens)
-    if bare := [row + 1 for row, one in zip(reading.indices, reading.molecules, strict=True) if _seems_bare(one)]:
+    if bare := [reading.indices[row] + 1 for row in _bare(reading.molecules)]:
         places = ", ".join(map(str, bare[:5])) + (", ..." if len(bare) > 5 else "")
         click.echo(
             f"{len(bare)} molecules ({places}) have open valences and no hydrogen: taken as they are; were hydrogens "
@@ -176,17 +176,23 @@ def read_input(path: Path, *, check_overlap: bool = True, without_hydrogens: boo
     return reading
 
 
-def _seems_bare(molecule: "Molecule") -> bool:
-    """Whether a neutral molecule without hydrogens, of several atoms, is unstable by EDM's rule (if that knows it)."""
+def _bare(molecules: "Sequence[Molecule]") -> list[int]:
+    """Rows of carbon compounds without hydrogen that are unstable by EDM's rule; none where it cannot judge."""
+    from molkit.metrics.score import scorable
     from molkit.metrics.stability import stability
     from molkit.molecule import PackedMolecules
 
-    if molecule.charge or molecule.num_atoms < 2 or 6 not in molecule.atomic_numbers or 1 in molecule.atomic_numbers:
-        return False
-    try:
-        return not stability(PackedMolecules.from_molecules([molecule])).molecule_stable[0]
-    except InvalidInput:
-        return False
+    rows = [
+        row
+        for row, one in enumerate(molecules)
+        if one.num_atoms > 1 and 6 in one.atomic_numbers and 1 not in one.atomic_numbers
+    ]
+    known, _ = scorable([molecules[row] for row in rows], rule="edm")
+    if not known:
+        return []
+    rows = [rows[place] for place in known]
+    stable = stability(PackedMolecules.from_molecules([molecules[row] for row in rows])).molecule_stable
+    return [row for row, whole in zip(rows, stable.tolist(), strict=True) if not whole]
 
 
 def _read(path: Path, *, check_overlap: bool, without_hydrogens: bool) -> "Reading":
