@@ -29,7 +29,8 @@ def check_neutral(molecule: Molecule, *, closed_shell: bool) -> None:
     """Raise InvalidInput for a charge, and where a closed shell is asked for, for unpaired electrons."""
     if molecule.charge or (closed_shell and molecule.spin):
         raise InvalidInput(
-            f"charge {molecule.charge}, {molecule.spin} unpaired electrons: the model knows neutral closed shells only"
+            f"charge {molecule.charge}, spin {molecule.spin} (unpaired electrons): "
+            "the model knows neutral closed shells only"
         )
 
 

@@ -66,7 +66,7 @@ def require_supported(molecule: Molecule) -> None:
         electrons = int(molecule.atomic_numbers.sum()) - molecule.charge
         raise InvalidInput(
             f"{label}: neutral closed-shell molecules are supported, "
-            f"got charge {molecule.charge} with {electrons} electrons"
+            f"got charge {molecule.charge}, spin {molecule.spin} (unpaired electrons) and {electrons} electrons"
         )
     if molecule.num_atoms > 1:
         distances = np.linalg.norm(molecule.positions[:, None] - molecule.positions[None], axis=-1)

@@ -61,6 +61,7 @@ def test_the_fit_keeps_the_external_energy_and_nearly_the_others(water_system, w
         ([16, 1, 1], [[0, 0, 0], [1, 0, 0], [0, 1, 0]], {}, "elements"),
         ([8, 1, 1], [[0, 0, 0], [1, 0, 0], [0, 1, 0]], {"charge": 1}, "neutral"),
         ([8, 1], [[0, 0, 0], [1, 0, 0]], {}, "closed-shell"),
+        ([8, 8], [[0, 0, 0], [1.2, 0, 0]], {"spin": 2}, r"got charge 0, spin 2 \(unpaired electrons\)"),
         ([8, 1, 1], [[0, 0, 0], [0.1, 0, 0], [0, 1, 0]], {}, "bohr apart"),
     ],
 )
