@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -67,10 +67,15 @@ def run_chapters(
             for chapter, own in settings.items()
         }
         outcomes = {}
-        for future in as_completed(waiting):
-            outcome = future.result()
-            outcomes[outcome.chapter] = outcome
-            report(outcome)
+        try:
+            for future in as_completed(waiting):
+                outcome = future.result()
+                outcomes[outcome.chapter] = outcome
+                report(outcome)
+        except BaseException:  # an interruption, above all: the pool would wait for chapters that run for minutes
+            pool.shutdown(wait=False, cancel_futures=True)
+            stop_workers()
+            raise
     return [outcomes[chapter] for chapter in settings]
 
 
@@ -149,6 +154,17 @@ def kernel_environment(book: Book, chapter: str, profile: str, scratch: Path) ->
     return environment | ({"MOLKIT_RESULTS_DIR": str(scratch / "results")} if profile in KEEPS_RESULTS else {})
 
 
+running: set[subprocess.Popen] = set()  # workers of this process
+
+
+def stop_workers() -> None:
+    """End the workers that run now, with their kernels; their chapters are neither done nor failed."""
+    while running:
+        process = running.pop()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
 def run_worker(book: Book, chapter: str, profile: str, settings: Settings, scratch: Path) -> dict[str, Any]:
     """Execute in a process of its own; the outcome it wrote, or one that says how it ended."""
     limit = LIMIT * settings.budget_seconds
@@ -167,6 +183,7 @@ def run_worker(book: Book, chapter: str, profile: str, settings: Settings, scrat
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=book.root
         )
+        running.add(process)
         try:
             code = process.wait(limit + GRACE_SECONDS)
         except subprocess.TimeoutExpired:
@@ -175,6 +192,9 @@ def run_worker(book: Book, chapter: str, profile: str, settings: Settings, scrat
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+        if process not in running:
+            raise RunError(f"{chapter}: interrupted")
+        running.discard(process)
         log.seek(0)
         said = (log.read().strip().splitlines() or [""])[-1]
     if (scratch / "outcome.json").is_file():

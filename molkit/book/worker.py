@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ class OverLimit(Exception):
 
 def main(job_file: str, outcome_file: str) -> None:
     """Execute the notebook described by the job and write what came of it."""
+    threading.Thread(target=end_with_parent, args=(os.getppid(),), daemon=True).start()
     job = json.loads(Path(job_file).read_text(encoding="utf-8"))
     os.environ.update(job["environment"])
     started = time.monotonic()
@@ -36,6 +38,13 @@ def main(job_file: str, outcome_file: str) -> None:
         "peak_memory_mib": round(peak_memory_of_children_mib(), 1),
     }
     write_whole(Path(outcome_file), json.dumps(outcome))
+
+
+def end_with_parent(parent: int) -> None:
+    """End this process and its kernel, which form a group of their own, soon after the parent is gone."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 def execute(job: dict) -> str:

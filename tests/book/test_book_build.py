@@ -2,7 +2,12 @@
 
 import json
 import re
+import signal
+import subprocess
+import sys
+import time
 
+import psutil
 import pytest
 
 from molkit.book.build import first_complaint, refresh
@@ -73,6 +78,24 @@ def test_a_chapter_that_takes_far_too_long_is_stopped(toy):
     record = run_chapter(toy, "second", "smoke", Settings(budget_seconds=1.0))
     assert record.status == "failed" and record.error == "stopped after 4 s; its budget is 1 s"
     assert 4 <= record.seconds < 40 and toy.executed("second", "smoke").is_file()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_no_kernel_outlives_a_run_of_the_book_that_is_ended(toy, number):
+    mark = toy.root / "began"
+    set_code(toy, "second", f"import time\n\nopen({str(mark)!r}, 'w').close()\ntime.sleep(300)")
+    command = [sys.executable, "-m", "molkit", "book", "run", "--profile", "smoke", "--chapters", "second"]
+    command += ["--root", str(toy.root), "--package", "toylab"]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 120
+    while not mark.exists():
+        assert run.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    family = psutil.Process(run.pid).children(recursive=True)
+    run.send_signal(number)
+    said, _ = run.communicate(timeout=30)
+    assert len(family) >= 2 and psutil.wait_procs(family, timeout=20)[1] == []
+    assert number == signal.SIGKILL or (run.returncode == 130 and "molkit: interrupted" in said)
 
 
 def test_a_kernel_that_dies_is_reported(toy):
