@@ -48,7 +48,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def energy(tmp_path_factory):
-    network = EnergyNetwork(EnergyConfig(width=8, num_blocks=1, num_gaussians=6, cutoff=4.0, num_levels=2))
+    network = EnergyNetwork(EnergyConfig(width=8, num_blocks=1, num_gaussians=6, cutoff=4.0, num_levels=2, flow="toy"))
     with torch.no_grad():
         network.last.weight.normal_(std=100.0, generator=torch.Generator().manual_seed(0))
     folder = tmp_path_factory.mktemp("energy") / "toy"

@@ -51,7 +51,7 @@ def world(tmp_path, monkeypatch):
     with torch.no_grad():
         flow.data_norm.mean.fill_(2.4)
     save_flow(flow, tmp_path / "flow")
-    config = EnergyConfig(width=8, num_blocks=1, num_gaussians=6, cutoff=4.0)
+    config = EnergyConfig(width=8, num_blocks=1, num_gaussians=6, cutoff=4.0, flow="flow")
     save_energy(EnergyNetwork(config), config, tmp_path / "energy")
     return study.Setting(weights=str(tmp_path / "flow"), energy=str(tmp_path / "energy"), count=4)
 
