@@ -8,8 +8,10 @@ import pytest
 from molkit.errors import DataNotFound, InvalidInput
 from molkit.figures import ofdft as draw
 from molkit.ofdft.direct import train_direct, width_for
-from molkit.studies import ofdft_classical, ofdft_samples
+from molkit.ofdft.domain import read_domain
+from molkit.studies import ofdft_classical, ofdft_domains, ofdft_samples
 from molkit.studies import ofdft_water as study
+from molkit.training.weights import WEIGHTS_ROOT
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +35,17 @@ def test_the_published_recipe_meets_its_bar_and_its_starts_agree(stored):
         assert np.abs(ends).mean(1).max() < 1.59
         assert np.ptp(ends, axis=0).max() < 0.2
         assert all(all(run.starts[start].converged) for start in study.STARTS)
+
+
+def test_the_domain_beside_the_weights_is_the_one_that_the_study_gives(stored):
+    made, kept = ofdft_domains.domain_of("ofdft_water"), read_domain(WEIGHTS_ROOT / "ofdft_water")
+    assert len(made.molecules) == len(kept.molecules) == stored.num_train
+    for name in ("distances", "gaps", "errors"):
+        np.testing.assert_allclose(getattr(kept, name), getattr(made, name), rtol=1e-4, atol=1e-6)
+    errors = np.abs(stored.of_arm("full")[0].starts["MINAO"].after) * 0.6275094740630558
+    np.testing.assert_allclose(kept.errors, errors, rtol=1e-5)
+    with pytest.raises(InvalidInput, match="ofdft_up_to_five, ofdft_water"):
+        ofdft_domains.domain_of("edm_qm9")
 
 
 def test_the_direct_network_has_the_size_of_the_functional(stored):
