@@ -28,7 +28,7 @@ def test_a_capped_measurement_runs_in_a_process_of_its_own(tmp_path, capfd):
     ("options", "message"),
     [
         (["--width", "0"], "0 is not in the range"),
-        (["--rounds", "many"], "not a valid integer"),
+        (["--rounds", "many"], "'many' is not a valid whole number"),
         (["--isa", "sse2"], "'sse2' is not one of"),
         (["--device", "tpu"], "'tpu' is not one of"),
         (["--isa", "avx2", "--device", "cuda"], "leave it out with --device cuda"),
