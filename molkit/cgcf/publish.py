@@ -1,7 +1,6 @@
 """A run of the flow or of the energy becomes published weights: float32, learning curve, facts and a card."""
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,19 +11,19 @@ from molkit.cgcf.energy_training import load_energy, save_energy
 from molkit.cgcf.model import load_flow, save_flow
 from molkit.config import read_yaml
 from molkit.errors import DataNotFound
-from molkit.training.files import write_text
+from molkit.training.publishing import keep_training, write_card
 from molkit.training.run_folder import load_state
-from molkit.training.weights import WEIGHTS_ROOT, copy_thinned, folder_to_publish
+from molkit.training.weights import WEIGHTS_ROOT, folder_to_publish
 
 COPIED = ("training.yaml", "provenance.jsonl", "recipe.yaml")
 CONTRASTIVE = "noise-contrastive"
 ENERGY_LIMITS = (
-    "- Learned over a bridge of levels between data and flow samples, one part of the energy for each step; the",
-    "  learning curve beside the weights tells which steps it resolves.",
-    "- The paper's sizes and settings are not known, and its sets do not come with this repository. What the tilt",
-    "  repairs is measured in the chapters on conformers.",
-    "- Known limits: a mirror image has the same energy; it saw minima only, so that what it says of strained",
-    "  structures is extrapolated; it belongs to the flow it names, and to the elements of its training set.",
+    "Learned over a bridge of levels between data and flow samples, one part of the energy for each step; the learning "
+    "curve beside the weights tells which steps it resolves.",
+    "The paper's sizes and settings are not known, and its sets do not come with this repository. What the tilt "
+    "repairs is measured in the chapters on conformers.",
+    "A mirror image has the same energy; it saw minima only, so that what it says of strained structures is "
+    "extrapolated; it belongs to the flow it names, and to the elements of its training set.",
 )
 PAPER_PASSES = {"QM9": 42_000 * 128, "drug": 30_600 * 64}  # conformations seen by the published flow for that size
 DRUG_SETS = ("conformers_dft", "ensembles_drugs")
@@ -50,12 +49,11 @@ def publish(
         flow = load_flow(run).flow
         save_flow(flow, target)
         count = sum(parameter.numel() for parameter in flow.parameters())
-    copy_thinned(run / "metrics.jsonl", target / "metrics.jsonl")
-    for small in COPIED:
-        shutil.copyfile(run / small, target / small)
-    facts = {"parts": [part_facts(folder) for folder in (*earlier, run)], "remarks": list(remarks), "numbers": count}
-    write_text(target / "training.json", json.dumps(facts, indent=2) + "\n")
-    write_text(target / "card.md", card(name, facts))
+    parts = [part_facts(folder) for folder in (*earlier, run)]
+    keep_training(run, target, {"parts": parts, "remarks": list(remarks), "numbers": count}, settings=COPIED)
+    told = [f"Numbers that were trained: {count:,}; stored in float32.", *map(_training, parts), *remarks]
+    limits = ENERGY_LIMITS if parts[-1]["objective"] == CONTRASTIVE else flow_limits(parts)
+    write_card(target, name, told, limits=limits)
     return target
 
 
@@ -66,7 +64,7 @@ def part_facts(run: Path) -> dict:
     last = json.loads((run / "provenance.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     curve = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return {
-        "objective": "noise-contrastive" if recipe["method"] == ENERGY else recipe.get("objective", "likelihood"),
+        "objective": CONTRASTIVE if recipe["method"] == ENERGY else recipe.get("objective", "likelihood"),
         "data": recipe["data"],
         "step": numbers["step"],
         "planned": numbers["total_steps"],
@@ -77,23 +75,15 @@ def part_facts(run: Path) -> dict:
     }
 
 
-def card(name: str, facts: dict) -> str:
-    """The card as Markdown: what was trained, on what, for how long, and what that is next to the paper's training."""
-    lines = [f"# {name}", "", f"- Numbers that were trained: {facts['numbers']:,}; stored in float32."]
-    for part in facts["parts"]:
-        data = yaml.safe_dump(part["data"], default_flow_style=True).strip()
-        ended = "" if part["step"] == part["planned"] else f" of {part['planned']:,} planned"
-        loss = "" if part["loss"] is None else f", last logged loss {part['loss']:.3f}"
-        lines.append(
-            f"- Training by {part['objective']}: {part['step']:,} steps{ended}, {part['passes']:,} conformer passes, "
-            f"{part['seconds'] / 60:.0f} minutes on a shared core of {part['device']}{loss}. Data: `{data}`."
-        )
-    of_energy = facts["parts"][-1]["objective"] == CONTRASTIVE
-    lines += [
-        *(ENERGY_LIMITS if of_energy else flow_limits(facts["parts"])),
-        *[f"- {text}" for text in facts["remarks"]],
-    ]
-    return "\n".join(lines) + "\n"
+def _training(part: dict) -> str:
+    """One run in words."""
+    data = yaml.safe_dump(part["data"], default_flow_style=True).strip()
+    ended = "" if part["step"] == part["planned"] else f" of {part['planned']:,} planned"
+    loss = "" if part["loss"] is None else f", last logged loss {part['loss']:.3f}"
+    return (
+        f"Training by {part['objective']}: {part['step']:,} steps{ended}, {part['passes']:,} conformer passes, "
+        f"{part['seconds'] / 60:.0f} minutes on a shared core of {part['device']}{loss}. Data: `{data}`."
+    )
 
 
 def flow_limits(parts: Sequence[dict]) -> list[str]:
@@ -101,10 +91,10 @@ def flow_limits(parts: Sequence[dict]) -> list[str]:
     seen = sum(part["passes"] for part in parts)
     size = "drug" if parts[-1]["data"].get("name") in DRUG_SETS else "QM9"
     return [
-        f"- Conformer passes in all: {seen:,}; the published flow for {size}-size molecules saw about "
+        f"Conformer passes in all: {seen:,}; the published flow for {size}-size molecules saw about "
         f"{PAPER_PASSES[size]:,}.",
-        "- Not GEOM and not ISO17: the paper's sets do not come with this repository. What the weights reach is",
-        "  measured in the chapters on conformers, beside RDKit.",
-        "- Known limits: no handedness (reflected and drawn again afterwards), nothing between atoms more than three",
-        "  bonds apart, formal charges and unpaired electrons not seen, elements of the training set only.",
+        "Not GEOM and not ISO17: the paper's sets do not come with this repository. What the weights reach is measured "
+        "in the chapters on conformers, beside RDKit.",
+        "No handedness (reflected and drawn again afterwards), nothing between atoms more than three bonds apart, "
+        "formal charges and unpaired electrons not seen, elements of the training set only.",
     ]

@@ -161,9 +161,9 @@ def evaluate(weights: str, samples: Path | None, nll_molecules: int, draws: int,
     """
     import json
 
-    from molkit.studies import edm_drug_card, edm_drug_size, edm_evaluation, edm_heavy
+    from molkit.studies import edm_drug_size, edm_evaluation, edm_heavy
 
     heavy = edm_heavy.is_for(weights)
-    kind = edm_drug_size if edm_drug_card.is_for(weights) else edm_heavy if heavy else edm_evaluation
+    kind = edm_drug_size if edm_drug_size.is_for(weights) else edm_heavy if heavy else edm_evaluation
     report = kind.evaluate_weights(weights, samples=samples, nll_molecules=nll_molecules, draws=draws, seed=seed)
     click.echo(json.dumps(report, indent=2))

@@ -159,23 +159,16 @@ def publish(
         remarks=remarks,
     )
     if (folder / "samples.npz").is_file():
-        from molkit.studies import (  # need RDKit; a bare training machine publishes without it
-            edm_card,
-            edm_drug_card,
-            edm_heavy,
-            edm_heavy_card,
-        )
+        from molkit.studies.edm_card import publish_card  # needs RDKit; a bare training machine publishes without it
 
-        heavy = edm_heavy.is_for(folder)
-        card = edm_drug_card if edm_drug_card.is_for(folder) else edm_heavy_card if heavy else edm_card
-        click.echo(f"{card.write_card(folder)}: scored and written")
+        click.echo(f"{publish_card(folder)}: scored and written")
     click.echo(f"{folder}: {sum(path.stat().st_size for path in folder.iterdir()) / 2**20:.2f} MiB")
 
 
 def _publish_conditional(run: Path, name: str, config: dict[str, object]) -> Path:
     """Publish a property network (its part is the word in its name) or a conditional generator."""
     from molkit.errors import InvalidInput
-    from molkit.studies.edm_conditional_card import publish_generator, publish_network
+    from molkit.studies.edm_card import publish_generator, publish_network
 
     if config.get("method") != "property":
         return publish_generator(run, name)

@@ -11,9 +11,9 @@ from molkit.edm.model import WEIGHTS_ROOT, load, save
 from molkit.edm.property_network import load_property, save_property
 from molkit.edm.published import TrainingFacts
 from molkit.errors import DataNotFound, InvalidInput
-from molkit.training.files import write_text
+from molkit.training.publishing import keep_training, write_card, write_facts
 from molkit.training.run_folder import load_state
-from molkit.training.weights import copy_thinned, folder_to_publish
+from molkit.training.weights import folder_to_publish
 
 MAX_FILE_BYTES = 15 * 2**20
 
@@ -49,12 +49,9 @@ def publish(
         remarks=tuple(remarks),
     )
     save(edm, folder, half=True, metadata={"step": facts.step, "passes": facts.passes})
-    copy_thinned(run / "metrics.jsonl", folder / "metrics.jsonl")
-    for small in ("training.yaml", "provenance.jsonl"):
-        shutil.copyfile(run / small, folder / small)
+    keep_training(run, folder, asdict(facts))
     if samples is not None:
         shutil.copyfile(samples, folder / "samples.npz")
-    write_text(folder / "training.json", json.dumps(asdict(facts), indent=2) + "\n")
     for path in folder.iterdir():
         if path.stat().st_size > MAX_FILE_BYTES:
             raise InvalidInput(f"{path}: {path.stat().st_size} bytes, above the 15 MiB a published file may have")
@@ -79,20 +76,16 @@ def publish_snapshot(run: Path, step: int, name: str, *, root: Path = WEIGHTS_RO
     numbers = {"step": step, "passes": logged["passes"], "seconds": logged["seconds"]}
     facts = _facts(run, edm.config, numbers)
     save(edm, folder, half=True, metadata={"step": facts.step, "passes": facts.passes})
-    write_text(folder / "training.json", json.dumps(asdict(facts), indent=2) + "\n")
-    write_text(folder / "card.md", _snapshot_card(name, facts, logged["noise_error"]))
+    write_facts(folder, asdict(facts))
+    told = [
+        f"Step {facts.step:,}, {facts.passes:,} molecule passes ({facts.epochs:.2f} epochs), "
+        f"{facts.seconds / 3600:.2f} h of wall time, {facts.device}.",
+        f"Squared error per noise component while training: {logged['noise_error']:.4f}.",
+        "Weights: exponential average, stored in half precision. Kept to show what is learned when; molecules sampled "
+        "from it are worse than those of the finished training.",
+    ]
+    write_card(folder, f"{name}: an early state of a training", told)
     return folder
-
-
-def _snapshot_card(name: str, facts: TrainingFacts, error: float) -> str:
-    return (
-        f"# {name}: an early state of a training\n\n"
-        f"- Step {facts.step:,}, {facts.passes:,} molecule passes ({facts.epochs:.2f} epochs), "
-        f"{facts.seconds / 3600:.2f} h of wall time, {facts.device}.\n"
-        f"- Squared error per noise component while training: {error:.4f}.\n"
-        "- Weights: exponential average, stored in half precision. Kept to show what is learned when; molecules "
-        "sampled from it are worse than those of the finished training.\n"
-    )
 
 
 def publish_property(run: Path, name: str, *, num_molecules: int, root: Path = WEIGHTS_ROOT) -> Path:
@@ -105,10 +98,7 @@ def publish_property(run: Path, name: str, *, num_molecules: int, root: Path = W
     _, numbers = load_state(run)
     facts = replace(_facts(run, EdmConfig(), numbers), epochs=round(numbers["passes"] / num_molecules, 2))
     save_property(folder, model.config, model.network, half=True)
-    copy_thinned(run / "metrics.jsonl", folder / "metrics.jsonl")
-    for small in ("training.yaml", "provenance.jsonl"):
-        shutil.copyfile(run / small, folder / small)
-    write_text(folder / "training.json", json.dumps(asdict(facts), indent=2) + "\n")
+    keep_training(run, folder, asdict(facts))
     return folder
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from molkit.data.drug_size import SPLITS, DrugSizeSet, load_drug_size
+from molkit.data.drug_size import SPLITS, DrugSizeSet, elements_of, load_drug_size
 from molkit.data.packed import read_packed
 from molkit.edm.edit_checks import check_sizes
 from molkit.edm.likelihood import bound
@@ -343,6 +343,11 @@ def evaluate_weights(
         found = bounds(str(weights), num_molecules=nll_molecules, draws=draws, seed=seed)
         report["nll_nats"] = [asdict(row) for row in found]
     return report
+
+
+def is_for(weights: str | Path) -> bool:
+    """Whether the weights place the elements of the drug-size set, so that they are measured against it."""
+    return set(load(weights, fast=False).config.elements) >= set(elements_of(load_drug_size(split="train").molecules))
 
 
 def model_in_words(weights: str) -> str:

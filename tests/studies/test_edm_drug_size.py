@@ -16,7 +16,7 @@ from molkit.errors import InvalidInput
 from molkit.figures import edm_drug_size as draw
 from molkit.metrics.stability import stability
 from molkit.molecule import PackedMolecules
-from molkit.studies import edm_drug_card
+from molkit.studies import edm_card
 from molkit.studies import edm_drug_size as study
 
 FACTS = {"step": 10, "passes": 100, "epochs": 0.02, "seconds": 60.0, "processes": 1, "device": "cpu (test)"}
@@ -131,10 +131,10 @@ def test_film_live_draw_tables_figures_and_card(weights, sets, monkeypatch):
     assert "[" in draw.score_table(sets, model="toy").data and "GEOM-Drugs" in draw.score_table(sets, model="toy").data
     assert len(draw.energies(sets).axes[0].patches) >= 3
     assert draw.composition(study.compositions(weights)).axes[0].get_yscale() == "log"
-    assert edm_drug_card.is_for(weights) and not edm_drug_card.is_for("edm_qm9")
-    for name, count in (("NUM_DATA", 20), ("NUM_UNTRAINED", 2), ("NUM_BOUND", 4)):
-        monkeypatch.setattr(edm_drug_card, name, count)
-    text = edm_drug_card.write_card(weights).read_text()
+    assert study.is_for(weights) and not study.is_for("edm_qm9")
+    for name, count in (("DRUG_DATA", 20), ("DRUG_UNTRAINED", 2), ("DRUG_BOUND", 4)):
+        monkeypatch.setattr(edm_card, name, count)
+    text = edm_card.publish_card(weights).read_text()
     assert "not GEOM-Drugs" in text and "Known limits" in text and " nan" not in text
 
 

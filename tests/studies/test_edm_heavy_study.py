@@ -12,7 +12,7 @@ from molkit.edm.model import build, save
 from molkit.figures import edm_ablations as draw
 from molkit.molecule import PackedMolecules
 from molkit.studies import edm_heavy as study
-from molkit.studies import edm_heavy_card
+from molkit.studies.edm_card import publish_card
 
 
 @pytest.fixture
@@ -65,8 +65,8 @@ def test_the_table_counts_lost_chains_and_has_a_row_that_learned_nothing(weights
 
 def test_the_card_and_the_report_are_about_heavy_atoms(weights, monkeypatch):
     assert study.is_for(weights) and not study.is_for("edm_qm9")
-    monkeypatch.setattr(edm_heavy_card.study, "load_qm9", lambda *, split, limit=None: load_qm9(split=split, limit=60))
-    text = edm_heavy_card.write_card(weights).read_text()
+    monkeypatch.setattr(study, "load_qm9", lambda *, split, limit=None: load_qm9(split=split, limit=60))
+    text = publish_card(weights).read_text()
     assert "without hydrogens" in text and "Chains that did not stay finite: 2" in text
     monkeypatch.undo()
     report = study.evaluate_weights(weights, nll_molecules=200)

@@ -2,17 +2,21 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
+from molkit.data.packed import write_packed
+from molkit.data.qm9_labels import LabelledMolecules, load_labelled
 from molkit.edm.likelihood import step_probabilities
-from molkit.edm.model import load
+from molkit.edm.model import load, resolve
 from molkit.edm.published import stored_samples, training_facts
 from molkit.edm.schedule import log_snr_table
 from molkit.figures import edm as draw
-from molkit.studies import edm_evaluation, edm_generation, edm_likelihood
+from molkit.studies import edm_card, edm_evaluation, edm_generation, edm_likelihood
+from molkit.studies.edm_conditional import judge_error
 
 WEIGHTS = "edm_qm9"
 
@@ -36,6 +40,42 @@ def test_published_weights_come_with_facts_and_samples():
     facts = training_facts(WEIGHTS)
     assert facts.passes > 0 and facts.sample_calls and facts.device
     assert len(stored_samples(WEIGHTS)) > 0
+
+
+def test_the_card_of_qm9_weights_shows_their_scores_beside_the_data(tmp_path, monkeypatch, bound):
+    folder = tmp_path / "copy"
+    shutil.copytree(resolve(WEIGHTS), folder)
+    write_packed(folder / "samples.npz", stored_samples(WEIGHTS).select(np.arange(50)))
+    facts = json.loads((folder / "training.json").read_text())
+    (folder / "training.json").write_text(json.dumps(facts | {"samples_requested": 60, "remarks": ["A remark."]}))
+    data = edm_evaluation.score_data(limit=40)
+    monkeypatch.setattr(edm_card, "score_data", lambda: data)
+    monkeypatch.setattr(edm_card, "nll_on_test", lambda weights, **choice: bound.nll)
+    text = edm_card.publish_card(folder).read_text()
+    stable = 100 * edm_evaluation.score_stored(folder).molecule_stability.value
+    assert (
+        f"| molecules stable, % | {stable:.1f} [" in text and f"] | {100 * data.molecule_stability.value:.1f} [" in text
+    )
+    assert "506,029 parameters" in text and "Of 60 chains 10 did not stay finite" in text and "- A remark." in text
+    assert "| 2,489,945 | 0.1285 | 2.06 |" in text and "| 35,000 | 2026-11-21 | 1 | the compiled kernel |" in text
+
+
+@pytest.mark.parametrize("part", ["judge", "labeller"])
+def test_the_card_of_a_property_network_shows_its_errors(tmp_path, monkeypatch, part):
+    folder = tmp_path / "copy"
+    shutil.copytree(resolve(f"qm9_property_{part}"), folder)
+    monkeypatch.setattr(edm_card, "publish_property", lambda run, name, *, num_molecules: folder)
+    monkeypatch.setattr(edm_card, "load_labelled", lambda split: first(load_labelled(split), 30))
+    text = edm_card.publish_network(tmp_path, "toy", part=part).read_text()
+    errors = judge_error(str(folder), first(load_labelled("valid"), 30))
+    assert f"|  | validation (30) | test (30) |\n|---|---|---|\n| α, bohr³ | {errors['alpha'].value:.3g} [" in text
+    assert f"30 labelled molecules of the training split, the part named `{part}`" in text
+
+
+def first(known, count):
+    """The first labelled molecules."""
+    rows = np.arange(count)
+    return LabelledMolecules(known.molecules.select(rows), known.index[:count], known.labels[:count])
 
 
 def test_noised_copies_start_at_the_molecule_and_spread():
