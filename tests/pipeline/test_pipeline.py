@@ -111,7 +111,7 @@ def test_a_pipeline_is_continued_and_counts_everybody(tmp_path, monkeypatch):
     assert names == {"drawn.sdf", "lowest.sdf", "minima.sdf", "journeys.json"}
     assert len(json.loads((tmp_path / "journeys.json").read_text())["journeys"]) == 2
     monkeypatch.setattr(run, "draw", lambda *a, **k: pytest.fail("drawn before the folder was looked at"))
-    for name, value in (("seed", 1), ("num_calls", 21), ("flow", "cgcf_drug"), ("functional", "ofdft_up_to_five")):
+    for name, value in (("seed", 1), ("num_calls", 21), ("energy", ""), ("functional", "ofdft_up_to_five")):
         with pytest.raises(InvalidInput, match=f"another '{name}'"):
             run.run_pipeline(3, tmp_path, settings=replace(FEW, **{name: value}))
     with pytest.raises(InvalidInput, match="another 'count'"):
