@@ -357,7 +357,7 @@ def test_a_scheduler_that_dies_is_said_in_one_line_and_what_is_done_stays(tmp_pa
         stop.start()
         run_farm(work, tasks, tmp_path, executor=executor)
     stop.join()
-    assert not [one for one in caplog.records if one.exc_info]
+    assert not [one for one in caplog.records if one.exc_info and one.name.startswith("distributed")]
     assert list(tmp_path.glob("results/*.npz"))
 
 
