@@ -1,9 +1,11 @@
 """Configurations are frozen dataclasses, read strictly: an unknown key is an error that names it."""
 
 import dataclasses
+import functools
 import math
+import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,21 +20,48 @@ LARGEST = 2**31 - 1  # of the whole numbers that are taken: all libraries below 
 def from_dict(kind: type[Config], values: Mapping[str, Any], *, source: str = "configuration") -> Config:
     """Build the dataclass `kind` from plain values; lists become tuples where the field is a tuple.
 
-    Raises InvalidInput for an unknown key or a value of the wrong type, naming both.
+    Raises InvalidInput for an unknown or missing key or a value of the wrong type, naming both, and for what the
+    dataclass itself refuses.
     """
+    known = {field.name: field for field in dataclasses.fields(kind)}
+    check_keys(values, known, source=source)
+    missing = [
+        name
+        for name, field in known.items()
+        if name not in values and field.default is field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise InvalidInput(f"{source}: missing {', '.join(missing)}")
+    hints = _hints(kind)
+    plain = {key: _coerce(key, value, hints[key], source) for key, value in values.items()}
+    try:
+        return kind(**plain)
+    except InvalidInput as error:
+        raise InvalidInput(f"{source}: {error}") from None
+
+
+def check_keys(values: Any, known: Iterable[str], *, source: str) -> None:
+    """Raises InvalidInput unless `values` is a table without other keys than the `known`; names the first one."""
     if not isinstance(values, Mapping):
         raise InvalidInput(f"{source}: expected a table of keys and values, got {type(values).__name__}")
-    hints = typing.get_type_hints(kind)
-    names = {field.name for field in dataclasses.fields(kind)}
-    unknown = sorted(set(map(str, values)) - names)
+    unknown = sorted(set(map(str, values)) - set(known))
     if unknown:
-        raise InvalidInput(f"{source}: unknown key {unknown[0]!r}; known keys are {', '.join(sorted(names))}")
-    return kind(**{key: _coerce(key, value, hints[key], source) for key, value in values.items()})
+        raise InvalidInput(f"{source}: unknown key {unknown[0]!r}; known keys are {', '.join(sorted(known))}")
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
 
 
 def _coerce(key: str, value: Any, hint: Any, source: str) -> Any:
     """The value in the type of its field, or InvalidInput."""
     origin = typing.get_origin(hint) or hint
+    if origin in (types.UnionType, typing.Union):
+        kinds = typing.get_args(hint)
+        if type(value) in kinds and not isinstance(value, float):
+            return value  # a whole number in a field of int | float stays one
+        return _coerce(key, value, [one for one in kinds if one is not types.NoneType][-1], source)
     if origin is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(value, float) and not math.isfinite(value):

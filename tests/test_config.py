@@ -1,5 +1,7 @@
 """Configurations are read strictly: unknown keys, wrong types and impossible values are named in one line."""
 
+from dataclasses import dataclass
+
 import pytest
 
 from molkit.config import LARGEST, from_dict, read_yaml, to_dict, whole_number, whole_ranges
@@ -54,6 +56,41 @@ def test_wrong_values_are_named_in_one_line(kind, values, message):
     with pytest.raises(InvalidInput, match=message) as error:
         from_dict(kind, values, source="recipe")
     assert "\n" not in str(error.value)
+
+
+@dataclass(frozen=True)
+class Noted:
+    """A field that must be there, and fields that may be empty."""
+
+    name: str
+    count: int | float | None = None
+    ends: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise InvalidInput("needs a name")
+
+
+def test_fields_that_may_be_empty_or_of_two_kinds_keep_what_was_written():
+    assert from_dict(Noted, {"name": "a", "count": None, "ends": None}) == Noted("a")
+    found = from_dict(Noted, {"name": "a", "count": 3, "ends": [0, 1]})
+    assert type(found.count) is int and found.ends == (0.0, 1.0) and type(found.ends[0]) is float
+    assert from_dict(Noted, {"name": "a", "count": 2.5}).count == 2.5
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"count": 3}, "notes: missing name$"),
+        ({"name": ""}, "notes: needs a name"),
+        ({"name": "a", "count": "3"}, "notes: count must be float, got '3'"),
+        ({"name": "a", "count": float("nan")}, "notes: count must be a finite number"),
+        ({"name": "a", "ends": [1.0]}, "notes: an entry of ends must hold 2 values"),
+    ],
+)
+def test_what_is_missing_or_refused_is_said_with_its_source(values, message):
+    with pytest.raises(InvalidInput, match=message):
+        from_dict(Noted, values, source="notes")
 
 
 def test_files_that_are_no_tables_are_named(tmp_path):

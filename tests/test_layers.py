@@ -11,7 +11,8 @@ from molkit.claims.closure import reachable_files
 
 LAYERS = [  # from the ground up; rooms of one layer do not import each other unless SIDEWAYS says so
     {"units", "errors", "rng"},
-    {"molecule", "config", "geometry", "graphs", "nn", "claims"},
+    {"config"},
+    {"molecule", "geometry", "graphs", "nn", "claims"},
     {"chem"},
     {"data", "training"},
     {"farm"},

@@ -4,14 +4,13 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from molkit.config import check_keys, from_dict, read_yaml
 from molkit.errors import DataNotFound, InvalidInput
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -47,7 +46,7 @@ class Rule:
     """
 
     kind: str
-    tolerance: float = 0.0  # in the claim's unit
+    tolerance: int | float = 0.0  # in the claim's unit
     than: tuple[str, ...] = ()  # the claims an `order` is about
     using: str = "published"  # or "measured"
     baseline: str | None = None  # the claim whose published value must be beaten for "direction only"
@@ -75,16 +74,16 @@ class Claim:
     metric: str  # dotted name of the function that measures it
     direction: str  # which way is better; "equal" when the aim is to match
     accept: Rule
-    value: float | None = None
+    value: int | float | None = None
     by: str = ""  # who published the value, where it was not the paper itself
-    spread: float | None = None
+    spread: int | float | None = None
     spread_status: str = "none"  # printed, unverified or none
     unit: str = ""
     decimals: int = 1
     n: int | None = None  # what the paper counted; None when it is not known
     counts: str = ""  # what n counts
     basis: tuple[str, ...] = ()  # the kinds of evidence that count as the paper's scale
-    training_passes: float | None = None  # molecules shown in the paper's training, when it must be matched
+    training_passes: int | float | None = None  # molecules shown in the paper's training, when it must be matched
     measured_as: str | None = None  # the claim whose result is judged here too: another claim about the same number
     attempt: str = "now"  # or "none"
     why: str = ""  # reason of attempt: none
@@ -141,7 +140,7 @@ class Measurement:
     basis: str
     profile: str
     weights: str | None = None
-    training_passes: float | None = None
+    training_passes: int | float | None = None
     seeds: tuple[int, ...] = ()
     seconds: float = 0.0  # wall time
     peak_memory_mib: float = 0.0
@@ -227,47 +226,24 @@ def find(claims: Mapping[str, Claim], claim_id: str) -> Claim:
     raise InvalidInput(f"unknown claim {claim_id!r}{hint}")
 
 
-def strictly(kind: type, entry: Any, where: str) -> Any:
-    """A dataclass from a mapping whose keys must be its fields. Raises InvalidInput naming the place and the key."""
-    if not isinstance(entry, Mapping):
-        raise InvalidInput(f"{where}: expected a mapping for {kind.__name__}, got {type(entry).__name__}")
-    known = {field.name for field in fields(kind)}
-    for key in entry:
-        if key not in known:
-            raise InvalidInput(f"{where}: unknown key {key!r}; known are {', '.join(sorted(known))}")
-    required = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
-    missing = [name for name in required if name not in entry]
-    if missing:
-        raise InvalidInput(f"{where}: missing {', '.join(missing)}")
-    try:
-        return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()})
-    except InvalidInput as error:
-        raise InvalidInput(f"{where}: {error}") from None
-    except TypeError as error:
-        raise InvalidInput(f"{where}: a value of {kind.__name__} has the wrong type ({error})") from None
-
-
 @lru_cache(maxsize=64)
 def _read_file(path: Path, _modified: int) -> tuple[Claim, ...]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidInput(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
-    _only_keys(content, {"paper", "groups"}, str(path))
+    content = read_yaml(path)
+    check_keys(content, {"paper", "groups"}, source=str(path))
     claims = []
     for group in content.get("groups") or []:
-        _only_keys(group, {"shared", "claims"}, f"{path}, a group")
+        check_keys(group, {"shared", "claims"}, source=f"{path}, a group")
         for entry in group.get("claims") or []:
             merged = {"paper": content.get("paper"), **(group.get("shared") or {}), **entry}
-            where = f"{path}, {merged.get('id', 'a claim without id')}"
-            claims.append(strictly(Claim, {**merged, "accept": _rule(merged.get("accept"), where)}, where))
+            claims.append(_claim(merged, f"{path}, {merged.get('id', 'a claim without id')}"))
     return tuple(claims)
 
 
-def _rule(entry: Any, where: str) -> Rule:
-    if entry is None:
+def _claim(entry: Mapping[str, Any], where: str) -> Claim:
+    if entry.get("accept") is None:
         raise InvalidInput(f"{where}: needs an acceptance rule, `accept: {{kind: ...}}`")
-    return strictly(Rule, entry, f"{where}, accept")
+    rule = from_dict(Rule, entry["accept"], source=f"{where}, accept")
+    return from_dict(Claim, {**entry, "accept": rule}, source=where)
 
 
 def _check_references(claims: Mapping[str, Claim]) -> None:
@@ -282,14 +258,6 @@ def _check_references(claims: Mapping[str, Claim]) -> None:
         for other in compared:
             if claims[other].value is None:
                 raise InvalidInput(f"claim {claim.id}: its rule compares with {other}, which has no published value")
-
-
-def _only_keys(entry: Any, known: set[str], where: str) -> None:
-    if not isinstance(entry, Mapping):
-        raise InvalidInput(f"{where}: expected a mapping with {', '.join(sorted(known))}, got {type(entry).__name__}")
-    for key in entry:
-        if key not in known:
-            raise InvalidInput(f"{where}: unknown key {key!r}; known are {', '.join(sorted(known))}")
 
 
 def _one_of(what: str, value: str, allowed: Sequence[str]) -> None:

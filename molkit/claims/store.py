@@ -19,9 +19,9 @@ from molkit.claims.ledger import (
     Measurement,
     find,
     load_claims,
-    strictly,
     study_of,
 )
+from molkit.config import from_dict
 from molkit.errors import InvalidInput, RunError
 
 
@@ -194,4 +194,4 @@ def _read(path: Path, _modified: int) -> Measurement:
         entry = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{path}: not readable as a JSON result: {error}") from None
-    return strictly(Measurement, entry, str(path))
+    return from_dict(Measurement, entry, source=str(path))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import fisher_exact
 
-from molkit.claims.ledger import strictly
+from molkit.config import from_dict
 from molkit.errors import InvalidInput
 from molkit.experiments.experiment import Comparison, Row, label_of
 from molkit.experiments.store import Entry
@@ -58,7 +58,7 @@ class Audit:
 
 def read_audit(line: Mapping[str, Any]) -> Audit:
     """An audit from its line. Raises InvalidInput naming what is missing or unknown."""
-    return strictly(Audit, line, "an audit")
+    return from_dict(Audit, line, source="an audit")
 
 
 def draw(keys: Sequence[str], count: int, *, date: str, code: str) -> list[str]:

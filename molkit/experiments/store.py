@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from molkit.claims.ledger import strictly
 from molkit.claims.provenance import combined_hash, digest, rows_folder
+from molkit.config import from_dict
 from molkit.errors import InvalidInput, RunError
 from molkit.experiments.experiment import Row, label_of
 from molkit.training.files import read_packed, write_packed, write_text
@@ -181,7 +181,7 @@ def _entry(path: Path, line: Row) -> Entry:
 def _batch(path: Path, line: Row) -> Batch:
     entry = dict(line["batch"])
     name = entry.pop("id", None)
-    batch = strictly(Batch, entry, f"{path}, origin {name}")
+    batch = from_dict(Batch, entry, source=f"{path}, origin {name}")
     if batch.id != name:
         raise InvalidInput(f"{path}: the origin {name} is not the one that was stored; {_MEND}")
     return batch

@@ -17,7 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from molkit.config import read_yaml
+from molkit.config import check_keys, read_yaml
 from molkit.errors import InvalidInput, NetworkUnavailable, RunError, ToolNotFound
 
 CONNECT_SECONDS = 20.0
@@ -284,9 +284,7 @@ def read_slurm(path: Path) -> dict[str, Any]:
     Raises DataNotFound, or InvalidInput for an unknown or missing key.
     """
     values = read_yaml(path)
-    unknown = sorted(set(values) - SLURM_KEYS)
-    if unknown:
-        raise InvalidInput(f"{path}: unknown key {unknown[0]!r}; known are {', '.join(sorted(SLURM_KEYS))}")
+    check_keys(values, SLURM_KEYS, source=str(path))
     for name in ("jobs", "cores", "memory", "walltime"):
         if name not in values:
             raise InvalidInput(f"{path}: {name} is missing")

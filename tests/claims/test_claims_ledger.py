@@ -58,7 +58,7 @@ def test_shared_fields_reach_every_claim_and_the_rule_becomes_a_rule(tmp_path):
         ("label: stable, ", "", "missing label"),
         ("value: 82.0", "value: [", "not readable as YAML"),
         ("kind: at_least, tolerance: 1.0", "kind: order, than: [b.c]", "not a claim"),
-        ("tolerance: 1.0", "tolerance: much", "wrong type"),
+        ("tolerance: 1.0", "tolerance: much", "tolerance must be float, got 'much'"),
         ("basis: [trained_here]", "basis: [scaled_down]", "basis must be one of"),
     ],
 )
