@@ -9,6 +9,7 @@ from typing import Any
 
 from molkit.config import LARGEST
 from molkit.errors import InvalidInput
+from molkit.experiments.experiment import read_recompute
 
 PLAIN_TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict}
 FROM_ZERO = ("seed", "index", "grid_level")  # whole numbers that begin at 0 without saying so
@@ -33,7 +34,17 @@ class Parameter:
             return f"must be a finite number, got {value}"
         if isinstance(value, int) and not isinstance(value, bool) and not self.low <= value <= self.high:
             return f"must be a whole number from {self.low} to {self.high}, got {value}"
+        if self.name == "recompute" and self.kind == "str":
+            return _recompute_problem(value)
         return ""
+
+
+def _recompute_problem(value: str) -> str:
+    try:
+        read_recompute(value)
+    except InvalidInput as error:
+        return f"is wrong: {error}"
+    return ""
 
 
 def read_parameters(source: str) -> dict[str, Parameter]:

@@ -12,7 +12,6 @@ from molkit.book.notebooks import parameters_cell, parameters_source
 from molkit.book.parameters import Parameter, read_parameters
 from molkit.config import LARGEST
 from molkit.errors import InvalidInput
-from molkit.experiments.experiment import read_recompute
 
 PROFILES = ("smoke", "fast", "paper")
 SETTINGS = ("budget_seconds", "parameters")
@@ -91,15 +90,6 @@ def check_parameters(notebook: Path, values: Mapping[str, Any], *, where: str = 
         parameter = ranges.get(name) or Parameter(name, known[name], -LARGEST, LARGEST)
         if problem := parameter.problem(value):
             raise InvalidInput(f"{prefix}parameter {name!r} of {notebook.name} {problem}")
-        if name == "recompute" and known[name] == "str":
-            _check_recompute(value, f"{prefix}parameter 'recompute' of {notebook.name}")
-
-
-def _check_recompute(value: str, where: str) -> None:
-    try:
-        read_recompute(value)
-    except InvalidInput as error:
-        raise InvalidInput(f"{where}: {error}") from None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -4,6 +4,11 @@ from collections.abc import Sequence
 
 from molkit.book.execute import Outcome
 from molkit.book.provenance import commit_in_words, duration, memory
+from molkit.claims.provenance import current_code
+from molkit.experiments.audit import read_audit
+from molkit.experiments.experiment import rooms
+from molkit.experiments.run import relevant, standing
+from molkit.experiments.store import Store
 
 
 def status_markdown(outcomes: Sequence[Outcome], *, profile: str, not_run: Sequence[str] = ()) -> str:
@@ -26,7 +31,38 @@ def status_markdown(outcomes: Sequence[Outcome], *, profile: str, not_run: Seque
         lines += [":::{error}", *(f"- `{item.chapter}`: `{_plain(item.record.error)}`" for item in failed), ":::", ""]
     total = sum(outcome.record.seconds for outcome in outcomes)
     lines += [f"All chapters shown took {duration(total)} together, one thread each.", ""]
-    return "\n".join([*lines, *_machines(outcomes)]) + "\n"
+    return "\n".join([*lines, experiments_markdown(), *_machines(outcomes)]) + "\n"
+
+
+def experiments_markdown() -> str:
+    """Every stored experiment: its tasks by origin, when and by which commit they were computed, and their state."""
+    lines = [
+        "## Experiments",
+        "",
+        "Rows that pages take from the store. *Fresh*: the code, weights and data of today; *confirmed*: others, and",
+        "tasks recomputed with today's code agree; *stale*: neither. `molkit study NAME` computes or audits them.",
+        "",
+        "| Experiment | Tasks | Rows | Computed | Commit | State |",
+        "|:--|--:|--:|:--|:--|:--|",
+    ]
+    for name, (module, end) in rooms().items():
+        lines += _lines_of(name, f"{module.replace('.', '/')}.py:measure{end}")
+    return "\n".join([*lines, ""]) + "\n"
+
+
+def _lines_of(name: str, function: str) -> list[str]:
+    stored, code = Store(name).read(), current_code(function)
+    audits = [read_audit(line) for line in stored.audits]
+    lines = []
+    for batch in stored.batches.values():
+        own = [entry for entry in stored.entries.values() if entry.batch == batch.id]
+        speaking = relevant(audits, [batch], stored.entries, code)
+        state, _ = standing([batch], speaking, code)
+        told = "; ".join(f"{audit.date}: {audit}" for audit in speaking)
+        commit = commit_in_words(batch.commit, batch.dirty) if batch.commit else "not known"
+        cells = [name, f"{len(own):,}", f"{sum(len(one.rows) for one in own):,}", batch.date[:10], commit]
+        lines.append(f"| {' | '.join([*cells, f'{_badge(state)} {_plain(told)}'])} |")
+    return lines
 
 
 def _row(outcome: Outcome) -> str:

@@ -8,7 +8,7 @@ from molkit.chem.rdkit_tools import rotatable_bonds
 from molkit.config import from_dict, read_yaml
 from molkit.training.weights import resolve
 
-FILE = "tested.yaml"  # beside the weights; made by `molkit.studies.conformers.as_tested`
+FILE = "tested.yaml"  # beside the weights; made by `molkit.studies.conformers.comparison.as_tested`
 
 
 @dataclass(frozen=True, kw_only=True)

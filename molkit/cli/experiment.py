@@ -2,7 +2,6 @@
 
 import importlib
 import inspect
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -16,19 +15,15 @@ from molkit.cli.outputs import OutFolder, guard_outputs
 from molkit.config import whole_number
 from molkit.errors import PartlyDone
 
-STUDIES = Path(__file__).resolve().parents[1] / "studies"
-MEASURES = re.compile(r"^def measure(\w*)\(", re.MULTILINE)
 SHOWN = 5  # failures that are named
-PLAIN = {int: Whole(), float: Number(), str: click.STRING}
+PLAIN = {int: Whole(min=0), float: Number(), str: click.STRING}
 
 
 def experiments() -> dict[str, tuple[str, str]]:
-    """Module and ending of every experiment by name; no room is imported."""
-    found = {}
-    for path in sorted(STUDIES.glob("*/*.py")):
-        module = f"molkit.studies.{path.parent.name}.{path.stem}"
-        found |= {f"{path.stem}{end}": (module, end) for end in MEASURES.findall(path.read_text(encoding="utf-8"))}
-    return found
+    """Module and ending of every experiment by name."""
+    from molkit.experiments.experiment import rooms
+
+    return rooms()
 
 
 class StudyGroup(click.Group):

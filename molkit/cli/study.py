@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from molkit.cli.engines import Engine, engine_options, retry_option, whole_numbers
+from molkit.cli.engines import Engine, engine_options, retry_option
 from molkit.cli.experiment import StudyGroup
 from molkit.cli.numbers import SEED, Number, Whole
 from molkit.cli.outcome import end_of_parts
@@ -424,78 +424,3 @@ def flow_objectives(weights: tuple[str, ...], keep: Path, out: Path | None) -> N
     found = objectives.run_study(weights, keep, report=click.echo)
     objectives.write_study(found, out or objectives.STORED)
     click.echo(f"{out or objectives.STORED}: {len(found.flows)} flows")
-
-
-@study.command("conformers")
-@click.argument("weights")
-@click.option("--energy", default="", help="Weights of an energy (ETM); default: arms without it.")
-@click.option("--data", default="conformers_dft", show_default=True, help="A set of ensembles.")
-@click.option(
-    "--split",
-    default="test",
-    show_default=True,
-    type=click.Choice(["train", "valid", "test"]),
-    help="Of it; valid is for choices.",
-)
-@click.option("--threshold", default=1.25, show_default=True, type=Number(min=0.01), help="COV, angstrom.")
-@click.option("--limit", default=20, show_default=True, type=Whole(min=1), help="Test molecules.")
-@click.option("--max-references", default=25, show_default=True, type=Whole(min=1), help="Of a molecule.")
-@click.option("--stereo", default="mirror", show_default=True, help="Wrong handedness: ignore, mirror or redraw.")
-@click.option("--symmetry", default="graph", show_default=True, help="Of the RMSD: graph, conjugated or none.")
-@click.option("--failures", default="zero", show_default=True, help="Nothing made counts as: zero or exclude.")
-@click.option("--start", help="Of the converged search: normal or paths.  [default: as the weights say]")
-@click.option("--arms", default="", help="Names with commas; default: all.")
-@click.option("--energies", default=0, show_default=True, type=Whole(min=0), help="By GFN2-xTB, an arm.")
-@click.option("--seeds", default="0", show_default=True, help="Numbers with commas.")
-@click.option("--minutes", type=Number(min=0.0, min_open=True), help="Begin no molecule after this time.")
-@click.option("--keep", type=OutFolder(), required=True, help="Folder; continued.")
-@click.option("--out", type=OutFile(makes_folder=True), required=True, help="A .json file.")
-@engine_options
-@retry_option("keep")
-def conformers(
-    weights: str,
-    energy: str,
-    data: str,
-    split: str,
-    threshold: float,
-    limit: int,
-    max_references: int,
-    stereo: str,
-    symmetry: str,
-    failures: str,
-    start: str | None,
-    arms: str,
-    energies: int,
-    seeds: str,
-    minutes: float | None,
-    keep: Path,
-    out: Path,
-    engine: Engine,
-) -> None:
-    """Coverage, matching, geometry and cost of conformers by the flow WEIGHTS and by RDKit on molecules of a set."""
-    import torch
-
-    from molkit.studies.conformers import Setting, run_study, write_study
-
-    torch.set_num_threads(1)
-    setting = Setting(
-        weights=weights,
-        energy=energy,
-        data=data,
-        split=split,
-        threshold=threshold,
-        limit=limit,
-        max_references=max_references,
-        num_energies=energies,
-        seeds=tuple(whole_numbers(seeds)),
-        stereo=stereo,
-        symmetry=symmetry,
-        start=start,
-        failures=failures,
-        only=tuple(name.strip() for name in arms.split(",") if name.strip()),
-    )
-    with engine.open() as executor:
-        result = run_study(setting, keep, executor=executor, minutes=minutes, progress=True)
-    write_study(result, out)
-    click.echo(f"{out}: {len(result.molecules)} molecules, {len(result.failures)} left out")
-    end_of_parts(len(result.molecules), result.failures)

@@ -2,21 +2,22 @@
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from scipy.stats import fisher_exact
 
+from molkit.claims.provenance import digest
 from molkit.config import from_dict
 from molkit.errors import InvalidInput
 from molkit.experiments.experiment import Comparison, Row, label_of
 from molkit.experiments.store import Entry
 
 LEVEL = 0.99
-QUANTILE = 2.576  # of the normal distribution, two-sided at that level
-NUM_RESAMPLES = 10_000
+LEAST_FREEDOM = 8  # degrees of freedom, from which on repetitions tell a scatter
 SHOWN = 5  # differences that are kept in words
 EQUAL = 1e-9  # relative
 
@@ -69,13 +70,11 @@ def draw(keys: Sequence[str], count: int, *, date: str, code: str) -> list[str]:
 
 def tasks_needed(stored: Mapping[str, Entry], compared: Comparison) -> int:
     """Tasks of which the means of `alike` columns are narrow enough to show the differences asked for."""
-    needed = 1
-    for column, visible in compared.alike.items():
-        for rows in _groups(stored.values(), compared.by).values():
-            values = _numbers(rows, column)
-            if len(values) > 1:
-                rows_needed = (QUANTILE * values.std(ddof=1) / visible) ** 2
-                needed = max(needed, math.ceil(rows_needed * len(stored) / len(values)))
+    needed, checks = 1, _checks(stored.values(), compared)
+    for name, column in checks:
+        scatter, per_task = _scatter(stored.values(), name, column, compared)
+        rows = (_quantile(len(checks)) * scatter / compared.alike[column]) ** 2
+        needed = max(needed, math.ceil(rows / per_task))
     return min(needed, len(stored))
 
 
@@ -88,15 +87,14 @@ def compare(
     Raises InvalidInput where the comparison names a column that no stored row has.
     """
     known = {name for entry in stored.values() for row in (*entry.rows, entry.task) for name in row}
-    named = {*compared.within, *compared.free, *compared.alike, *compared.by}
+    named = {*compared.within, *compared.free, *compared.alike, *compared.by, *filter(None, [compared.repeats])}
     if any(entry.rows for entry in stored.values()) and named - known:
         raise InvalidInput(f"the comparison names the column {sorted(named - known)[0]!r}, which no row has")
-    if compared.alike:
-        checks = _compare_means(stored, found, compared)
-    else:
-        checks = [text for key, entry in found.items() for text in _compare_entry(stored[key], entry, compared)]
-    wrong = [text for text in checks if text]
-    return len(checks), len(checks) - len(wrong), wrong[:SHOWN]
+    texts = [text for key, entry in found.items() for text in _compare_entry(stored[key], entry, compared)]
+    checks = _checks([*stored.values(), *found.values()], compared)
+    texts += [_compare_mean(stored, found, *check, compared, len(checks)) for check in checks]
+    wrong = [text for text in texts if text]
+    return len(texts), len(texts) - len(wrong), wrong[:SHOWN]
 
 
 def _compare_entry(stored: Entry, found: Entry, compared: Comparison) -> list[str]:
@@ -105,9 +103,19 @@ def _compare_entry(stored: Entry, found: Entry, compared: Comparison) -> list[st
     if stored.failure is not None or found.failure is not None:
         same = (stored.failure is None) == (found.failure is None)
         return ["" if same else f"{label}: {found.failure or 'gave rows'}, stored: {stored.failure or 'rows'}"]
-    if len(stored.rows) != len(found.rows):
-        return [f"{label}: {len(found.rows)} rows, stored {len(stored.rows)}"]
-    return [_compare_row(label, *pair, compared) for pair in zip(stored.rows, found.rows, strict=True)]
+    rows, again = ([row for row in one.rows if _exact(one.task, row, compared)] for one in (stored, found))
+    if len(rows) != len(again):
+        return [f"{label}: {len(again)} rows, stored {len(rows)}"]
+    return [_compare_row(label, *pair, compared) for pair in zip(rows, again, strict=True)]
+
+
+def _exact(task: Row, row: Row, compared: Comparison) -> bool:
+    """Whether a row is one of those that are compared one by one."""
+    return not compared.alike or bool(set(_group(task, row, compared)) & set(compared.exact))
+
+
+def _group(task: Row, row: Row, compared: Comparison) -> tuple[Any, ...]:
+    return tuple({**task, **row}.get(name) for name in compared.by)
 
 
 def _compare_row(label: str, stored: Row, found: Row, compared: Comparison) -> str:
@@ -128,45 +136,76 @@ def _same(stored: Any, found: Any, tolerance: float | None) -> bool:
     return stored == found
 
 
-def _compare_means(stored: Mapping[str, Entry], found: Mapping[str, Entry], compared: Comparison) -> list[str]:
-    """A text for each column and group, "" where the recomputed mean is one that chance gives."""
-    groups, checks = _groups(stored.values(), compared.by), []
-    recomputed = _groups(found.values(), compared.by)
-    for name in [*groups, *(other for other in recomputed if other not in groups)]:
-        for column in compared.alike:
-            before, now = _numbers(groups.get(name, []), column), _numbers(recomputed.get(name, []), column)
-            what = " ".join([column, *map(str, name)])
-            if not len(now) or not len(before):
-                checks.append("" if len(now) == len(before) else f"{what}: {len(now)} rows, stored {len(before)}")
-            else:
-                told = f"{what}: mean {now.mean():.4g} of {len(now)} rows, stored {before.mean():.4g} of {len(before)}"
-                checks.append("" if _by_chance(before, now) else told)
-    return checks
+def _checks(entries: Iterable[Entry], compared: Comparison) -> list[tuple[tuple, str]]:
+    """Groups and columns whose means are compared."""
+    if not compared.alike:
+        return []
+    names = dict.fromkeys(_group(one.task, row, compared) for one in entries for row in one.rows)
+    return [(name, column) for name in names if not set(name) & set(compared.exact) for column in compared.alike]
 
 
-def _by_chance(before: np.ndarray, now: np.ndarray) -> bool:
-    """Whether rows like those before have such a mean in 99 of 100 draws of as many.
+def _compare_mean(
+    stored: Mapping[str, Entry], found: Mapping[str, Entry], name: tuple, column: str, compared: Comparison, checks: int
+) -> str:
+    """A text where the recomputed mean is not one that chance gives, at 99 % over all checks together; else "".
 
-    Shares by Fisher's exact test; other numbers by resampling of the rows before.
+    The mean is compared with that of the same stored tasks where repetitions tell the scatter, else with that of all.
     """
-    if set(np.unique(np.concatenate([before, now]))) <= {0.0, 1.0}:
-        table = [[values.sum(), len(values) - values.sum()] for values in (before, now)]
-        return bool(fisher_exact(table).pvalue > 1.0 - LEVEL)
-    draws = np.random.default_rng(0).choice(before, size=(NUM_RESAMPLES, len(now))).mean(axis=1)
-    low, high = np.quantile(draws, [(1.0 - LEVEL) / 2, (1.0 + LEVEL) / 2])
-    slack = EQUAL * max(1.0, abs(float(before.mean())))
-    return bool(low - slack <= now.mean() <= high + slack)
+    again = _numbers(found.values(), name, column, compared)
+    repeated = _repeated(stored.values(), name, column, compared)
+    before = _numbers([stored[key] for key in found] if repeated else stored.values(), name, column, compared)
+    words = " ".join([column, *map(str, name)])
+    told = f"{words}: mean of {len(again)} rows {_mean(again):.4g}, stored {_mean(before):.4g} of {len(before)}"
+    if not len(again) or not len(before):
+        return "" if len(again) == len(before) else told
+    if set(np.unique(np.concatenate([before, again]))) <= {0.0, 1.0} and not repeated:
+        table = [[values.sum(), len(values) - values.sum()] for values in (before, again)]
+        return "" if fisher_exact(table).pvalue > (1.0 - LEVEL) / checks else told
+    scatter, _ = _scatter(stored.values(), name, column, compared)
+    allowed = _quantile(checks) * scatter / math.sqrt(len(again)) + EQUAL * max(1.0, abs(_mean(before)))
+    return "" if abs(_mean(again) - _mean(before)) <= allowed else told
 
 
-def _groups(entries: Any, by: Sequence[str]) -> dict[tuple, list[Row]]:
-    found: dict[tuple, list[Row]] = {}
-    for entry in entries:
-        for row in entry.rows:
-            found.setdefault(tuple({**entry.task, **row}.get(name) for name in by), []).append(row)
-    return found
+def _scatter(entries: Iterable[Entry], name: tuple, column: str, compared: Comparison) -> tuple[float, float]:
+    """Standard deviation, for one row, of what a recomputed mean may differ by; and rows a task.
+
+    From repetitions: that of a difference of two of them. Without: that of the rows.
+    """
+    entries = list(entries)
+    repeated = _repeated(entries, name, column, compared)
+    values = _numbers(entries, name, column, compared)
+    per_task = len(values) / max(1, len(entries))
+    if repeated:
+        freedom = sum(len(one) - 1 for one in repeated)
+        return math.sqrt(2.0 * sum(one.var() * len(one) for one in repeated) / freedom), per_task
+    return (float(values.std(ddof=1)) if len(values) > 1 else 0.0), max(per_task, 1e-9)
 
 
-def _numbers(rows: Sequence[Row], column: str) -> np.ndarray:
+def _repeated(entries: Iterable[Entry], name: tuple, column: str, compared: Comparison) -> list[np.ndarray]:
+    """The numbers of tasks that differ in their repetition alone; empty where there are too few to tell a scatter."""
+    if not compared.repeats:
+        return []
+    groups: dict[str, list[Entry]] = {}
+    for one in entries:
+        rest = {field: value for field, value in one.task.items() if field != compared.repeats}
+        groups.setdefault(digest(rest), []).append(one)
+    found = [_numbers(group, name, column, compared) for group in groups.values()]
+    several = [values for values in found if len(values) > 1]
+    return several if sum(len(one) - 1 for one in several) >= LEAST_FREEDOM else []
+
+
+def _quantile(checks: int) -> float:
+    """Of the normal distribution, two-sided, so that all checks together hold at LEVEL."""
+    return NormalDist().inv_cdf(1.0 - (1.0 - LEVEL) / (2.0 * max(1, checks)))
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def _numbers(entries: Iterable[Entry], name: tuple, column: str, compared: Comparison) -> np.ndarray:
+    """Numbers of a column in the rows of one group."""
+    rows = [row for one in entries for row in one.rows if _group(one.task, row, compared) == name]
     return np.array([float(row[column]) for row in rows if _is_number(row.get(column))])
 
 

@@ -1,6 +1,7 @@
 """What an experiment is: its name, its tasks and their keys, how its rows are compared, and what its code is."""
 
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
@@ -16,6 +17,8 @@ from molkit.errors import InvalidInput
 
 Row = dict[str, Any]
 Measure = Callable[[Any], Sequence[Mapping[str, Any]]]
+STUDIES = REPOSITORY / "molkit" / "studies"
+MEASURES = re.compile(r"^def measure(|_[a-z0-9_]+)\(task", re.MULTILINE)
 MISSING, ALL, AUDIT = "missing", "all", "audit"
 
 
@@ -24,15 +27,25 @@ class Comparison:
     """How a recomputed row is compared with the stored one, and which rows cannot be compared one by one.
 
     within: by column, how far a number may lie from the stored one; of other columns it must be equal (to nine
-    digits). free: columns that differ from run to run, such as times. alike: columns whose rows lie at the end of
-    long chains, where rounding on another processor makes another one: only their means are compared, in each group of
-    `by`, and the number says how large a difference of the mean an audit must be able to see.
+    digits). free: columns that differ from run to run, such as times.
+
+    alike: columns whose rows lie at the end of long chains, where rounding on another processor makes another one. Only
+    their means are compared, for each group of `by`, and the number says how large a difference of the mean an audit
+    must be able to see. `repeats` names the field of a task that only draws other random numbers: how far its rows
+    scatter says how far recomputed ones may. `exact` are values of `by` whose rows are compared one by one after all.
     """
 
     within: Mapping[str, float] = field(default_factory=dict)
     free: tuple[str, ...] = ()
     alike: Mapping[str, float] = field(default_factory=dict)
     by: tuple[str, ...] = ()
+    repeats: str = ""
+    exact: tuple[str, ...] = ()
+
+    @property
+    def counted(self) -> str:
+        """What is compared."""
+        return "rows" if not self.alike else "rows and means" if self.exact else "means"
 
 
 @dataclass(frozen=True)
@@ -70,6 +83,17 @@ def experiment_of(measure: Measure, name: str | None = None) -> Experiment:
     suffix = measure.__name__.removeprefix("measure")
     compared = getattr(module, f"AUDIT{suffix}", Comparison())
     return Experiment(name or measure.__module__.rpartition(".")[2] + suffix, measure, compared, Path(file).resolve())
+
+
+def rooms(studies: Path = STUDIES) -> dict[str, tuple[str, str]]:
+    """Module and ending of the functions of every experiment, by name; no room is imported."""
+    found = {}
+    for path in sorted(studies.glob("*/*.py")):
+        module = f"molkit.studies.{path.parent.name}.{path.stem}"
+        text = path.read_text(encoding="utf-8")
+        ends = [end for end in MEASURES.findall(text) if f"\ndef tasks{end}(" in text]
+        found |= {f"{path.stem}{end}": (module, end) for end in ends}
+    return found
 
 
 class Tasks(list):

@@ -235,7 +235,7 @@ class Engine:
             num_tasks=len(stored),
             compared=number,
             agreed=agreed,
-            counted="means" if compared.alike else "rows",
+            counted=compared.counted,
             batches=tuple(dict.fromkeys(entry.batch for entry in stored.values())),
             differences=tuple(differences),
             machine=batch.machine,
@@ -275,6 +275,8 @@ def frame_of(entries: Mapping[str, Entry], account: Account) -> pd.DataFrame:
         reason = next(iter(account.failures.values()), "they are empty")
         raise RunError(f"{account.experiment}: none of {len(entries)} tasks gave rows ({reason})")
     frame = pd.DataFrame(rows)
+    empty = [name for name in frame.columns if frame[name].isna().all()]
+    frame = frame.astype(dict.fromkeys(empty, float))
     frame.attrs["account"] = account
     return frame
 

@@ -1,7 +1,8 @@
 """Tables of a page: a pandas table with unit and digits by column, and below it how its numbers were made."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
@@ -29,6 +30,7 @@ class Column:
     head: str
     digits: int = 0
     factor: float = 1.0
+    names: Mapping[str, str] = field(default_factory=dict)  # words that stand for others
 
     def text(self, cell: Cell) -> str:
         """One cell in words; what is not there is a dash."""
@@ -38,7 +40,7 @@ class Column:
         if cell is None or (isinstance(cell, float) and np.isnan(cell)) or cell is pd.NA:
             return NOTHING
         if isinstance(cell, bool | np.bool_ | str):
-            return str(cell)
+            return self.names.get(cell, str(cell))
         return self._number(cell)
 
     def _number(self, value: float) -> str:
@@ -82,8 +84,7 @@ def show(
     """The chosen columns of a table, in that order, the first one as labels.
 
     A column that is given as a word is shown under it, as it is. `rows` is the table of `run` that the numbers were
-    made of (without it, `frame` where that is one): how it was made is folded below. Raises InvalidInput for a column
-    that is not there.
+    made of: how it was made is folded below. Raises InvalidInput for a column that is not there.
     """
     missing = [name for name in columns if name not in frame.columns]
     if missing:
@@ -93,9 +94,9 @@ def show(
         tuple(kind.text(cell) for kind, cell in zip(kinds.values(), line, strict=True))
         for line in frame[list(kinds)].astype(object).itertuples(index=False, name=None)
     )
-    source = frame if rows is None else rows
-    account = account_of(source) if rows is not None or "account" in source.attrs else None
-    return Table(tuple(kind.head for kind in kinds.values()), cells, caption, account)
+    return Table(
+        tuple(kind.head for kind in kinds.values()), cells, caption, None if rows is None else account_of(rows)
+    )
 
 
 def mean_with_interval(frame: pd.DataFrame, columns: Sequence[str], *, by: str | None = None) -> pd.DataFrame:
@@ -115,11 +116,11 @@ def mean_with_interval(frame: pd.DataFrame, columns: Sequence[str], *, by: str |
 def paired(frame: pd.DataFrame, first: str, second: str, *, by: str, over: str, column: str) -> pd.Series:
     """first - second of a column for each value of `over` that both have: paired differences, named by `over`.
 
-    `by` is the column that says which is which; one row each, or Raises InvalidInput.
+    `by` is the column that says which is which. In the order of the table. Raises InvalidInput for several rows each.
     """
     if frame.duplicated([by, over]).any():
         raise InvalidInput(f"pairs need one row for each {by} and {over}: average first")
-    wide = frame.pivot(index=over, columns=by, values=column)
+    wide = frame.pivot(index=over, columns=by, values=column).loc[frame[over].unique()]
     missing = [name for name in (first, second) if name not in wide.columns]
     if missing:
         raise InvalidInput(f"no row has {by} = {missing[0]!r}")
@@ -178,3 +179,25 @@ def _cell(text: str) -> str:
     """A number keeps its lines; a sentence wraps."""
     words = max(map(len, text.split("\n"))) > LONGEST_NUMBER
     return ('<td class="words">' if words else "<td>") + f"{escape(text)}</td>"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The source of a function, folded on a page."""
+
+    name: str
+    text: str
+
+    def _repr_html_(self) -> str:
+        return (
+            f'<details class="molkit-fold"><summary>How it is computed: <code>{escape(self.name)}</code></summary>'
+            f"<pre>{escape(self.text)}</pre></details>"
+        )
+
+    def __repr__(self) -> str:
+        return f"{self.name}\n{self.text}"
+
+
+def source(function: Callable[..., Any]) -> Source:
+    """The source of a function that a page names, as it stands in the package."""
+    return Source(f"{function.__module__}.{function.__qualname__}", inspect.getsource(function).rstrip())

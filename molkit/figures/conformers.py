@@ -7,15 +7,23 @@ from IPython.display import HTML
 from matplotlib.figure import Figure
 
 from molkit.figures import style
-from molkit.figures.tables import html_table, stacked, with_interval
+from molkit.figures.tables import html_table, with_interval
 from molkit.figures.view3d import show_grid
 from molkit.molecule import Molecule
-from molkit.studies.conformer_choices import choices
-from molkit.studies.conformers import ARMS, ConformerStudy, arms_of, by_molecule, difference, mean_of, what_data
 from molkit.studies.conformers_live import CostRow, Film, GraphFacts, Likelihood, SearchRow
 from molkit.studies.flow_objectives import ObjectiveStudy, change
 from molkit.studies.flow_objectives import mean_of as mean_of_flow
 
+ARM_LINES = {  # colour and kind of line of every way of making conformers
+    "rdkit": ("#555555", "--"),
+    "rdkit_ff": ("#555555", "-"),
+    "flow_published": (style.VERMILION, ":"),
+    "etm_published": (style.BLUE, ":"),
+    "flow": (style.VERMILION, "--"),
+    "etm": (style.BLUE, "--"),
+    "flow_ff": (style.VERMILION, "-"),
+    "etm_ff": (style.BLUE, "-"),
+}
 HOP_NAMES = {1: "bonded", 2: "two bonds apart", 3: "three bonds apart"}
 HOP_COLOURS = {1: style.BLUE, 2: style.GREEN, 3: style.VERMILION}
 
@@ -104,134 +112,6 @@ def cost_table(rows: Sequence[CostRow]) -> HTML:
         "dopri5 with the trace and a pair both ways, then 1,000 Adam steps. Default: fixed steps, then L-BFGS."
     )
     return html_table(head, lines, caption=caption)
-
-
-def study_table(study: ConformerStudy) -> HTML:
-    """COV and MAT of every arm, and below them geometry and cost."""
-    return stacked(coverage_table(study), geometry_table(study))
-
-
-def coverage_table(study: ConformerStudy) -> HTML:
-    """COV and MAT of every arm, recall and precision."""
-    measures = (
-        ("cov_recall", 1, 100.0),
-        ("mat_recall", 3, 1.0),
-        ("cov_precision", 1, 100.0),
-        ("mat_precision", 3, 1.0),
-    )
-    rows = [
-        [ARMS[arm], *(with_interval(mean_of(study, arm, name), digits, factor) for name, digits, factor in measures)]
-        for arm in arms_of(study)
-    ]
-    setting = study.setting
-    caption = (
-        f"{len(study.molecules)} test molecules, threshold {setting.threshold:g} Å, two conformers for each of at most "
-        f"{setting.max_references} references ({references_text(study)}); "
-        f"means over molecules with 95 % bootstrap intervals; {len(study.failures)} molecules left out. "
-        f"{len(setting.seeds)} seed(s), averaged first. Flow: {setting.weights}"
-        f"{', energy: ' + setting.energy if setting.energy else ''}. Data: {what_data(study)}."
-    )
-    return html_table(["method", "COV-R, %", "MAT-R, Å", "COV-P, %", "MAT-P, Å"], rows, caption=caption)
-
-
-def references_text(study: ConformerStudy) -> str:
-    """How many references the molecules of a study have, all together."""
-    counts = {row.name: row.num_references for row in study.rows}
-    return f"{sum(counts.values()):,} in all"
-
-
-def geometry_table(study: ConformerStudy) -> HTML:
-    """Spread of bonds, size, cost, failures and, where they were taken, energies of every arm."""
-    head = ["method", "bond spread, Å", "R_g, Å", "CPU, ms", "failed"]
-    with_energy = any(row.energy_kcal is not None for row in study.rows)
-    rows = []
-    for arm in arms_of(study):
-        own = [row for row in study.rows if row.arm == arm]
-        sizes = (
-            plain_mean(study, arm, name, digits) for name, digits in (("bond_spread", 3), ("radius_of_gyration", 2))
-        )
-        cells = [ARMS[arm], *sizes, f"{1e3 * np.mean([row.seconds for row in own]):.0f}"]
-        cells.append(str(sum(row.num_failed for row in own)))
-        rows.append([*cells, median_energy(study, arm)] if with_energy else cells)
-    caption = (
-        "The same conformers: spread of a bond's length over the conformers of a molecule, radius of gyration (that of "
-        f"the references is {np.mean(list(study.references.values())):.2f} Å), CPU of one conformer on a shared core, "
-        "conformers that could not be made or scored."
-    )
-    if with_energy:
-        head.append("GFN2-xTB")
-        caption += " Energies: kcal/mol above the lowest reference, as generated; median over molecules."
-    return html_table(head, rows, caption=caption)
-
-
-def plain_mean(study: ConformerStudy, arm: str, measure: str, digits: int) -> str:
-    """Mean over the rows that have a value."""
-    values = [value for row in study.rows if row.arm == arm and (value := getattr(row, measure)) is not None]
-    return f"{np.mean(values):.{digits}f}" if values else "–"
-
-
-def median_energy(study: ConformerStudy, arm: str) -> str:
-    """Median over molecules of the mean energy of an arm's conformers."""
-    values = [value for value in by_molecule(study, arm, "energy_kcal").values() if value is not None]
-    return f"{np.median(values):.1f}" if values else "–"
-
-
-def difference_table(study: ConformerStudy, pairs: Sequence[tuple[str, str]]) -> HTML:
-    """Paired differences of arms over the same molecules."""
-    rows = []
-    for arm, other in pairs:
-        if {arm, other} <= set(arms_of(study)):
-            cov, mat = (difference(study, arm, other, name) for name in ("cov_recall", "mat_recall"))
-            rows.append([f"{ARMS[arm]} less {ARMS[other]}", with_interval(cov, 1, 100.0), with_interval(mat, 3)])
-    caption = f"Paired differences, {len(study.molecules)} molecules, 95 % bootstrap over molecules."
-    return html_table(["", "COV-R, points", "MAT-R, Å"], rows, caption=caption)
-
-
-def choice_tables(
-    studies: Sequence[ConformerStudy], names: Sequence[str], arms: Sequence[str], *, what: str = "energy trained on"
-) -> HTML:
-    """A table for each arm, one below the other."""
-    return stacked(*(choice_table(studies, names, arm, what=what) for arm in arms))
-
-
-def choice_table(
-    studies: Sequence[ConformerStudy], names: Sequence[str], arm: str, *, what: str = "energy trained on"
-) -> HTML:
-    """Coverage, matching and geometry on the validation split, with paired changes to the first study.
-
-    The third column is the bonds' spread; where the studies differ by the start of a search, the radius of gyration.
-    """
-    spread = len({one.setting.start for one in studies}) == 1
-    third = ("bond_spread", 4, 1.0) if spread else ("radius_of_gyration", 2, 1.0)
-    columns = (("cov_recall", 1, 100.0), ("mat_recall", 4 if spread else 3, 1.0), third)
-    found = [choices(studies, names, arm, measure) for measure, _, _ in columns]
-    rows = []
-    for line in zip(*found, strict=True):
-        cells = [line[0].name]
-        for one, (_, digits, factor) in zip(line, columns, strict=True):
-            cells.append(with_interval(one.change or one.mean, digits, factor))
-        rows.append(cells)
-    setting = studies[0].setting
-    seeds = f"{len(setting.seeds)} seed{'s' if len(setting.seeds) > 1 else ''}"
-    caption = f"{ARMS[arm]} on {len(studies[0].molecules)} molecules of the {setting.split} split, {seeds}. First row: "
-    caption += "means; below it paired changes; 95 % bootstrap over molecules."
-    head = [what, "COV-R, points", "MAT-R, Å", "bond spread, Å" if spread else "radius of gyration, Å"]
-    return html_table(head, rows, caption=caption)
-
-
-def molecule_figure(study: ConformerStudy, arm: str, other: str) -> Figure:
-    """MAT-R of two arms, a point a molecule."""
-    first, second = by_molecule(study, other, "mat_recall"), by_molecule(study, arm, "mat_recall")
-    names = [name for name in first if first[name] is not None and second.get(name) is not None]
-    x, y = [first[name] for name in names], [second[name] for name in names]
-    caption = f"Mean distance of a reference from the nearest conformer, {len(names)} molecules."
-    with style.panels(1, width=4.6, height=4.0, caption=caption) as (figure, (axis,)):
-        axis.plot(x, y, "o", color=style.MODEL_COLOUR)
-        end = 1.05 * max(x + y)
-        axis.plot([0, end], [0, end], color="#999999", linewidth=1.0)
-        axis.set_xlabel(f"{ARMS[other]}: MAT-R, Å")
-        axis.set_ylabel(f"{ARMS[arm]}: MAT-R, Å")
-    return figure
 
 
 def gallery(molecules: Sequence[Molecule]) -> HTML:

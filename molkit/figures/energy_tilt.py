@@ -13,22 +13,11 @@ from molkit.figures.tables import html_table, stacked, with_interval
 from molkit.figures.view3d import show_grid
 from molkit.metrics.statistics import Interval
 from molkit.studies import distance_distributions as distances
-from molkit.studies.conformer_overlays import Overlay
-from molkit.studies.conformers import ARMS, Bar, ConformerStudy, arms_of, coverage_at, what_data
+from molkit.studies.conformers.overlays import Overlay
 from molkit.studies.distance_distributions import KINDS, DistanceStudy, Drawn, values_of
 from molkit.studies.energy_tilt import Curves, Level, NoiseRow, SpringRow, Tilted, TiltRow, lengths
 
 OVERLAY_COLUMNS = 4
-ARM_STYLE = {
-    "rdkit": ("#555555", "--"),
-    "rdkit_ff": ("#555555", "-"),
-    "flow_published": (style.VERMILION, ":"),
-    "etm_published": (style.BLUE, ":"),
-    "flow": (style.VERMILION, "--"),
-    "etm": (style.BLUE, "--"),
-    "flow_ff": (style.VERMILION, "-"),
-    "etm_ff": (style.BLUE, "-"),
-}
 
 
 def level_table(levels: Sequence[Level], num_molecules: int) -> HTML:
@@ -120,20 +109,6 @@ def walk_table(rows: Sequence[NoiseRow], smiles: str) -> HTML:
     return html_table(head, lines, caption=f"The same conformers of {smiles}, four walks; targets in nats.")
 
 
-def coverage_figure(study: ConformerStudy) -> Figure:
-    """Share of references covered against the threshold, every arm."""
-    grid = np.linspace(0.0, 2.0 * study.setting.threshold, 101)
-    caption = f"Mean over n = {len(study.molecules)} molecules ({what_data(study)}); dotted: the papers' threshold."
-    with style.panels(1, width=7.2, height=3.8, caption=caption) as (figure, (axis,)):
-        for arm in arms_of(study):
-            colour, line = ARM_STYLE[arm]
-            axis.plot(grid, 100.0 * coverage_at(study, arm, grid), color=colour, ls=line, label=ARMS[arm])
-        axis.axvline(study.setting.threshold, color="#999999", ls=":", lw=1.0)
-        axis.set(xlabel="threshold (Å, heavy-atom RMSD)", ylabel="references covered, %", ylim=(0, 102))
-        axis.legend(fontsize=7)
-    return figure
-
-
 def spring_table(rows: Sequence[SpringRow], smiles: str) -> HTML:
     """Springs of one molecule."""
     lines = [
@@ -193,14 +168,6 @@ def order_table(orders: Mapping[str, Interval]) -> HTML:
     """Paired differences behind the claims about order."""
     rows = [[name, with_interval(value, 3)] for name, value in orders.items()]
     return html_table(["claim", "difference"], rows, caption="Paired differences over molecules, 95 % bootstrap.")
-
-
-def bar_table(bars: Sequence[Bar]) -> HTML:
-    """Aims fixed beforehand, and what was measured."""
-    rows = [
-        [f"{bar.what}. Aim: {bar.aim}", bar.measured.replace(" points, ", " points,\n"), bar.verdict] for bar in bars
-    ]
-    return html_table(["", "measured", ""], rows, caption="Aims that were fixed before anything was measured.")
 
 
 def overlay_grid(found: Sequence[Overlay]) -> HTML:

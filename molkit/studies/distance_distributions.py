@@ -28,7 +28,7 @@ from molkit.metrics.conformers import diversity
 from molkit.metrics.distance_mmd import distances_mmd, heavy_distances
 from molkit.metrics.statistics import Interval, bootstrap_interval
 from molkit.rng import generator_from
-from molkit.studies.conformer_arms import refined
+from molkit.studies.conformers.arms import refined
 from molkit.studies.method_orders import record_order
 from molkit.training.files import write_text
 from molkit.training.run_folder import provenance

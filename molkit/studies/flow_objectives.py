@@ -24,9 +24,12 @@ from molkit.claims.ledger import REPOSITORY
 from molkit.claims.provenance import commit
 from molkit.data.registry import sha256_of
 from molkit.errors import DataNotFound, InvalidInput
+from molkit.experiments.run import run
 from molkit.metrics.statistics import Interval, bootstrap_interval
 from molkit.rng import generator_from
-from molkit.studies import conformers
+from molkit.studies.conformers.arms import tasks_on
+from molkit.studies.conformers.comparison import per_molecule
+from molkit.studies.conformers.flow import measure
 from molkit.studies.conformers_live import MAX_EXACT_PAIRS, nats_per_pair
 from molkit.training.files import write_text
 from molkit.training.run_folder import provenance
@@ -83,18 +86,18 @@ def run_study(sources: Sequence[str], folder: Path, *, report: Callable[[str], N
     for source in sources:
         kept = folder / f"{resolve(source).name}.json"
         if not kept.is_file():
-            write_text(kept, json.dumps(asdict(measured(source, folder / resolve(source).name))) + "\n")
+            write_text(kept, json.dumps(asdict(measured(source))) + "\n")
         found.flows.append(FlowRow(**json.loads(kept.read_text(encoding="utf-8"))))
         report(f"{source}: {len(found.flows[-1].noised)} likelihoods, {NUM_TEST} ensembles")
     found.milliseconds = {objective: step_cost(sources[0], objective) for objective in ("matching", "likelihood")}
     return found
 
 
-def measured(source: str, folder: Path) -> FlowRow:
-    """All numbers of one flow; its ensembles are farmed into the folder."""
+def measured(source: str) -> FlowRow:
+    """All numbers of one flow."""
     noised, clean = likelihoods(source, num_molecules=NUM_HELD_BACK)
     about = last_run(resolve(source))
-    return FlowRow(resolve(source).name, *about, noised, clean, coverage(source, folder))
+    return FlowRow(resolve(source).name, *about, noised, clean, coverage(source))
 
 
 def last_run(folder: Path) -> tuple[str, int, int]:
@@ -122,19 +125,22 @@ def likelihoods(source: str, *, num_molecules: int, seed: int = 0) -> tuple[dict
     return noised, clean
 
 
-def coverage(source: str, folder: Path) -> dict[str, dict[str, float | None]]:
+def coverage(source: str) -> dict[str, dict[str, float | None]]:
     """COV-R and MAT-R of test ensembles at the converged search, wrong stereo redrawn, with and without MMFF94."""
-    setting = conformers.Setting(
+    tasks = tasks_on(
+        "ensembles_qm9",
+        split="test",
+        molecules=NUM_TEST,
+        seeds=(0,),
+        arms=ARMS,
         weights=str(source),
-        data="ensembles_qm9",
+        energy="",
         threshold=THRESHOLD,
-        limit=NUM_TEST,
         max_references=MAX_REFERENCES,
         stereo="redraw",
-        only=ARMS,
     )
-    found = conformers.run_study(setting, folder)
-    return {f"{arm} {what}": conformers.by_molecule(found, arm, what) for arm in ARMS for what in COUNTED}
+    found = per_molecule(run(measure, tasks)).replace({np.nan: None}).set_index("molecule")
+    return {f"{arm} {what}": found.loc[found["arm"] == arm, what].to_dict() for arm in ARMS for what in COUNTED}
 
 
 def step_cost(source: str, objective: str) -> float:

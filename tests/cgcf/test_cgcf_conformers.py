@@ -26,7 +26,9 @@ from molkit.chem.bond_graph import graph_mol, is_inverted, mol_with_conformers, 
 from molkit.chem.rdkit_tools import embed_smiles, stereo_smiles
 from molkit.cli import run
 from molkit.errors import InvalidInput
-from molkit.studies.conformers import as_tested, stored_study
+from molkit.experiments.run import run as run_experiment
+from molkit.studies.conformers import conformers_drugs, conformers_qm9
+from molkit.studies.conformers.comparison import as_tested
 from molkit.training.weights import resolve
 
 CHOLESTEROL = "C[C@H](CCCC(C)C)[C@H]1CC[C@@H]2[C@@]1(CC[C@H]3[C@H]2CC=C4[C@@]3(CC[C@@H](C4)O)C)C"
@@ -227,11 +229,18 @@ def test_a_molecule_outside_of_what_was_tested_is_said_to_be(smiles, weights, wo
 
 
 @pytest.mark.parametrize(
-    ("weights", "studies"),
-    [("cgcf_qm9", ["conformers_qm9_redrawn"]), ("cgcf_drug", ["conformers_drugs_dft", "conformers_drugs"])],
+    ("weights", "room", "asked"),
+    [
+        ("cgcf_qm9", conformers_qm9, [{}]),
+        (
+            "cgcf_drug",
+            conformers_drugs,
+            [{"data": "conformers_dft", "molecules": 200, "seeds": (0,), "max_references": 12}, {}],
+        ),
+    ],
 )
-def test_what_weights_were_tested_on_is_what_the_stored_studies_say(weights, studies):
-    assert known_tests(weights) == [as_tested(stored_study(name)) for name in studies]
+def test_what_weights_were_tested_on_is_what_the_stored_rows_say(weights, room, asked):
+    assert known_tests(weights) == [as_tested(run_experiment(room.measure, room.tasks(**one))) for one in asked]
     assert described(known_tests(weights)) in (resolve(weights) / "card.md").read_text()
 
 

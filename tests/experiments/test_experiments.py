@@ -284,6 +284,28 @@ def test_rows_of_chains_are_compared_by_their_means_with_as_many_as_that_needs()
         assert compare(lengths, rows, Comparison(alike={"length": 0.5}))[1] == int(agrees)
 
 
+def test_repetitions_tell_how_far_a_chain_may_come_out_and_exact_rows_stay_exact():
+    """Molecules differ by 10, repetitions by 0.1 sqrt(2): two tasks show a shift of 0.5 that all rows together hide."""
+    random = np.random.default_rng(2)
+
+    def entry(molecule, seed, shift=0.0, tool=1.0):
+        walk = 10.0 * molecule + random.normal(0.0, 0.1) + shift
+        rows = ({"arm": "walk", "x": walk}, {"arm": "tool", "x": tool + molecule})
+        return Entry(f"{molecule}-{seed}", {"molecule": molecule, "seed": seed}, "b", 0.0, rows)
+
+    stored = {one.key: one for one in (entry(m, s) for m in range(20) for s in range(3))}
+    compared = Comparison(alike={"x": 0.2}, by=("arm",), repeats="seed", exact=("tool",))
+    assert compared.counted == "rows and means"
+    assert tasks_needed(stored, compared) in (3, 4)  # (2.576 * 0.141 / 0.2)^2 = 3.3
+    assert tasks_needed(stored, replace(compared, repeats="")) == 60
+    for shift, tool, found in ((0.0, 1.0, (4, 4)), (0.5, 1.0, (4, 3)), (0.0, 1.1, (4, 1)), (-0.5, 1.0, (4, 3))):
+        again = {one.key: one for one in (entry(m, 0, shift, tool) for m in (3, 7, 11))}
+        assert compare(stored, again, compared)[:2] == found, (shift, tool)
+    again = {one.key: one for one in (entry(m, 0, 0.5) for m in (3, 7, 11))}
+    assert compare(stored, again, replace(compared, repeats=""))[:2] == (4, 4)
+    assert "x walk: mean of 3 rows" in compare(stored, again, compared)[2][0]
+
+
 def test_an_experiment_of_chains_is_audited_in_its_groups(monkeypatch):
     made = squares.tasks(numbers=range(40))
     run(squares.measure_walk, made, keep=True)

@@ -89,7 +89,7 @@ def test_the_fold_says_experiment_tasks_command_origin_audit_and_what_was_left_o
     run(squares.measure, made, keep=True)
     rows = run(squares.measure, made, recompute="audit:3")
     for table in (
-        show(rows, {"number": "n"}, "All"),
+        show(rows, {"number": "n"}, "All", rows=rows),
         show(rows.groupby("power")[["square"]].mean(), {"square": "s"}, "", rows=rows),
     ):
         page = text_of(table._repr_html_())

@@ -90,3 +90,15 @@ def test_every_room_with_a_measure_is_listed_without_being_imported(monkeypatch)
         text = Path(*module.split(".")).with_suffix(".py").read_text()
         assert f"def tasks{end}(" in text and f"def measure{end}(" in text
     assert not [module for module, _ in found.values() if module in sys.modules and "squares" in module]
+
+
+def test_the_status_page_lists_each_batch_of_an_experiment_with_its_state(monkeypatch):
+    from molkit.book import status
+
+    monkeypatch.setattr(status, "rooms", lambda: {"squares": ("tests.experiments.squares", "")})
+    assert molkit(["study", "squares", "--numbers", "1,2"]) == 0
+    (line,) = [line for line in status.experiments_markdown().splitlines() if line.startswith("| squares")]
+    cells = [cell.strip() for cell in line.split("|")[1:-1]]
+    assert cells[:3] == ["squares", "2", "4"] and ">fresh<" in cells[5]
+    assert molkit(["study", "squares", "--numbers", "1,2", "--recompute", "audit:1"]) == 0
+    assert "2 of 2 recomputed rows agree (1 of 2 tasks)" in status.experiments_markdown()

@@ -1,8 +1,10 @@
-"""The comparison of conformers: resumable, truthful about what it left out, and its tables."""
+"""The comparison of conformers: what a task measures, and known rows in exact cells, columns and plotted data."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -12,28 +14,27 @@ from molkit.cgcf.energy_training import save_energy
 from molkit.cgcf.model import build_flow, save_flow
 from molkit.chem.bond_graph import graph_mol
 from molkit.chem.rdkit_conformers import rdkit_conformers
-from molkit.cli import run
+from molkit.claims.ledger import REPOSITORY
 from molkit.data.ensembles import Ensemble, load_ensembles
 from molkit.errors import CalculationFailed, DataNotFound, InvalidInput
-from molkit.figures import conformers as draw
-from molkit.studies.conformer_arms import ARMS, NUMBERS, ArmsTask, bond_spread, measure, thinned
-from molkit.studies.conformers import (
-    ConformerStudy,
-    Row,
-    Setting,
-    by_molecule,
-    coverage_at,
-    difference,
-    mean_of,
-    read_study,
-    record_orders,
-    rows_of,
-    run_study,
-    stored_study,
-    study_tasks,
-    write_study,
-)
+from molkit.experiments import run as running
+from molkit.experiments.experiment import key_of
+from molkit.experiments.run import account_of, run
+from molkit.experiments.show import mean_with_interval, show
+from molkit.experiments.store import Store
+from molkit.figures import plots
+from molkit.figures.conformers import ARM_LINES, cost_table
+from molkit.metrics.conformers import MEASURES
+from molkit.studies.conformers import arms as arms_module
+from molkit.studies.conformers import comparison as ask
+from molkit.studies.conformers import conformers_drugs, conformers_qm9, flow
+from molkit.studies.conformers.arms import ARMS, Task, bond_spread, ensembles_of, measure_arms, tasks_on, thinned
 from molkit.studies.conformers_live import stored_cost
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "WORK", tmp_path / "work")
 
 
 @pytest.fixture(scope="module")
@@ -56,43 +57,7 @@ def energy(tmp_path_factory):
     return str(folder)
 
 
-def test_a_study_keeps_what_it_has_and_refuses_another_setting(weights, tmp_path, capfd):
-    """Of these four molecules the toy knows the elements of some only."""
-    path, folder = tmp_path / "study.json", tmp_path / "kept"
-    setting = Setting(weights=weights, limit=4, max_references=2)
-    found = run_study(setting, folder)
-    assert len(found.molecules) + len(found.failures) == 4 and found.failures and found.molecules
-    assert all("trained without" in reason for reason in found.failures.values())
-    assert {row.arm for row in found.rows} == {"rdkit", "rdkit_ff", "flow_published", "flow", "flow_ff"}
-    assert all(row.num_generated == 4 and len(row.nearest) == 2 for row in found.rows)
-    before = {one: one.stat().st_mtime_ns for one in (folder / "results").iterdir()}
-    assert run_study(setting, folder).rows == found.rows
-    assert {one: one.stat().st_mtime_ns for one in (folder / "results").iterdir()} == before
-    with pytest.raises(InvalidInput, match="another 'max_references'"):
-        run_study(Setting(weights=weights, limit=4, max_references=3), folder)
-    command = ["study", "conformers", weights, "--limit", "4", "--max-references", "2", "--keep", str(folder)]
-    assert run([*command, "--out", str(path)]) == 3
-    assert "left out, " in capfd.readouterr().err
-    assert read_study(path).rows == found.rows
-
-
-def test_choices_between_weights_can_be_made_on_another_split(weights, tmp_path):
-    """A folder of the test split and one of another are different settings; an empty split ends in a line."""
-    names = {
-        split: {task.ensemble.name for task in study_tasks(Setting(weights=weights, split=split, limit=3)).values()}
-        for split in ("valid", "test")
-    }
-    assert names["valid"] == {one.name for one in load_ensembles("conformers_dft", split="valid", limit=3)}
-    assert not names["valid"] & names["test"]
-    shared = {"weights": weights, "limit": 1, "max_references": 1, "only": ("flow",)}
-    run_study(Setting(**shared), tmp_path)
-    with pytest.raises(InvalidInput, match="'split'"):
-        run_study(Setting(**shared, split="valid"), tmp_path)
-    with pytest.raises(InvalidInput, match="valid is empty"):
-        study_tasks(Setting(weights=weights, data="ensembles_drugs", split="valid"))
-
-
-def ethanol(name: str = "ethanol", smiles: str = "CCO") -> Ensemble:
+def ensemble(name: str = "ethanol", smiles: str = "CCO") -> Ensemble:
     """Two conformers, by RDKit."""
     mol = graph_mol(smiles)
     return Ensemble(
@@ -106,81 +71,69 @@ def ethanol(name: str = "ethanol", smiles: str = "CCO") -> Ensemble:
     )
 
 
-def test_one_molecule_by_every_arm(weights, energy, tmp_path):
-    """The ETM starts from the flow's conformers; energies stand above the lowest reference; a file gives all back."""
-    task = ArmsTask(ethanol(), weights, energy, 0.5, 5, 1, 0)
-    result = measure(task)
-    assert result["arms"].tolist() == list(ARMS) and result["numbers"].shape == (len(ARMS), len(NUMBERS))
-    rows = {row.arm: row for row in rows_of(task, result)}
-    assert abs(rows["rdkit"].energy_kcal) < 10.0 and rows["rdkit"].energy_failed == 0
-    assert all((row.energy_kcal is None) == (row.energy_failed == 1) for row in rows.values())
-    assert rows["etm"].seconds > rows["flow"].seconds and rows["etm"].mat_recall != rows["flow"].mat_recall
-    assert rows["rdkit"].cov_recall == 1.0 and max(rows["rdkit"].nearest) <= 0.5
-    study = ConformerStudy(Setting(weights=weights), rows=list(rows.values()))
-    write_study(study, tmp_path / "one.json")
-    assert read_study(tmp_path / "one.json") == study
-    assert mean_of(study, "flow", "mat_recall") is None  # one molecule has no interval
+@pytest.fixture
+def sets(monkeypatch):
+    """Ethanol and propionic acid in the place of a set."""
+    found = {"ethanol": ensemble(), "acid": ensemble("acid", "CCC(=O)O")}
+    monkeypatch.setattr(arms_module, "ensembles_of", lambda _: found)
 
 
-def test_only_the_arms_that_are_asked_for_are_made(weights, energy, tmp_path):
-    task = ArmsTask(ethanol(), weights, energy, 0.5, 5, 0, 0, "redraw", ("flow_ff", "etm"))
-    assert measure(task)["arms"].tolist() == ["etm", "flow_ff"]
-    with pytest.raises(InvalidInput, match="unknown arm"):
-        run_study(Setting(weights=weights, only=("none",)), tmp_path)
-    for name in ("stereo", "symmetry", "failures"):
-        with pytest.raises(InvalidInput, match=f"unknown {name} 'keep'"):
-            run_study(Setting(weights=weights, **{name: "keep"}), tmp_path)
+def task(weights, energy="", **changes):
+    about = {"molecule": "ethanol", "seed": 0, "arms": tuple(ARMS) if energy else ("rdkit", "flow"), "data": "toys"}
+    kept = {"threshold": 0.5, "max_references": 5, "stereo": "mirror"}
+    return Task(weights=weights, energy=energy, **(about | kept | changes))
 
 
-def test_a_molecule_without_conformers_by_rdkit_counts_as_not_covered(weights, energy, monkeypatch):
+def test_one_molecule_by_every_arm(weights, energy, sets):
+    """The ETM starts from the flow's conformers; energies stand above the lowest reference."""
+    rows = {row["arm"]: row for row in measure_arms(task(weights, energy, num_energies=1))}
+    assert list(rows) == list(ARMS) and all(len(row["nearest"]) == 2 for row in rows.values())
+    assert all((row["num_references"], row["num_generated"], row["num_failed"]) == (2, 4, 0) for row in rows.values())
+    assert abs(rows["rdkit"]["energy_kcal"]) < 10.0 and rows["rdkit"]["energy_failed"] == 0
+    assert rows["etm"]["seconds"] > rows["flow"]["seconds"] and rows["etm"]["mat_recall"] != rows["flow"]["mat_recall"]
+    assert rows["rdkit"]["cov_recall"] == 1.0 and max(rows["rdkit"]["nearest"]) <= 0.5
+    for row in rows.values():
+        near = np.array(row["nearest"])
+        assert row["mat_recall"] == pytest.approx(near.mean(), abs=1e-3)
+        assert row["cov_recall"] == (near <= 0.5).mean()
+        assert 0.5 < row["radius_of_gyration"] < 5.0 and row["reference_radius"] == rows["rdkit"]["reference_radius"]
+
+
+def test_only_the_arms_that_are_asked_for_are_made(weights, energy, sets):
+    asked = task(weights, energy, stereo="redraw", arms=("etm", "flow_ff"))
+    assert [row["arm"] for row in measure_arms(asked)] == ["etm", "flow_ff"]
+
+
+def test_a_molecule_without_conformers_by_rdkit_counts_as_not_covered(weights, sets, monkeypatch):
     def none_found(*_: object, **__: object) -> np.ndarray:
         raise CalculationFailed("no 3D geometry")
 
-    monkeypatch.setattr("molkit.studies.conformer_arms.rdkit_conformers", none_found)
-    task = ArmsTask(ethanol(), weights, energy, 0.5, 5, 0, 0)
-    rows = {row.arm: row for row in rows_of(task, measure(task))}
-    for arm in ("rdkit", "rdkit_ff"):
-        row = rows[arm]
-        assert (row.num_generated, row.num_failed, row.cov_recall, row.mat_recall) == (0, 4, 0.0, None)
-        assert row.bond_spread is None and row.nearest == ()
-    assert rows["flow"].num_failed == 0
-    kept = ConformerStudy(Setting(weights=weights), list(rows.values()))
-    left_out = ConformerStudy(Setting(weights=weights, failures="exclude"), kept.rows)
-    for measured in ("cov_recall", "cov_precision"):
-        assert by_molecule(kept, "rdkit", measured) == {"ethanol": 0.0}
-        assert by_molecule(left_out, "rdkit", measured) == {"ethanol": None}
-    thresholds = np.array([0.1, 5.0])
-    assert coverage_at(kept, "rdkit", thresholds).tolist() == [0.0, 0.0]
-    with pytest.raises(InvalidInput, match="made nothing"):
-        coverage_at(left_out, "rdkit", thresholds)
+    monkeypatch.setattr(arms_module, "rdkit_conformers", none_found)
+    none, made = measure_arms(task(weights))
+    assert (none["num_generated"], none["num_failed"], none["cov_recall"], none["cov_precision"]) == (0, 4, 0.0, 0.0)
+    assert np.isnan([none["mat_recall"], none["mat_precision"], none["bond_spread"]]).all() and none["nearest"] == []
+    assert made["num_failed"] == 0
+    rows = pd.DataFrame([{"molecule": "ethanol", **none}])
+    assert ask.coverage_curves(rows, 5.0, num_points=2)["covered"].tolist() == [0.0, 0.0]
 
 
-def test_the_symmetry_of_the_rmsd_is_an_option(weights):
+def test_the_symmetry_of_the_rmsd_is_an_option(weights, sets):
     """Without symmetry no reference comes nearer; the ends of a carboxyl group are alike in one of the others only."""
     nearest = {}
     for symmetry in ("graph", "conjugated", "none"):
-        task = ArmsTask(ethanol("acid", "CCC(=O)O"), weights, "", 0.5, 5, 0, 0, "mirror", ("rdkit",), symmetry)
-        nearest[symmetry] = measure(task)["nearest"][0]
-    assert np.all(nearest["conjugated"] <= nearest["graph"] + 1e-9)
-    assert np.all(nearest["graph"] <= nearest["none"] + 1e-9)
+        (row,) = measure_arms(task(weights, molecule="acid", arms=("rdkit",), symmetry=symmetry))
+        nearest[symmetry] = np.array(row["nearest"])
+    assert np.all(nearest["conjugated"] <= nearest["graph"]) and np.all(nearest["graph"] <= nearest["none"])
     assert not np.allclose(nearest["conjugated"], nearest["none"])
 
 
 def test_the_spread_of_bonds_is_the_deviation_of_their_lengths():
-    one = ethanol()
+    one = ensemble()
     longer = one.positions[:1].repeat(2, axis=0)
     assert bond_spread(one, longer) == pytest.approx(0.0, abs=1e-12)
     longer[1] *= 1.1
     lengths = np.linalg.norm(longer[:, one.bonds[:, 0]] - longer[:, one.bonds[:, 1]], axis=-1)
     assert bond_spread(one, longer) == pytest.approx(0.05 * lengths[0].mean())
-
-
-def test_the_stored_study_has_its_table():
-    study = stored_study("conformers")
-    assert f"{len(study.molecules)} test molecules" in draw.study_table(study).data
-    found = difference(study, "flow", "flow_published", "mat_recall")
-    values = by_molecule(study, "flow", "mat_recall"), by_molecule(study, "flow_published", "mat_recall")
-    assert found.value == pytest.approx(np.mean([values[0][name] - values[1][name] for name in values[0]]))
 
 
 def test_references_are_thinned_evenly():
@@ -189,21 +142,180 @@ def test_references_are_thinned_evenly():
     assert len(thinned(positions, 20)) == 10
 
 
-def test_a_missing_study_says_how_to_make_it(tmp_path):
-    with pytest.raises(DataNotFound, match="molkit study conformers"):
-        read_study(tmp_path / "none.json")
+def test_tasks_are_spread_over_a_split_the_first_seed_first_and_name_their_weights_and_data(weights, tmp_path):
+    made = conformers_qm9.tasks(molecules=3, seeds=(0, 4), arms=("flow_ff", "rdkit"), weights=weights, energy="")
+    names = [one.name for one in load_ensembles("ensembles_qm9", split="test", limit=3)]
+    assert [(one.molecule, one.seed) for one in made] == [(name, seed) for seed in (0, 4) for name in names]
+    assert {one.arms for one in made} == {("rdkit", "flow_ff")} and made[0].threshold == 0.5
+    assert [path.name for path in made[0].files] == ["weights.safetensors", "config.yaml", "ensembles_qm9.npz"]
+    assert conformers_drugs.tasks(molecules=1, data="conformers_dft")[0].files[-1].name == "drug_size_splits.csv.gz"
+    valid = conformers_qm9.tasks(molecules=3, split="valid")
+    assert not {one.molecule for one in valid} & {one.molecule for one in conformers_qm9.tasks()}
+    assert set(ensembles_of("ensembles_qm9")) >= {one.molecule for one in valid}
+    first = key_of(made[0])
+    assert key_of(replace(made[0], stereo="ignore")) != first
 
 
-def test_orders_are_recorded_for_the_arms_that_are_there():
-    """RDKit covers 0.5 more than the flow on each of three molecules; arms without rows give no record."""
-    rows = [
-        Row(name, arm, 0, value, 0.1, None, None, 2, 4, 0, None, None, 0.01)
-        for name in ("a", "b", "c")
-        for arm, value in (("rdkit", 0.75), ("flow", 0.25))
+def test_unknown_words_and_empty_splits_end_in_a_line(weights):
+    asked = {"weights": weights, "energy": "", "threshold": 1.0, "max_references": 1}
+    about = {"split": "test", "molecules": 1, "seeds": (0,)}
+    for words, changes in (
+        ("unknown arm 'none'", {"arms": ("none",), "stereo": "mirror"}),
+        ("unknown stereo 'keep'", {"arms": ("rdkit",), "stereo": "keep"}),
+        ("unknown symmetry 'x'", {"arms": ("rdkit",), "stereo": "mirror", "symmetry": "x"}),
+        ("unknown start 'x'", {"arms": ("rdkit",), "stereo": "mirror", "start": "x"}),
+    ):
+        with pytest.raises(InvalidInput, match=words):
+            tasks_on("conformers_dft", **about, **asked, **changes)
+    with pytest.raises(InvalidInput, match="valid is empty"):
+        conformers_drugs.tasks(split="valid")
+    with pytest.raises(DataNotFound, match="nothing"):
+        run(conformers_qm9.measure, conformers_qm9.tasks(molecules=1, weights="nothing"))
+
+
+def test_molecules_that_the_weights_cannot_treat_are_left_out_with_the_reason(weights):
+    """Of these four molecules the toy knows the elements of some only."""
+    account = account_of(run(flow.measure, flow.tasks(molecules=4, weights=weights), recompute="all"))
+    assert account.failures and all("trained without" in reason for reason in account.failures.values())
+    assert account.num_rows == 5 * (4 - len(account.failures)) > 0
+
+
+def rows_with(**measured) -> pd.DataFrame:
+    """Two seeds of molecules a, b, c by arms; a value a molecule, the second seed 0.1 higher in coverage."""
+    lines = []
+    for arm, (cov, mat, spread) in measured.items():
+        for seed in (0, 1):
+            for k, molecule in enumerate("abc"):
+                c, m = cov[k] + 0.1 * seed, mat[k]
+                numbers = {"cov_recall": c, "mat_recall": m, "cov_precision": c / 2, "mat_precision": 2 * m}
+                rest = {"bond_spread": spread, "radius_of_gyration": 2.0 + k, "energy_kcal": None, "seconds": 0.01}
+                counts = {"num_references": k + 1, "num_failed": seed, "nearest": [m, m + 0.2], "weights": "w"}
+                lines.append({"arm": arm, "molecule": molecule, "seed": seed, **numbers, **rest, **counts})
+    return pd.DataFrame(lines)
+
+
+def test_known_rows_give_known_cells():
+    rows = rows_with(rdkit=([0.1, 0.3, 0.8], [0.5, 0.4, 0.3], 0.01), flow=([0.2, 0.2, 0.2], [0.6, 0.6, 0.6], 0.05))
+    molecules = ask.per_molecule(rows)
+    assert molecules["molecule"].tolist() == [*"abcabc"] and molecules["cov_recall"].round(6).tolist()[:3] == [
+        0.15,
+        0.35,
+        0.85,
     ]
-    found = record_orders(ConformerStudy(Setting(weights="cgcf_qm9"), rows), "drugs", source="none")
-    assert [one.claim_id for one in found] == ["cgcf.order.drugs.rdkit_cov"]
-    assert found[0].value == pytest.approx(50.0) and found[0].n == 3
+    table = show(mean_with_interval(molecules, MEASURES, by="arm"), ask.COVERAGE, "")
+    assert table.heads == ("method", "COV-R, %", "MAT-R, Å", "COV-P, %", "MAT-P, Å")
+    assert [cell.split("\n")[0] for cell in table.cells[0]] == ["ETKDGv3", "45.0", "0.400", "22.5", "0.800"]
+    assert table.cells[1][1:3] == ("25.0\n[25.0, 25.0]", "0.600\n[0.600, 0.600]")
+    geometry = show(ask.geometry(rows), ask.GEOMETRY, "")
+    assert geometry.cells == (
+        ("ETKDGv3", "0.010", "3.00", "10", "3"),
+        ("CGCF, converged search", "0.050", "3.00", "10", "3"),
+    )
+    assert ask.references(rows) == 6
+    table = show(ask.differences(molecules, [("rdkit", "flow")]), ask.DIFFERENCES, "")
+    assert table.cells[0][:2] == ("ETKDGv3", "CGCF, converged search")
+    assert [cell.split("\n")[0] for cell in table.cells[0][2:]] == ["20.0", "−0.200"]
+
+
+def test_energies_are_medians_over_molecules():
+    rows = rows_with(rdkit=([0.1] * 3, [0.5] * 3, 0.01))
+    rows["energy_kcal"] = [1.0, 2.0, 9.0, 3.0, 4.0, 9.0]
+    assert show(ask.geometry(rows), ask.GEOMETRY | ask.ENERGY, "").cells[0][-1] == "3.0"
+
+
+def test_curves_start_at_nothing_and_rise_at_the_distances_and_are_drawn_as_they_are():
+    rows = rows_with(rdkit=([0.1] * 3, [0.11, 0.31, 0.51], 0.01), etm=([0.1] * 3, [0.21] * 3, 0.01))
+    grid = [0.0, 0.2, 0.4, 0.6]
+    found = ask.coverage_curves(rows, 0.6, num_points=4)
+    by_arm = {arm: group["covered"].tolist() for arm, group in found.groupby("arm")}
+    assert by_arm["rdkit"] == pytest.approx([0.0, 1 / 6, 3 / 6, 5 / 6]) and by_arm["etm"] == [0.0, 0.0, 0.5, 1.0]
+    about = {"by": "arm", "names": ARMS, "lines": ARM_LINES, "xlabel": "x", "ylabel": "y", "caption": "c"}
+    (axis,) = plots.curves(found, "threshold", "covered", factor=100.0, mark=0.5, **about).axes
+    drawn = {line.get_label(): line for line in axis.lines}
+    assert drawn["ETKDGv3"].get_xdata() == pytest.approx(grid)
+    assert drawn["ETKDGv3"].get_ydata() == pytest.approx(100.0 * np.array(by_arm["rdkit"]))
+    assert drawn[ARMS["etm"]].get_ydata() == pytest.approx([0.0, 0.0, 50.0, 100.0])
+    assert axis.lines[-1].get_xdata() == [0.5, 0.5] and (axis.get_xlabel(), axis.get_ylabel()) == ("x", "y")
+
+
+def test_points_lie_where_both_have_a_value_and_the_axes_are_not_swapped():
+    first, second = pd.Series({"a": 1.0, "b": 2.0, "c": 3.0}), pd.Series({"b": 0.5, "a": 0.25, "c": None})
+    (axis,) = plots.against(first, second, xlabel="first", ylabel="second", caption="").axes
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("first", "second")
+    assert axis.lines[0].get_xdata().tolist() == [1.0, 2.0] and axis.lines[0].get_ydata().tolist() == [0.25, 0.5]
+    assert list(axis.lines[1].get_xdata()) == list(axis.lines[1].get_ydata())
+
+
+def test_aims_are_judged_by_their_intervals():
+    """CGCF + MMFF94 five points behind misses its aim; ETM equal to the flow has no order."""
+    cov, mat = [0.6, 0.7, 0.8], [0.3, 0.2, 0.1]
+    same = {
+        arm: (cov, mat, 0.03)
+        for arm in ("rdkit", "rdkit_ff", "flow", "flow_published", "etm", "etm_published", "etm_ff")
+    }
+    found = ask.aims(ask.per_molecule(rows_with(**same, flow_ff=([c - 0.05 for c in cov], mat, 0.03))))
+    assert found["verdict"].tolist() == ["no order found", "no order found", "not met", "met", "", "not met"]
+    assert (
+        found["measured"][2] == "−5.0 [−5.0, −5.0] points, +0.000 Å"
+        and found["measured"][4] == "0.030 [0.030, 0.030] Å"
+    )
+    for change, verdict in ((-0.1, "better in one of two"), (0.1, "worse in at least one")):
+        pair = {"flow_published": (cov, mat, 0.1), "etm_published": (cov, [m + change for m in mat], 0.1)}
+        assert ask.aims(ask.per_molecule(rows_with(**pair)))["verdict"].tolist() == [verdict]
+    better = {"flow": (cov, mat, 0.1), "etm": ([c + 0.1 for c in cov], [m - 0.05 for m in mat], 0.01)}
+    assert ask.aims(ask.per_molecule(rows_with(**better)))["verdict"].tolist() == ["better in both", "", "met"]
+
+
+def test_weights_are_compared_on_the_same_molecules_in_pairs():
+    first = rows_with(etm=([0.1, 0.9, 0.5], [0.5] * 3, 0.01))
+    second = rows_with(etm=([0.2, 1.0, 0.6], [0.4] * 3, 0.02))
+    table = show(ask.changes({"old": first, "new": second}, "etm"), ask.CHOICE, "")
+    assert [cell.split("\n")[0] for cell in table.cells[0]] == ["old", "55.0", "0.5000", "0.0100"]
+    assert table.cells[1] == (
+        "new", "10.0\n[10.0, 10.0]", "−0.1000\n[−0.1000, −0.1000]", "0.0100\n[0.0100, 0.0100]",
+    )  # fmt: skip
+    with pytest.raises(InvalidInput, match="new: measured on other molecules than old"):
+        ask.changes({"old": first, "new": second[second["molecule"] != "a"]}, "etm")
+
+
+def test_orders_are_recorded_from_rows_for_the_arms_that_are_there():
+    """The stored rows of the page: arms that are not among them give no record; units are those of the claims."""
+    rows = run(conformers_qm9.measure, conformers_qm9.tasks(molecules=5, seeds=(0,)))
+    found = {one.claim_id.removeprefix("cgcf.order.qm9."): one for one in ask.record_orders(rows, "qm9")}
+    assert set(found) == {"etm_cov", "etm_mat", "etm_ff_cov", "ff_mat", "rdkit_cov", "rdkit_etm_cov"}
+    wide = {name: rows.pivot(index="molecule", columns="arm", values=name).mean() for name in MEASURES}
+    for name, arm, other, measure, factor in (
+        ("etm_cov", "etm", "flow", "cov_recall", 100.0),
+        ("etm_mat", "etm", "flow", "mat_recall", 1.0),
+        ("ff_mat", "flow_ff", "flow", "mat_recall", 1.0),
+        ("rdkit_cov", "rdkit", "flow", "cov_recall", 100.0),
+        ("rdkit_etm_cov", "rdkit", "etm", "cov_recall", 100.0),
+    ):
+        assert found[name].value == pytest.approx(factor * (wide[measure][arm] - wide[measure][other]))
+    assert {(one.n, one.weights, one.seeds) for one in found.values()} == {(5, "cgcf_qm9", (0,))}
+    assert found["etm_cov"].recorded < "2026-11-22" or account_of(rows).state == "fresh"
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        conformers_qm9.tasks(),
+        conformers_qm9.tasks(arms=("flow_published", "etm_published"), stereo="mirror", max_references=8),
+        conformers_qm9.tasks(
+            molecules=33, seeds=(0,), arms=tuple(ARMS), stereo="mirror", max_references=4, num_energies=2
+        ),
+        conformers_qm9.tasks(molecules=60, split="valid", arms=("flow", "etm", "flow_ff", "etm_ff")),
+        conformers_drugs.tasks(),
+        conformers_drugs.tasks(data="conformers_dft", molecules=200, seeds=(0,), max_references=12),
+        flow.tasks(),
+    ],
+    ids=lambda made: f"{len(made)} {made[0].data} {made[0].arms[0]}",
+)
+def test_the_store_holds_every_task_that_a_page_of_the_fast_profile_asks_for(made):
+    name = {"ensembles_qm9": "conformers_qm9", "ensembles_drugs": "conformers_drugs"}.get(made[0].data)
+    name = name or ("flow" if made[0].energy == "" else "conformers_drugs")
+    stored = Store(name, REPOSITORY / "data" / "experiments").read().entries
+    assert [one.molecule for one in made if key_of(one) not in stored] == []
 
 
 def test_the_cost_of_a_conformer_is_read_from_its_measurement(tmp_path):
@@ -211,22 +323,9 @@ def test_the_cost_of_a_conformer_is_read_from_its_measurement(tmp_path):
     row = {"smiles": "CC", "pairs": 28, "milliseconds": numbers, "speedup": {"median": 8.0, "min": 7.5}, "bar": 8.0}
     path = tmp_path / "cost.json"
     path.write_text(json.dumps({"rows": [row]}))
-    assert "8, met" in draw.cost_table(stored_cost(path)).data
+    assert "8, met" in cost_table(stored_cost(path)).data
     path.write_text("{}")
     with pytest.raises(InvalidInput, match="not a measurement"):
         stored_cost(path)
     with pytest.raises(DataNotFound, match="benchmarks"):
         stored_cost(tmp_path / "none.json")
-
-
-def test_a_packed_study_is_the_plain_one_in_fewer_bytes(tmp_path):
-    study, plain, packed = stored_study("conformers"), tmp_path / "one.json", tmp_path / "one.json.gz"
-    write_study(study, plain)
-    write_study(study, packed)
-    first = packed.read_bytes()
-    write_study(study, packed)
-    assert packed.read_bytes() == first and len(first) < 0.5 * plain.stat().st_size
-    assert read_study(packed) == read_study(plain)
-    packed.write_bytes(first[:-20])
-    with pytest.raises(InvalidInput, match="not a study of conformers"):
-        read_study(packed)

@@ -7,8 +7,7 @@ from molkit.cgcf.graph import collate
 from molkit.errors import InvalidInput
 from molkit.figures import energy_tilt as draw
 from molkit.studies import energy_tilt as study
-from molkit.studies.conformer_overlays import overlays
-from molkit.studies.conformers import ConformerStudy, Row, Setting, bars, coverage_at
+from molkit.studies.conformers.overlays import overlays
 
 FLOW, ENERGY = "cgcf_qm9", "etm_qm9"
 
@@ -71,31 +70,6 @@ def test_overlays_lie_on_their_references():
     assert "heavy atoms" in draw.overlay_grid([one]).data
     many = draw.overlay_grid([one] * 9).data  # two full rows of four
     assert many.count(f"{one.name}: {one.rmsd:.2f} Å") == 8 * draw.overlay_grid([one]).data.count(f"{one.rmsd:.2f} Å")
-
-
-def rows_with(arm: str, cov: list[float], mat: list[float]) -> list[Row]:
-    return [
-        Row(f"m{k}", arm, 0, c, m, c, m, 2, 4, 0, 0.03, 2.0, 0.1, nearest=(m, m))
-        for k, (c, m) in enumerate(zip(cov, mat, strict=True))
-    ]
-
-
-def test_aims_are_judged_by_their_intervals():
-    """CGCF + MMFF94 five points behind misses its aim; ETM equal to the flow has no order."""
-    study = ConformerStudy(Setting(weights="w", energy="e", data="ensembles_qm9", threshold=0.5))
-    cov, mat = [0.8, 0.9, 1.0], [0.3, 0.2, 0.1]
-    for arm in ("rdkit", "rdkit_ff", "flow", "flow_published", "etm", "etm_published", "etm_ff"):
-        study.rows += rows_with(arm, cov, mat)
-    study.rows += rows_with("flow_ff", [c - 0.05 for c in cov], mat)
-    verdicts = [bar.verdict for bar in bars(study)]
-    assert verdicts == ["no order found", "no order found", "not met", "met", "", "not met"]
-    assert coverage_at(study, "flow", np.array([0.0, 0.25, 0.3])) == pytest.approx([0.0, 2.0 / 3.0, 1.0])
-    assert "Aims" in draw.bar_table(bars(study)).data
-    draw.coverage_figure(study)
-    with pytest.raises(InvalidInput, match="no arms with an energy"):
-        bars(ConformerStudy(study.setting, rows=rows_with("flow", cov, mat)))
-    published = [*rows_with("flow_published", cov, mat), *rows_with("etm_published", cov, [m - 0.1 for m in mat])]
-    assert [bar.verdict for bar in bars(ConformerStudy(study.setting, rows=published))] == ["better in one of two"]
 
 
 def test_springs_of_propanol_are_its_bonds_and_angles():

@@ -1,9 +1,11 @@
-"""One molecule by every way of making conformers: coverage, geometry, energies and cost. The task of a farm."""
+"""One molecule by every way of making conformers: coverage, geometry, energies and cost."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from time import process_time
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -22,10 +24,14 @@ from molkit.chem.conformer_rmsd import Symmetry
 from molkit.chem.rdkit_conformers import rdkit_conformers, relax_conformers
 from molkit.chem.rdkit_tools import molecule_from_rdkit
 from molkit.chem.xtb import XtbEnergy
-from molkit.data.ensembles import Ensemble, ensemble_mol
-from molkit.errors import CalculationFailed
+from molkit.data.drug_size import FILE as SPLITS
+from molkit.data.ensembles import Ensemble, Split, ensemble_mol, load_ensembles
+from molkit.data.registry import data_root
+from molkit.errors import CalculationFailed, InvalidInput
+from molkit.experiments.experiment import Comparison
 from molkit.metrics.conformers import MEASURES, PER_REFERENCE, ScoreTask, score_conformers
 from molkit.rng import generator_from
+from molkit.training.weights import resolve
 from molkit.units import EV_TO_KCAL
 
 ARMS = {
@@ -38,67 +44,113 @@ ARMS = {
     "flow_ff": "CGCF, converged search + MMFF94",
     "etm_ff": "CGCF + ETM, converged search + MMFF94",
 }
-NUMBERS = (
-    *MEASURES,
-    "num_generated",
-    "num_failed",
-    "bond_spread",
-    "radius_of_gyration",
-    "seconds",
-    "energy_kcal",
-    "energy_failed",
-)
+DIGITS = 4  # of numbers that are kept
 Drawn = dict[str, tuple[np.ndarray, float]]  # positions [C, A, 3] and CPU seconds of each arm
+AUDIT = Comparison(  # RDKit gives the same everywhere; of the flow's conformers rounding makes others
+    within=dict.fromkeys(["mat_recall", "mat_precision", "bond_spread", "radius_of_gyration", "nearest"], 0.002),
+    free=("seconds", "energy_kcal"),
+    alike={"cov_recall": 0.35, "mat_recall": 0.2, "mat_precision": 0.2},
+    by=("arm",),
+    repeats="seed",
+    exact=("rdkit", "rdkit_ff"),
+)
 
 
-@dataclass(frozen=True, eq=False)
-class ArmsTask:
-    """One molecule, one seed. Picklable."""
+@dataclass(frozen=True)
+class Task:
+    """One molecule of a set of ensembles, one seed: conformers by several arms, and how they are scored."""
 
-    ensemble: Ensemble
-    weights: str
-    energy: str
-    threshold: float
-    max_references: int
-    num_energies: int
+    molecule: str
     seed: int
-    stereo: Stereo = "mirror"  # of the flow's conformers with the converged search
-    only: tuple[str, ...] = ()  # arms; empty: all
+    arms: tuple[str, ...]
+    weights: str
+    energy: str  # weights of the tilt; empty: no arm needs it
+    data: str
+    threshold: float  # of coverage, angstrom
+    max_references: int  # of a molecule; more are thinned evenly
+    stereo: Stereo  # what the flow does about wrong handedness with the converged search, as in `generate`
+    num_energies: int = 0  # conformers of each arm whose GFN2-xTB energy is taken
     symmetry: Symmetry = "graph"  # of the RMSD
     start: Start | None = None  # of the converged search; None: as the weights say
 
+    @property
+    def files(self) -> list[Path]:
+        """Weights and data behind the task."""
+        named = [self.weights, *([self.energy] if self.energy else [])]
+        sets = [data_root() / f"{self.data}.npz", *([data_root() / SPLITS] if self.data == "conformers_dft" else [])]
+        return [resolve(name) / file for name in named for file in ("weights.safetensors", "config.yaml")] + sets
 
-def measure(task: ArmsTask) -> dict[str, np.ndarray]:
-    """All arms on one molecule: as many conformers as the papers draw, two for each reference.
 
-    Returns names of the arms, `numbers` [arms, NUMBERS] (NaN where an arm made nothing), the smallest RMSD to each
-    reference `nearest` [arms, R], and the mean radius of gyration of the references. Raises InvalidInput for a molecule
-    that the weights cannot treat, CalculationFailed for one whose RMSDs would be upper bounds.
+def tasks_on(
+    data: str, *, split: Split, molecules: int, seeds: Sequence[int], arms: Sequence[str], **asked: Any
+) -> list[Task]:
+    """A task for each seed and each of `molecules` molecules of a split, spread evenly.
+
+    Raises InvalidInput for unknown arms and values, or a split that is empty.
     """
-    one, model = task.ensemble, shared_flow(task.weights)
+    ensembles = load_ensembles(data, split=split, limit=molecules)
+    if not ensembles:
+        raise InvalidInput(f"{data}: the split {split} is empty")
+    kinds = {"stereo": Stereo, "symmetry": Symmetry, "start": Start}
+    known = {"arm": tuple(ARMS)} | {name: get_args(kind) for name, kind in kinds.items()}
+    given = [("arm", arm) for arm in arms] + [(name, asked[name]) for name in kinds if asked.get(name) is not None]
+    for name, value in given:
+        if value not in known[name]:
+            raise InvalidInput(f"unknown {name} {value!r}: expected {', '.join(known[name])}")
+    ordered = tuple(arm for arm in ARMS if arm in arms)
+    return [Task(one.name, seed, ordered, data=data, **asked) for seed in seeds for one in ensembles]
+
+
+def measure_arms(task: Task) -> list[dict[str, Any]]:
+    """A row for each arm: as many conformers as the papers draw, two for each reference.
+
+    COV and MAT in recall and precision form (shares; angstrom), the smallest RMSD to each reference `nearest`, spread
+    of bonds and radius of gyration (angstrom, and that of the references), CPU seconds of a conformer, GFN2-xTB energy
+    above the lowest reference (kcal/mol). Where an arm made nothing both coverages are 0. Raises InvalidInput for a
+    molecule that the weights cannot treat, CalculationFailed for one whose RMSDs would be upper bounds.
+    """
+    one, model = ensembles_of(task.data)[task.molecule], shared_flow(task.weights)
     mol = ensemble_mol(one)
     require_known(model, mol, one.smiles)
     references = thinned(one.positions, task.max_references)
     count = PER_REFERENCE * len(references)
-    drawn = arms(task, mol, model, shared_energy(task.energy, task.weights) if task.energy else None, count)
+    drawn = draw_arms(task, mol, model, shared_energy(task.energy, task.weights) if task.energy else None, count)
     energy = _AboveLowest(one, mol, task.num_energies)
-    numbers, nearest = [], []
-    for positions, seconds in drawn.values():
-        asked = ScoreTask(mol, references, positions, task.threshold, task.symmetry, num_wanted=count)
-        score = score_conformers(asked)
+    of_references = float(radius_of_gyration(torch.from_numpy(one.positions)).mean())
+    rows = []
+    for arm, (positions, seconds) in drawn.items():
+        score = score_conformers(ScoreTask(mol, references, positions, task.threshold, task.symmetry, num_wanted=count))
         if score.upper_bound:
             raise CalculationFailed(f"{one.smiles} lies on itself in too many ways: its RMSDs are upper bounds only")
-        radius = float(radius_of_gyration(torch.from_numpy(positions)).mean())
-        spread = bond_spread(one, positions)
-        kinds = [getattr(score, name) for name in MEASURES]
-        numbers.append([*kinds, len(positions), score.num_failed, spread, radius, seconds / count, *energy(positions)])
-        nearest.append(score.nearest if score.num_generated else np.full(len(references), np.nan))
-    return {
-        "arms": np.array(list(drawn)),
-        "numbers": np.array(numbers, dtype=np.float64),
-        "nearest": np.array(nearest, dtype=np.float64),
-        "radius": radius_of_gyration(torch.from_numpy(one.positions)).mean().numpy(),
-    }
+        mean_energy, energy_failed = energy(positions)
+        numbers = {
+            **{name: getattr(score, name) for name in MEASURES},
+            "bond_spread": bond_spread(one, positions),
+            "radius_of_gyration": float(radius_of_gyration(torch.from_numpy(positions)).mean()),
+            "reference_radius": of_references,
+            "seconds": seconds / count,
+            "energy_kcal": mean_energy,
+        }
+        if not score.num_generated:
+            numbers["cov_precision"] = 0.0
+        rows.append(
+            {
+                "arm": arm,
+                **{name: round(value, DIGITS) for name, value in numbers.items()},
+                "energy_failed": energy_failed,
+                "num_references": len(references),
+                "num_generated": len(positions),
+                "num_failed": score.num_failed,
+                "nearest": np.round(score.nearest, 3).tolist(),
+            }
+        )
+    return rows
+
+
+@lru_cache(maxsize=4)
+def ensembles_of(data: str) -> dict[str, Ensemble]:
+    """The ensembles of a set by name, read once a process."""
+    return {one.name: one for one in load_ensembles(data)}
 
 
 class _AboveLowest:
@@ -121,10 +173,9 @@ class _AboveLowest:
         return float(np.mean(found)) if found else float("nan"), failed
 
 
-def arms(task: ArmsTask, mol: Any, model: Cgcf, energy: EnergyNetwork | None, count: int) -> Drawn:
+def draw_arms(task: Task, mol: Any, model: Cgcf, energy: EnergyNetwork | None, count: int) -> Drawn:
     """The arms of one molecule. The ETM starts from the very conformers of the flow; RDKit may find none."""
-    one, seed = task.ensemble, task.seed
-    wanted = [arm for arm in task.only or ARMS if energy is not None or not arm.startswith("etm")]
+    one, seed, wanted = ensembles_of(task.data)[task.molecule], task.seed, task.arms
     needed = {arm.removesuffix("_ff") for arm in wanted}
     needed |= {arm.replace("etm", "flow") for arm in needed}
     makers = {
