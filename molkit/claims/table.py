@@ -88,16 +88,6 @@ class LedgerTable:
             lines.append((*cells[:2], f"{text} ({count_text(now)})" if now else text, *cells[2:]))
         return columns, lines
 
-    def markdown(self) -> str:
-        """The table in Markdown."""
-        columns, lines = self.cells()
-        verdict = columns.index("Verdict")
-        body = [
-            [*map(_escape_cell, line[:verdict]), _verdict_html(row.verdict), *map(_escape_cell, line[verdict + 1 :])]
-            for row, line in zip(self.rows, lines, strict=True)
-        ]
-        return _markdown_table(columns, body)
-
     def _repr_html_(self) -> str:
         return _html_table(self.rows, self.this_run)
 

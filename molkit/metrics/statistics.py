@@ -53,18 +53,6 @@ def proportion_interval(successes: int, total: int, *, level: float = 0.95) -> I
     return Interval(p, min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half)), level)
 
 
-def proportion_difference_interval(
-    successes: int, total: int, other_successes: int, other_total: int, *, level: float = 0.95
-) -> Interval:
-    """Difference of two independent proportions, first minus second, with Newcombe's hybrid score interval.
-
-    Source: Newcombe, Stat. Med. 17, 873 (1998), method 10.
-    """
-    first = proportion_interval(successes, total, level=level)
-    second = proportion_interval(other_successes, other_total, level=level)
-    return difference_of_intervals(first, second)
-
-
 def bootstrap_interval(
     values: np.ndarray,
     *,

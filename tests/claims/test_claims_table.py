@@ -103,13 +103,6 @@ def test_the_page_shows_the_notes_of_the_claims(results):
     assert f"{escape(rule_text(claim))}. {escape(claim.note)}" in ledger_markdown()
 
 
-def test_the_table_is_there_in_markdown_too(results):
-    put()
-    lines = table("edm.qm9.gschnet").markdown().splitlines()
-    assert lines[0] == "| Claim | Published | Ours | n | Profile | Verdict | Cost |"
-    assert {line.count(" | ") for line in lines} == {6} and len(lines) == 6
-
-
 def test_a_claim_judged_by_another_result_shares_it(results):
     rows = {row.claim.id: row for row in ledger_rows()}
     assert rows["edm.words.more_stable_than_enf"].measurement is rows["edm.qm9.edm.molecule_stable"].measurement

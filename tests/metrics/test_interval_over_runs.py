@@ -8,10 +8,7 @@ import pytest
 from molkit.errors import InvalidInput
 from molkit.metrics.statistics import (
     Interval,
-    difference_of_intervals,
     interval_over_runs,
-    proportion_difference_interval,
-    proportion_interval,
 )
 
 
@@ -82,8 +79,3 @@ def test_no_training_and_mixed_levels_are_refused():
         interval_over_runs([])
     with pytest.raises(InvalidInput, match="one level"):
         interval_over_runs([Interval(0, 0, 0, 0.95), Interval(0, 0, 0, 0.9)])
-
-
-def test_a_difference_of_wilson_intervals_is_newcombes():
-    first, second = proportion_interval(40, 100), proportion_interval(25, 90)
-    assert difference_of_intervals(first, second) == proportion_difference_interval(40, 100, 25, 90)

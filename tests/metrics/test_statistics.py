@@ -24,7 +24,7 @@ def test_wilson_interval_contains_the_proportion_and_stays_between_0_and_1(succe
 
 def test_difference_of_proportions_of_a_textbook_case():
     """56/70 - 48/80: 0.0524 to 0.3339 (Newcombe 1998, table II, method 10)."""
-    interval = stats.proportion_difference_interval(56, 70, 48, 80)
+    interval = stats.difference_of_intervals(stats.proportion_interval(56, 70), stats.proportion_interval(48, 80))
     assert interval.value == pytest.approx(0.2)
     assert (interval.low, interval.high) == (pytest.approx(0.0524, abs=5e-5), pytest.approx(0.3339, abs=5e-5))
 
