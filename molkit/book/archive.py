@@ -16,13 +16,13 @@ from molkit.errors import InvalidInput
 def agreed_version(root: Path) -> str:
     """The version that pyproject.toml, CITATION.cff and the first heading of CHANGELOG.md name.
 
-    Raises InvalidInput where they differ, or the changes are still in preparation.
+    Raises InvalidInput where they differ, or the changes are unreleased or still in preparation.
     """
     version = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     cited = str(read_yaml(root / "CITATION.cff")["version"])
     heading = re.search(r"^## (.+)$", (root / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     changes = heading.group(1).strip() if heading else ""
-    if cited != version or changes.split(",")[0] != version:
+    if cited != version or changes.split(",")[0] not in (version, "Unreleased"):
         raise InvalidInput(
             f"versions differ: pyproject.toml {version}, CITATION.cff {cited}, CHANGELOG.md {changes.split(',')[0]}"
         )

@@ -11,10 +11,10 @@ import torch
 
 from molkit.claims.ledger import REPOSITORY
 from molkit.claims.provenance import commit, hash_files, machine
+from molkit.config import stored_json
 from molkit.edm.engine import accelerate, available, has_bfloat16
 from molkit.edm.model import load, resolve
 from molkit.edm.sampling import sample
-from molkit.errors import DataNotFound, InvalidInput
 from molkit.metrics.stability import stability
 from molkit.metrics.statistics import Interval, bootstrap_interval
 from molkit.rng import fork, generator_from
@@ -136,15 +136,10 @@ def write_trajectories(weights: str, path: Path, comparison: PairedComparison, *
 
 def stored_trajectories(path: Path = STORED) -> tuple[str, PairedComparison]:
     """The weights and the comparison that `molkit bench trajectories` wrote. Raises DataNotFound or InvalidInput."""
-    if not path.is_file():
-        raise DataNotFound(f"{path}: no stored comparison; make it with `molkit bench trajectories --out {path}`")
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+    with stored_json(path, "a comparison of trajectories", f"molkit bench trajectories --out {path}") as stored:
         fields = stored["comparison"]
         for name in ("molecule_difference", "atom_difference"):
             fields[name] = Interval(**fields[name])
         for name in ("molecule_stability", "atom_stability", "discordant", "seconds"):
             fields[name] = tuple(fields[name])
         return stored["weights"], PairedComparison(**fields)
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise InvalidInput(f"{path}: not a comparison of trajectories ({error})") from error

@@ -12,6 +12,7 @@ from time import process_time
 import numpy as np
 
 from molkit.claims import provenance
+from molkit.config import stored_json
 from molkit.data.qm9 import load_qm9
 from molkit.edm import farm
 from molkit.edm.engine import gains_from_bfloat16
@@ -19,7 +20,7 @@ from molkit.edm.farm import draw_many, join, request_of, sample_many
 from molkit.edm.model import load, resolve
 from molkit.edm.samplers import ANCESTRAL, DEFAULT, SAMPLERS, Sampler, sampler_named
 from molkit.edm.sampling import make_plan
-from molkit.errors import DataNotFound, InvalidInput, RunError
+from molkit.errors import DataNotFound, RunError
 from molkit.metrics.distributions import compare_distributions
 from molkit.metrics.stability import stability
 from molkit.metrics.statistics import Interval, proportion_interval, ratio_interval
@@ -321,14 +322,11 @@ def write_study(study: FewerSteps, path: Path) -> None:
 
 def read_study(path: Path = STORED) -> FewerSteps:
     """The study in a file. Raises DataNotFound where there is none, InvalidInput where it is not one."""
-    if not path.is_file():
-        raise DataNotFound(f"{path}: no stored study; make it with `molkit study fewer-steps WEIGHTS --out {path}`")
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+    with stored_json(
+        path, "a stored study of fewer steps", f"molkit study fewer-steps WEIGHTS --out {path}"
+    ) as entries:
         arms = tuple(ArmResult(**{**arm, "atom_interval": tuple(arm["atom_interval"])}) for arm in entries.pop("arms"))
         return FewerSteps(**entries, arms=arms)
-    except (json.JSONDecodeError, TypeError, KeyError, AttributeError) as error:
-        raise InvalidInput(f"{path}: not a stored study of fewer steps ({error})") from error
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import torch
 
 from molkit.claims.ledger import REPOSITORY
 from molkit.claims.provenance import commit, machine, versions
-from molkit.config import from_dict, read_yaml
+from molkit.config import from_dict, read_yaml, stored_json
 from molkit.edm.farm import sample_many
 from molkit.edm.model import build
 from molkit.edm.recipes import RECIPES, read_recipe
@@ -239,9 +239,5 @@ def collect(suite: str, runs: Path, *, target: Path | None = None) -> Path:
 def stored_results(suite: str, *, folder: Path = STORED) -> list[ArmResult]:
     """The collected results of a suite. Raises DataNotFound or InvalidInput."""
     path = folder / f"{suite}.json"
-    if not path.is_file():
-        raise DataNotFound(f"{path}: no collected results; make them with `molkit suite run {suite}` and `collect`")
-    try:
-        return [result_from(entry, str(path)) for entry in json.loads(path.read_text(encoding="utf-8"))]
-    except json.JSONDecodeError as error:
-        raise InvalidInput(f"{path}: not the results of a suite ({error})") from error
+    with stored_json(path, "the results of a suite", f"molkit suite run {suite}") as entries:
+        return [result_from(entry, str(path)) for entry in entries]

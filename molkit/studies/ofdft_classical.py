@@ -4,14 +4,13 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from molkit.claims.ledger import REPOSITORY
 from molkit.claims.provenance import commit, machine
-from molkit.config import whole_number
-from molkit.errors import DataNotFound, InvalidInput
+from molkit.config import stored_json, whole_number
+from molkit.errors import InvalidInput
 from molkit.molecule import Molecule
 from molkit.ofdft.classical import ClassicalEnergy
 from molkit.ofdft.functionals import FUNCTIONALS
@@ -201,10 +200,5 @@ def write_classical(found: Sequence[Minimised], path: Path, *, report: Callable[
 
 def stored_classical(path: Path = STORED) -> list[Minimised]:
     """What `molkit study ofdft-classical` wrote. Raises DataNotFound or InvalidInput."""
-    if not path.is_file():
-        raise DataNotFound(f"{path}: no stored study; make it with `molkit study ofdft-classical --out {path}`")
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    with stored_json(path, "a study of classical functionals", f"molkit study ofdft-classical --out {path}") as values:
         return [Minimised(**entry) for entry in values["minimised"]]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise InvalidInput(f"{path}: not a study of classical functionals ({error})") from error

@@ -10,7 +10,7 @@ import numpy as np
 
 from molkit.claims.ledger import PUBLISHED_ENERGIES, REPOSITORY, Measurement
 from molkit.claims.store import record
-from molkit.errors import DataNotFound, InvalidInput
+from molkit.config import stored_json
 from molkit.metrics.statistics import Interval, bootstrap_interval, interval_over_runs
 from molkit.ofdft.attention_functional import load
 from molkit.ofdft.channels import neighbourhood, ridge_energies
@@ -182,13 +182,8 @@ def write_study(study: EthanolStudy, path: Path) -> None:
 
 def stored_study(path: Path = STORED) -> EthanolStudy:
     """What `molkit study ofdft-ethanol` wrote. Raises DataNotFound or InvalidInput."""
-    if not path.is_file():
-        raise DataNotFound(f"{path}: no stored study; make it with `molkit study ofdft-ethanol --out {path}`")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+    with stored_json(path, "a study of ethanol", f"molkit study ofdft-ethanol --out {path}") as values:
         return EthanolStudy(**{**values, "found": read_study(values["found"])})
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise InvalidInput(f"{path}: not a study of ethanol ({error})") from error
 
 
 def classical_errors(rows: Sequence[Minimised], functional: str) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from molkit.chem.chains import FAMILIES as CHAINS
 from molkit.chem.chains import molecule_of
 from molkit.claims.ledger import REPOSITORY
 from molkit.claims.provenance import commit, machine
-from molkit.errors import DataNotFound, InvalidInput
+from molkit.config import stored_json
 from molkit.farm.run import run_farm
 from molkit.molecule import Molecule
 from molkit.ofdft.attention_functional import load
@@ -148,10 +148,5 @@ def write_study(study: ExtrapolationStudy, path: Path) -> None:
 
 def stored_study(path: Path = STORED) -> ExtrapolationStudy:
     """What `molkit study ofdft-extrapolation` wrote. Raises DataNotFound or InvalidInput."""
-    if not path.is_file():
-        raise DataNotFound(f"{path}: no stored study; make it with `molkit study ofdft-extrapolation --out {path}`")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+    with stored_json(path, "a study of larger molecules", f"molkit study ofdft-extrapolation --out {path}") as values:
         return ExtrapolationStudy(**{**values, "errors": tuple(SizeError(**entry) for entry in values["errors"])})
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise InvalidInput(f"{path}: not a study of larger molecules ({error})") from error

@@ -12,7 +12,8 @@ import numpy as np
 from molkit.claims.ledger import REPOSITORY, Measurement
 from molkit.claims.provenance import commit, machine
 from molkit.claims.store import record
-from molkit.errors import DataNotFound, InvalidInput
+from molkit.config import stored_json
+from molkit.errors import InvalidInput
 from molkit.metrics.statistics import Interval, bootstrap_interval
 from molkit.ofdft.attention_functional import load, save_functional
 from molkit.ofdft.attention_training import AttentionRecipe
@@ -265,13 +266,8 @@ def write_study(study: FoldStudy, path: Path) -> None:
 
 def stored_study(path: Path = STORED) -> FoldStudy:
     """What `molkit study ofdft-folds` wrote. Raises DataNotFound or InvalidInput."""
-    if not path.is_file():
-        raise DataNotFound(f"{path}: no stored study; make it with `molkit study ofdft-folds --out {path}`")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+    with stored_json(path, "a study of folds", f"molkit study ofdft-folds --out {path}") as values:
         return FoldStudy(**{**values, "runs": tuple(_run(run) for run in values["runs"])})
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise InvalidInput(f"{path}: not a study of folds ({error})") from error
 
 
 @dataclass(frozen=True)

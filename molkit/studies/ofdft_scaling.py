@@ -23,7 +23,8 @@ from molkit.chem.chains import molecule_of
 from molkit.claims.ledger import REPOSITORY, Measurement
 from molkit.claims.provenance import commit, machine
 from molkit.claims.store import record
-from molkit.errors import CalculationFailed, DataNotFound, InvalidInput
+from molkit.config import stored_json
+from molkit.errors import CalculationFailed, InvalidInput
 from molkit.farm.run import run_farm
 from molkit.metrics.statistics import Interval
 from molkit.ofdft.attention_functional import AttentionFunctional, load
@@ -317,13 +318,8 @@ def write_study(study: ScalingStudy, path: Path) -> None:
 
 def stored_study(path: Path = STORED) -> ScalingStudy:
     """What `molkit study ofdft-scaling` wrote. Raises DataNotFound or InvalidInput."""
-    if not path.is_file():
-        raise DataNotFound(f"{path}: no stored study; make it with `molkit study ofdft-scaling --out {path}`")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+    with stored_json(path, "a study of cost", f"molkit study ofdft-scaling --out {path}") as values:
         return ScalingStudy(**{**values, "costs": tuple(Cost(**cost) for cost in values["costs"])})
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise InvalidInput(f"{path}: not a study of cost ({error})") from error
 
 
 def measurements(study: ScalingStudy) -> list[Measurement]:

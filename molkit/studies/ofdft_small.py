@@ -11,8 +11,8 @@ import numpy as np
 
 from molkit.claims.ledger import REPOSITORY
 from molkit.claims.provenance import commit, machine
-from molkit.config import whole_number
-from molkit.errors import DataNotFound, InvalidInput, RunError
+from molkit.config import stored_json, whole_number
+from molkit.errors import InvalidInput, RunError
 from molkit.metrics.statistics import Interval, bootstrap_interval, interval_over_runs
 from molkit.ofdft.attention import AttentionConfig
 from molkit.ofdft.attention_functional import AttentionEnergy, AttentionFunctional, load
@@ -308,12 +308,8 @@ def write_study(study: SmallStudy, path: Path) -> None:
 
 def stored_study(path: Path = STORED) -> SmallStudy:
     """What `molkit study ofdft-small` wrote. Raises DataNotFound or InvalidInput."""
-    if not path.is_file():
-        raise DataNotFound(f"{path}: no stored study; make it with `molkit study ofdft-small --out {path}`")
-    try:
-        return read_study(json.loads(path.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise InvalidInput(f"{path}: not a study of several compositions ({error})") from error
+    with stored_json(path, "a study of several compositions", f"molkit study ofdft-small --out {path}") as values:
+        return read_study(values)
 
 
 def read_study(values: dict[str, Any]) -> SmallStudy:

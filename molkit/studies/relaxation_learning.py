@@ -14,9 +14,10 @@ from molkit.chem.xtb import XtbEnergy
 from molkit.claims.ledger import REPOSITORY, Measurement
 from molkit.claims.provenance import commit, machine
 from molkit.claims.store import record
+from molkit.config import stored_json
 from molkit.data.qm9 import load_qm9
 from molkit.edm.model import build, load
-from molkit.errors import CalculationFailed, DataNotFound, InvalidInput
+from molkit.errors import CalculationFailed
 from molkit.metrics.statistics import Interval, bootstrap_interval
 from molkit.molecule import Molecule
 from molkit.relaxation.alignment import alignment
@@ -151,13 +152,9 @@ def write_study(made: Sequence[CheckpointRow], path: Path, *, seed: int) -> None
 
 def stored_study(path: Path = STORED) -> list[CheckpointRow]:
     """The rows that `molkit study relaxation-learning` wrote. Raises DataNotFound or InvalidInput."""
-    if not path.is_file():
-        raise DataNotFound(f"{path}: no stored rows; make them with `molkit study relaxation-learning --out {path}`")
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    with stored_json(path, "the rows of the study", f"molkit study relaxation-learning --out {path}") as stored:
+        entries = stored["rows"]
         return [CheckpointRow(**{**row, "lags": tuple(LagResult(**lag) for lag in row["lags"])}) for row in entries]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise InvalidInput(f"{path}: not the rows of the study ({error})") from error
 
 
 def trained(made: Sequence[CheckpointRow]) -> list[CheckpointRow]:

@@ -13,10 +13,11 @@ from molkit.chem.optimise import optimise
 from molkit.chem.xtb import XtbEnergy
 from molkit.claims.ledger import REPOSITORY
 from molkit.claims.provenance import commit, machine
+from molkit.config import stored_json
 from molkit.data.qm9 import load_qm9
 from molkit.edm.model import Edm, load
 from molkit.edm.samplers import SAMPLERS
-from molkit.errors import CalculationFailed, DataNotFound, InvalidInput
+from molkit.errors import CalculationFailed
 from molkit.metrics.statistics import Interval, bootstrap_interval
 from molkit.molecule import Molecule
 from molkit.relaxation.recipe import finer, pre_relax
@@ -148,13 +149,9 @@ def write_variants(made: Sequence[VariantResult], path: Path, *, seed: int) -> N
 
 def stored_variants(path: Path = STORED) -> list[VariantResult]:
     """What `molkit study relaxation-recipe` wrote. Raises DataNotFound or InvalidInput."""
-    if not path.is_file():
-        raise DataNotFound(f"{path}: no stored variants; make them with `molkit study relaxation-recipe --out {path}`")
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["results"]
+    with stored_json(path, "the variants of the recipe", f"molkit study relaxation-recipe --out {path}") as stored:
+        entries = stored["results"]
         return [VariantResult(**{**one, "excesses": tuple(one["excesses"])}) for one in entries]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise InvalidInput(f"{path}: not the variants of the recipe ({error})") from error
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from molkit.chem.dft import DftLevel
 from molkit.claims.ledger import REPOSITORY, Measurement
 from molkit.claims.provenance import commit, hash_files, machine
 from molkit.claims.store import record
+from molkit.config import stored_json
 from molkit.data.qm9 import Split, load_qm9
 from molkit.edm.model import load, resolve
 from molkit.edm.published import training_facts
-from molkit.errors import DataNotFound, InvalidInput
 from molkit.metrics.statistics import Interval, bootstrap_interval
 from molkit.molecule import Molecule, PackedMolecules
 from molkit.relaxation.comparison import Outcome, excess_ratio, median_excess_ratio, same_minimum, step_ratio
@@ -223,10 +223,7 @@ def _short(value: object) -> object:
 
 def read_comparison(path: Path) -> Comparison:
     """A comparison that was kept. Raises DataNotFound or InvalidInput."""
-    if not path.is_file():
-        raise DataNotFound(f"{path}: no stored comparison; make it with `molkit study relaxation-starts`")
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+    with stored_json(path, "a comparison of starts", "molkit study relaxation-starts") as stored:
         for key, kind in (("outcomes", Outcome), ("failures", Failed)):
             columns = stored[key]
             rows = zip(*columns.values(), strict=True)
@@ -234,8 +231,6 @@ def read_comparison(path: Path) -> Comparison:
         for key in ("molecules", "formulas", "num_atoms"):
             stored[key] = tuple(stored[key])
         return Comparison(**stored)
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise InvalidInput(f"{path}: not a comparison of starts ({error})") from error
 
 
 @dataclass(frozen=True)

@@ -43,9 +43,10 @@ def test_what_is_not_ready_is_refused_in_a_line(checkout, tmp_path):
     (root / "new.txt").write_text("not committed")
     with pytest.raises(InvalidInput, match=r"not committed: new\.txt"):
         make_archives(checkout, tmp_path / "out")
-    (root / "CHANGELOG.md").write_text("# Changes\n\n## 1.2.3, in preparation\n")
-    with pytest.raises(InvalidInput, match="YYYY-MM-DD"):
-        agreed_version(root)
+    for heading in ("1.2.3, in preparation", "Unreleased"):
+        (root / "CHANGELOG.md").write_text(f"# Changes\n\n## {heading}\n")
+        with pytest.raises(InvalidInput, match=f"'{heading}'; write '1.2.3, YYYY-MM-DD'"):
+            agreed_version(root)
     (root / "CITATION.cff").write_text("version: 1.2.2\n")
     with pytest.raises(InvalidInput, match=r"CITATION\.cff 1\.2\.2"):
         agreed_version(root)
@@ -56,4 +57,4 @@ def test_our_own_versions_agree():
     try:
         assert agreed_version(REPOSITORY)
     except InvalidInput as error:
-        assert "in preparation" in str(error)
+        assert "YYYY-MM-DD" in str(error)  # not released yet, which is another matter than names that differ
