@@ -162,8 +162,16 @@ def _compare_mean(
         table = [[values.sum(), len(values) - values.sum()] for values in (before, again)]
         return "" if fisher_exact(table).pvalue > (1.0 - LEVEL) / checks else told
     scatter, _ = _scatter(stored.values(), name, column, compared)
-    allowed = _quantile(checks) * scatter / math.sqrt(len(again)) + EQUAL * max(1.0, abs(_mean(before)))
+    spread = scatter / math.sqrt(len(again)) if repeated else _pooled(before, again)
+    allowed = _quantile(checks) * spread + EQUAL * max(1.0, abs(_mean(before)))
     return "" if abs(_mean(again) - _mean(before)) <= allowed else told
+
+
+def _pooled(before: np.ndarray, again: np.ndarray) -> float:
+    """Standard deviation of the difference of two means of numbers that scatter alike."""
+    freedom = max(1, len(before) + len(again) - 2)
+    variance = (before.var() * len(before) + again.var() * len(again)) / freedom
+    return math.sqrt(variance * (1.0 / len(before) + 1.0 / len(again)))
 
 
 def _scatter(entries: Iterable[Entry], name: tuple, column: str, compared: Comparison) -> tuple[float, float]:

@@ -284,6 +284,13 @@ def test_rows_of_chains_are_compared_by_their_means_with_as_many_as_that_needs()
         assert compare(lengths, rows, Comparison(alike={"length": 0.5}))[1] == int(agrees)
 
 
+def test_few_rows_that_were_all_alike_do_not_forbid_any_scatter():
+    """Eight molecules all covered, and one of them less when made again: chance; all of them less: not."""
+    stored = entries([[{"x": 1.0}] for _ in range(8)])
+    for values, agreed in (([1.0] * 7 + [0.4], 1), ([0.4, 0.5] * 4, 0)):
+        assert compare(stored, entries([[{"x": x}] for x in values]), Comparison(alike={"x": 0.3}))[:2] == (1, agreed)
+
+
 def test_repetitions_tell_how_far_a_chain_may_come_out_and_exact_rows_stay_exact():
     """Molecules differ by 10, repetitions by 0.1 sqrt(2): two tasks show a shift of 0.5 that all rows together hide."""
     random = np.random.default_rng(2)
