@@ -19,10 +19,6 @@ RMD17_NAMES = (
     *("aspirin", "azobenzene"),
 )
 RMD17_AT_HAND = ("ethanol",)
-FLEXIBLE_NAMES = (
-    *("acac_train300", "acac_train600", "acac_test300", "acac_test600", "acac_dihedral", "acac_htransfer"),
-    *("bpa3_train300", "bpa3_trainmixed"),
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,15 +112,6 @@ def _split_rows(path: Path, frames: Trajectory) -> np.ndarray:
     if len(rows) and (rows.min() < 0 or rows.max() >= len(frames)):
         raise InvalidInput(f"{path}: frame {rows.max()} does not exist, {frames.name} has {len(frames)}")
     return rows
-
-
-def load_flexible(name: str, *, root: Path | None = None) -> Trajectory:
-    """Frames of acetylacetone (`acac_*`, 15 atoms) or 3BPA (`bpa3_*`, 27 atoms), eV.
-
-    The two scans, `acac_dihedral` and `acac_htransfer`, have no forces.
-    """
-    _check(name, FLEXIBLE_NAMES, "flexible set")
-    return _trajectory(read_npz("md_flexible.npz", root=root), name, "eV")
 
 
 def _trajectory(arrays: dict[str, np.ndarray], name: str, energy_unit: Literal["kcal/mol", "eV"]) -> Trajectory:

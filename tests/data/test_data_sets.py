@@ -6,8 +6,8 @@ import pytest
 from molkit.data.card import read_card, section_of
 from molkit.data.conformers import load_conformer_ensembles
 from molkit.data.geom import load_geom_test
-from molkit.data.large import load_druglike, load_qm7, load_tripeptides
-from molkit.data.md17 import FLEXIBLE_NAMES, RMD17_AT_HAND, load_flexible, load_rmd17
+from molkit.data.large import load_druglike, load_tripeptides
+from molkit.data.md17 import RMD17_AT_HAND, load_rmd17
 from molkit.data.pdb import load_pdb, read_pdb
 from molkit.data.registry import listed_checksums
 from molkit.errors import DataNotFound, InvalidInput
@@ -77,14 +77,6 @@ def test_a_release_with_missing_or_impossible_parts_is_refused_in_one_line(tmp_p
         load_rmd17("aspirin", split="test", release=other)
 
 
-@pytest.mark.parametrize("name", FLEXIBLE_NAMES)
-def test_flexible_sets_are_one_molecule_each_in_electronvolt(name):
-    frames = load_flexible(name)
-    assert frames.molecule(0).formula == ("C5H8O2" if name.startswith("acac") else "C12H12N2O")
-    assert len(frames.molecules()) == len(frames) and frames.energy_unit == "eV"
-    assert (frames.forces is None) == (name in ("acac_dihedral", "acac_htransfer"))
-
-
 def test_conformer_ensembles_hold_what_the_card_says():
     ensembles = load_conformer_ensembles()
     assert len(ensembles) == 708 and sum(map(len, ensembles)) == 6_759
@@ -100,11 +92,8 @@ def test_conformer_ensembles_hold_what_the_card_says():
         ensembles[0].energies_by("pm7")
 
 
-def test_larger_molecules_and_qm7_have_their_counts():
+def test_larger_molecules_have_their_counts():
     assert (len(load_druglike()), len(load_tripeptides())) == (837, 244)
-    qm7 = load_qm7()
-    assert len(qm7.molecules) == len(qm7.atomisation_energies) == 7_101
-    assert set(qm7.molecules.atomic_numbers.tolist()) == {1, 6, 7, 8, 16}
     assert load_tripeptides().num_atoms.max() == 70
 
 
@@ -151,7 +140,7 @@ def test_the_location_of_a_residue_is_chosen_by_occupancy_not_by_order(tmp_path)
     np.testing.assert_allclose(read_pdb(tmp_path / "b.pdb").positions[0], [11.3, 10.1, 10])
 
 
-@pytest.mark.parametrize("call", [load_rmd17, load_flexible, load_geom_test, load_pdb])
+@pytest.mark.parametrize("call", [load_rmd17, load_geom_test, load_pdb])
 def test_unknown_names_are_refused_with_the_choices(call):
     with pytest.raises(InvalidInput, match="unknown .* 'caffeine': expected"):
         call("caffeine")
