@@ -181,8 +181,9 @@ def test_recipes_and_arms_are_read_strictly(tmp_path):
     assert study.read_pairs("full:0, geometry:2") == [("full", 0), ("geometry", 2)]
     with pytest.raises(InvalidInput, match="arms are"):
         study.read_pairs("nothing:0")
-    with pytest.raises(InvalidInput, match="pairs like"):
-        study.read_pairs("full")
+    for text in ("full", "full:-1", "full:²"):
+        with pytest.raises(InvalidInput, match=f"--arms {text}: .*, as in full:0, wants a whole number from 0"):
+            study.read_pairs(text)
     (tmp_path / "a.yaml").write_text("method: ofdft_attention\nextra: {}\n")
     with pytest.raises(InvalidInput, match="unknown section"):
         read_attention_recipe(tmp_path / "a.yaml")
