@@ -108,6 +108,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], *, level: int = 9
     """A deflated .npz with fixed time stamps, so that equal arrays give equal bytes; written aside, then renamed.
 
     `level` 1 is some ten times faster than 9 and the file a little larger: for big sets that are made by their user.
+    Raises InvalidInput where the file cannot be written; what stood there stays.
     """
     path = Path(path)
     partial = path.with_name(path.name + ".writing")

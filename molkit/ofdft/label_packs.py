@@ -13,7 +13,7 @@ import numpy as np
 
 from molkit.data.packed import write_arrays
 from molkit.data.registry import load_arrays
-from molkit.errors import InvalidInput, RunError
+from molkit.errors import InvalidInput
 from molkit.molecule import Molecule
 from molkit.ofdft.basis import basis_fingerprint
 from molkit.ofdft.integrals import DensityIntegrals, density_integrals
@@ -62,17 +62,14 @@ def thinned(entry: LabelledMolecule, samples: int) -> LabelledMolecule:
 def write_pack(path: Path, entries: Sequence[LabelledMolecule], *, name: str, split: str, samples: int) -> None:
     """Write at most `samples` samples of every labelled molecule of a class and split.
 
-    Raises InvalidInput for fewer samples than one or no molecule, RunError when the disk refuses.
+    Raises InvalidInput for fewer samples than one or no molecule, and where the file cannot be written.
     """
     if samples < 1 or not entries:
         raise InvalidInput(f"a packed set needs molecules and a sample of each, got {len(entries)} and {samples}")
     kept = [thinned(entry, samples) for entry in entries]
     about = {"class_name": name, "split": split, "basis": basis_fingerprint()}
     arrays = {key: np.array(value) for key, value in about.items()}
-    try:
-        write_arrays(Path(path), arrays | _molecule_arrays(kept) | _label_arrays(kept))
-    except OSError as error:
-        raise RunError(f"{path}: cannot be written ({error})") from error
+    write_arrays(Path(path), arrays | _molecule_arrays(kept) | _label_arrays(kept))
 
 
 def _molecule_arrays(entries: Sequence[LabelledMolecule]) -> dict[str, np.ndarray]:
