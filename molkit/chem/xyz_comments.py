@@ -20,7 +20,9 @@ VALUE = (  # after = or :, or a whole number after a blank
     r"(?:\s*[=:]\s*|\s+(?=[+-]?\d{1,2}(?:$|[\s,;])))"
     r"(\"[^\"]*\"|'[^']*'|\[[^\]]*\]|[^\s,;]+)[,;]?"
 )
-WHOSE = r"(?:(?:total|net|tot|overall|molecular|molecule|mol|system|formal|ionic|ion)[_ -]?)?"
+WHOSE = (  # a noun with a blank behind it is the name of the molecule
+    r"(?:(?:total|net|tot|overall|molecular|formal|ionic)[_ -]?|(?:molecule|mol|system|ion)[_-]?)?"
+)
 BARE_Q = r"q(?=\s*=\s*[\"']?[+-]?\d+(?:\.0*)?[\"']?(?:$|[\s,;]))"  # q=-1, not q=0.3 of something else
 CHARGE = re.compile(rf"(?i)(?<![\w:])(?:{WHOSE}(?:charge|chrg)[\"']?|{BARE_Q}){VALUE}")
 SPIN = re.compile(rf"(?i)(?<![\w:])(?:total[_ -]?)?(spin|unpaired(?:[_ ]electrons)?|n_?unpaired|uhf)[\"']?{VALUE}")

@@ -162,6 +162,8 @@ WATER_ROWS = "O 0 0 0.1173\nH 0 0.7572 -0.4692\nH 0 -0.7572 -0.4692\n"
     [
         ("charge=-1", -1, 0, ""),
         ("ion Charge=1.0", 1, 0, "ion"),
+        ("ion_charge=-1 x", -1, 0, "x"),
+        ("molecule charge: 1", 1, 0, "molecule"),
         ("total_charge=+2 x", 2, 0, "x"),
         ("TOTAL CHARGE = -1, Multiplicity = 2", -1, 1, ""),
         ('net_charge="-2"', -2, 0, ""),
