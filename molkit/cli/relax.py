@@ -43,7 +43,7 @@ def relax(
     molecules). How far off the tested ones were is printed; the chapter on force fields says more.
     """
     from molkit.relaxation.recipe import moved_too_far, relax_many
-    from molkit.studies.relaxation_starts import known_error
+    from molkit.studies.relaxation.versus_force_field import known_error
 
     options = {"sigma": sigma if sigma == "auto" else _number(sigma), "ending": ending, "copies": copies, "seed": seed}
     reading = read_input(structures)

@@ -1,6 +1,5 @@
 """`molkit study`: the long measurements whose results the chapters show."""
 
-from functools import partial
 from pathlib import Path
 
 import click
@@ -82,9 +81,7 @@ def conditional(weights: str, count: int, calls: int, seed: int, guidance: float
 
 @study.command("relaxation-starts")
 @click.argument("weights", default="edm_qm9")
-@click.option("--surface", type=click.Choice(["xtb", "dft"]), default="xtb", show_default=True, help="Energies.")
-@click.option("--count", default=57, show_default=True, type=Whole(min=1), help="Test molecules, for xtb.")
-@click.option("--part", default="1/1", show_default=True, help="K/M: every M-th molecule from the K-th on, for dft.")
+@click.option("--part", default="1/1", show_default=True, help="K/M: every M-th molecule from the K-th on.")
 @click.option("--minutes", type=Number(min=0.0), help="Begin no run after this time.")
 @click.option("--seed", default=0, show_default=True, type=SEED)
 @click.option("--keep", type=OutFolder(), required=True, help="Folder of single runs.")
@@ -93,8 +90,6 @@ def conditional(weights: str, count: int, calls: int, seed: int, guidance: float
 @retry_option("keep")
 def relaxation_starts(
     weights: str,
-    surface: str,
-    count: int,
     part: str,
     minutes: float | None,
     seed: int,
@@ -102,20 +97,14 @@ def relaxation_starts(
     out: Path | None,
     engine: Engine,
 ) -> None:
-    """Relax held-back QM9 molecules from many starts; finished runs in the folder are not made again."""
+    """Relax held-back QM9 molecules from many starts by DFT; finished runs in the folder are not made again."""
     from molkit.studies import relaxation_starts as starts
 
     chosen = _part(part)
-    options = {"seed": seed, "folder": keep, "minutes": minutes, "report": click.echo}
-    if surface == "xtb":
-        from molkit.data.qm9 import load_qm9
-
-        molecules, compare = list(load_qm9(split="test", limit=count)), starts.compare_on_xtb
-    else:
-        molecules = list(starts.molecules_of_sizes(starts.DFT_SIZES))
-        compare = partial(starts.compare_on_dft, part=chosen)
+    options = {"part": chosen, "seed": seed, "folder": keep, "minutes": minutes, "report": click.echo}
+    molecules = list(starts.molecules_of_sizes(starts.DFT_SIZES))
     with engine.open() as executor:
-        found = compare(weights, molecules, executor=executor, **options)
+        found = starts.compare_on_dft(weights, molecules, executor=executor, **options)
     click.echo(f"{len(found.outcomes)} runs, {len(found.failures)} failures")
     if out is not None:
         starts.write_comparison(found, out)

@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -260,25 +260,27 @@ def _plain(value: Any) -> Any:
 
 
 def frame_of(entries: Mapping[str, Entry], account: Account) -> pd.DataFrame:
-    """Rows of the entries in their order; a task's numbers and words stand in each of its rows.
+    """Rows of the entries in their order, with their account. Raises RunError where no task gave any row."""
+    frame = table_of(entries.values())
+    if frame.empty:
+        reason = next(iter(account.failures.values()), "they are empty")
+        raise RunError(f"{account.experiment}: none of {len(entries)} tasks gave rows ({reason})")
+    frame.attrs["account"] = account
+    return frame
 
-    Raises RunError where no task gave any row.
-    """
+
+def table_of(entries: Iterable[Entry]) -> pd.DataFrame:
+    """Rows of the entries in their order; a task's numbers and words stand in each of its rows."""
     rows = []
-    for entry in entries.values():
+    for entry in entries:
         about = {name: value for name, value in entry.task.items() if not isinstance(value, list | dict)}
         twice = {name for row in entry.rows for name in row if name in about}
         if twice:
-            raise InvalidInput(f"{account.experiment}: {sorted(twice)[0]!r} is a field of the task and of its rows")
+            raise InvalidInput(f"{sorted(twice)[0]!r} is a field of the task and of its rows")
         rows += [{**about, **row} for row in entry.rows]
-    if not rows:
-        reason = next(iter(account.failures.values()), "they are empty")
-        raise RunError(f"{account.experiment}: none of {len(entries)} tasks gave rows ({reason})")
     frame = pd.DataFrame(rows)
     empty = [name for name in frame.columns if frame[name].isna().all()]
-    frame = frame.astype(dict.fromkeys(empty, float))
-    frame.attrs["account"] = account
-    return frame
+    return frame.astype(dict.fromkeys(empty, float))
 
 
 def account_of(rows: pd.DataFrame) -> Account:

@@ -42,7 +42,7 @@ def start_table(found: Comparison, optimiser: str) -> "HTML":
     )  # fmt: skip
     lines = [_line(row) for row in rows(found, optimiser)]
     caption = (
-        f"{found.level}, {OPTIMISERS[optimiser]}; {_how_many(found)}, {found.weights}. Excess in "
+        f"{found.level}, {OPTIMISERS[optimiser]}; {how_many(found)}, {found.weights}. Excess in "
         "kcal/mol above the run's own end. Ratios: MMFF94 over this start, pairs that end in the same minimum only; "
         "gradients: mean over molecules. Bootstrap 95 % intervals. CPU seconds: mean, making the start and optimising."
     )
@@ -57,7 +57,7 @@ def stored_tables(found: Comparison) -> "HTML":
     return HTML("".join(table.data for table in tables))
 
 
-def _how_many(found: Comparison) -> str:
+def how_many(found: Comparison) -> str:
     """Molecules with a result, of those that were asked for."""
     done = {one.molecule for one in found.outcomes if one.start == REFERENCE}
     lost = {one.molecule for one in found.failures} - done

@@ -1,7 +1,6 @@
 """Starts of a relaxation compared on two surfaces: what the chapters on force fields and on DFT compute and show."""
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
@@ -36,7 +35,7 @@ from molkit.relaxation.starts import (
 from molkit.training.files import write_text
 
 FOLDER = REPOSITORY / "data" / "studies"
-STORED = {"xtb": FOLDER / "relaxation_xtb.json", "dft": FOLDER / "relaxation_dft.json"}
+STORED = FOLDER / "relaxation_dft.json"
 CARTESIAN, INTERNAL = "cartesian", "internal"
 DFT_LEVEL = DftLevel(basis="6-31g(d)")
 DFT_SIGMA = LEVELS[0]  # the level with the lowest mean excess over GFN2-xTB minima on 12 validation molecules
@@ -76,19 +75,6 @@ def molecules_of_sizes(sizes: Sequence[tuple[int, int]], *, split: Split = "test
     return pack.select(np.array(rows))
 
 
-def xtb_starts(weights: str, molecules: Sequence[Molecule], *, seed: int) -> list[Starts]:
-    """Classical starts, GFN1-xTB, and diffusion at three levels with both endings."""
-    found = [with_xtb(classical_starts(molecule), GFN1, "GFN1-xTB") for molecule in molecules]
-    return with_diffusion(found, NetworkDenoiser(load(weights)), seed=seed)
-
-
-def xtb_runs() -> tuple[tuple[str, str], ...]:
-    """Every start with both optimisers, and the data set's own geometry once."""
-    names = [REFERENCE, "etkdg", "uff", "mmff94s", GFN1]
-    names += [edm_name(level, ending) for level in LEVELS for ending in ENDINGS] + [PERFECT]
-    return ((REFERENCE, INTERNAL), ("dataset", INTERNAL), *((n, k) for k in (CARTESIAN, INTERNAL) for n in names))
-
-
 def dft_starts(weights: str, molecules: Sequence[Molecule], *, seed: int) -> list[Starts]:
     """Classical starts, GFN2-xTB, and diffusion at one level with both endings."""
     found = [with_xtb(classical_starts(molecule), GFN2, "GFN2-xTB") for molecule in molecules]
@@ -104,24 +90,6 @@ def dft_passes() -> tuple[tuple[tuple[str, str], ...], ...]:
         (*reference, (PERFECT, CARTESIAN), (PERFECT, INTERNAL)),
         (*reference, (mean, CARTESIAN), (mean, INTERNAL), (GFN2, CARTESIAN)),
     )
-
-
-def compare_on_xtb(
-    weights: str,
-    molecules: Sequence[Molecule],
-    *,
-    seed: int,
-    folder: Path | None = None,
-    executor: Executor | None = None,
-    minutes: float | None = None,
-    report: Callable[[str], object] | None = None,
-) -> Comparison:
-    """All starts of the molecules on the GFN2-xTB surface."""
-    starts = xtb_starts(weights, molecules, seed=seed)
-    runs = tuple(dict.fromkeys(xtb_runs()))
-    jobs = [Job(one, runs, seed=seed) for one in starts]
-    found = run_jobs(jobs, folder=folder, executor=executor, minutes=minutes, report=report)
-    return _comparison("xtb", "GFN2-xTB", weights, seed, starts, found)
 
 
 def compare_on_dft(
@@ -176,45 +144,6 @@ def write_comparison(found: Comparison, path: Path) -> None:
         rows = values.pop(key)
         values[key] = {name: [_short(row[name]) for row in rows] for name in (rows[0] if rows else {})}
     write_text(path, json.dumps(values, indent=0) + "\n")
-
-
-@dataclass(frozen=True)
-class KnownError:
-    """How far relaxed structures of held-back molecules lay above the GFN2-xTB minimum next to MMFF94's, kcal/mol."""
-
-    num_molecules: int
-    elements: tuple[str, ...]
-    num_atoms: tuple[int, int]
-    median: float
-    ninth: float  # nine in ten lay below
-
-    def __str__(self) -> str:
-        low, high = self.num_atoms
-        return (
-            f"tested on {self.num_molecules} molecules of QM9 ({' '.join(self.elements)}; {low} to {high} atoms; "
-            f"neutral closed shells) from MMFF94's structures: half lay within {self.median:.1f}, nine in ten within "
-            f"{self.ninth:.1f} kcal/mol of the GFN2-xTB minimum beside"
-        )
-
-
-def known_error(weights: str, sigma: float | str, ending: str) -> KnownError | None:
-    """What the stored study says about relaxations with these settings (one chain); None where it has none of them."""
-    found = read_comparison(STORED["xtb"])
-    if sigma == "auto" or str(weights) != found.weights:
-        return None
-    outcomes = found.of(edm_name(float(sigma), ending), INTERNAL)
-    if not outcomes:
-        return None
-    sizes = dict(zip(found.molecules, found.num_atoms, strict=True))
-    formulas = dict(zip(found.molecules, found.formulas, strict=True))
-    excesses = [one.excess for one in outcomes.values()]
-    return KnownError(
-        num_molecules=len(outcomes),
-        elements=tuple(sorted({element for name in outcomes for element in re.findall("[A-Z][a-z]?", formulas[name])})),
-        num_atoms=(min(sizes[name] for name in outcomes), max(sizes[name] for name in outcomes)),
-        median=float(np.median(excesses)),
-        ninth=float(np.quantile(excesses, 0.9)),
-    )
 
 
 def _short(value: object) -> object:
@@ -298,14 +227,6 @@ def headline(ending: str) -> str:
     return edm_name(DFT_SIGMA, ending)
 
 
-def live_on_xtb(weights: str, count: int, *, heavy: int, seed: int) -> Comparison:
-    """MMFF94, GFN1-xTB, diffusion and a perfect model with internal coordinates, for a few test molecules, now."""
-    starts = xtb_starts(weights, list(molecules_of_sizes(((heavy, count),))), seed=seed)
-    names = (REFERENCE, GFN1, headline("sample"), headline("mean"), PERFECT)
-    found = run_jobs([Job(one, tuple((name, INTERNAL) for name in names), seed=seed) for one in starts])
-    return _comparison("xtb", "GFN2-xTB", weights, seed, starts, found)
-
-
 def live_on_dft(weights: str, count: int, *, heavy: int, seed: int) -> Comparison:
     """MMFF94, GFN2-xTB and sampled diffusion with internal coordinates, for a few tiny test molecules, computed now."""
     starts = dft_starts(weights, list(molecules_of_sizes(((heavy, count),))), seed=seed)
@@ -319,17 +240,13 @@ def measurements(found: Comparison) -> list[Measurement]:
 
     A ratio over fewer than two pairs is not recorded.
     """
-    sampled, mean = (edm_name(DFT_SIGMA, ending) for ending in ENDINGS)
+    sampled = headline("sample")
     cartesian, internal = start_row(found, sampled, CARTESIAN), start_row(found, sampled, INTERNAL)
     values = {
         f"energy.ratio_{found.surface}": (cartesian, cartesian.ratio),
         f"speedup.{found.surface}_cartesian": (cartesian, cartesian.step_ratio),
         f"speedup.{found.surface}_internal": (internal, internal.step_ratio),
     }
-    if found.surface == "xtb":
-        other = start_row(found, mean, CARTESIAN)
-        values["energy.ratio_xtb_mean"] = (other, other.ratio)
-    stored = STORED[found.surface]
     return [
         record(
             f"relaxation.{name}",
@@ -343,7 +260,7 @@ def measurements(found: Comparison) -> list[Measurement]:
             training_passes=float(training_facts(found.weights).passes),
             seeds=[found.seed],
             seconds=sum(one.seconds for one in found.outcomes),
-            data_files=[stored] if stored.is_file() else [],
+            data_files=[STORED] if STORED.is_file() else [],
             notes=f"{found.level}, noise {DFT_SIGMA} angstrom; {row.num_other_minimum} pairs end in different minima "
             "and are left out; seconds: CPU, of all optimisations of the study",
         )

@@ -8,8 +8,8 @@ from molkit.cli import run
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["relaxation-starts", "--surface", "dft", "--part", "3/2", "--keep", "k"], "K/M"),
-        (["relaxation-starts", "nowhere", "--count", "1", "--keep", "k"], "published weights"),
+        (["relaxation-starts", "--part", "3/2", "--keep", "k"], "K/M"),
+        (["relaxation-starts", "nowhere", "--keep", "k"], "published weights"),
         (["relaxation-learning", "edm_qm9", "--out", "o.json"], "WEIGHTS=PASSES"),
         (["relaxation-learning", "edm_qm9=none", "--out", "o.json"], "positive number"),
         (["relaxation-chains", "nowhere", "--out", "o.npz"], "published weights"),

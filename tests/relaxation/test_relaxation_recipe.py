@@ -1,7 +1,5 @@
 """The recipe behind `molkit relax`: bad molecules are named, good ones finished; the level follows the structure."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -14,13 +12,15 @@ from molkit.edm.model import build, load, save
 from molkit.edm.samplers import ANCESTRAL
 from molkit.edm.schedule import log_snr_table
 from molkit.errors import InvalidInput
+from molkit.experiments.run import table_of
+from molkit.experiments.store import Store
 from molkit.geometry import aligned_rmsd
 from molkit.molecule import Molecule
 from molkit.relaxation import recipe
 from molkit.relaxation.denoisers import ExactDenoiser
 from molkit.relaxation.recipe import _averaged, finer, fitting_levels, pre_relax
 from molkit.rng import generator_from
-from molkit.studies.relaxation_starts import STORED, known_error
+from molkit.studies.relaxation.versus_force_field import known_error
 
 WATER = Molecule([8, 1, 1], [[5.0, 0.0, 0.0], [5.96, 0.0, 0.0], [4.76, 0.93, 0.0]], name="water")
 SULFIDE = Molecule([16, 1, 1], WATER.positions, name="sulfide")
@@ -131,9 +131,8 @@ def test_the_command_says_what_was_tested_and_refuses_what_lies_outside(tmp_path
 
 
 def test_what_was_tested_is_read_from_the_stored_runs():
-    stored = json.loads(STORED["xtb"].read_text())["outcomes"]
-    rows = zip(stored["start"], stored["optimiser"], stored["excess"], strict=True)
-    excesses = [excess for start, optimiser, excess in rows if (start, optimiser) == ("edm 0.071 mean", "internal")]
+    rows = table_of(Store("versus_force_field").read().entries.values())
+    excesses = rows.query("start == 'edm 0.071 mean' and optimiser == 'internal' and failure == ''")["excess"]
     found = known_error("edm_qm9", 0.0707, "mean")
     assert (found.median, found.num_molecules) == (pytest.approx(np.median(excesses)), len(excesses))
     assert known_error("edm_qm9", 0.3, "mean") is None and known_error("edm_drug", 0.0285, "mean") is None

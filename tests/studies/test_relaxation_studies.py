@@ -3,11 +3,13 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from molkit.edm.config import EdmConfig
 from molkit.edm.model import build, save
 from molkit.errors import DataNotFound, InvalidInput
+from molkit.experiments.show import show
 from molkit.farm.engines import engine
 from molkit.molecule import Molecule
 from molkit.relaxation.comparison import Outcome
@@ -17,6 +19,7 @@ from molkit.relaxation.starts import Starts, classical_starts, edm_name, with_di
 from molkit.studies import relaxation_boltzmann as boltzmann
 from molkit.studies import relaxation_phases as phases
 from molkit.studies import relaxation_starts as study
+from molkit.studies.relaxation import versus_force_field as page
 
 METHANOL = Molecule(
     [6, 8, 1, 1, 1, 1],
@@ -53,6 +56,56 @@ def test_a_comparison_goes_to_a_file_and_back(tmp_path):
     assert study.read_comparison(tmp_path / "c.json") == found
     with pytest.raises(DataNotFound, match="relaxation-starts"):
         study.read_comparison(tmp_path / "other.json")
+
+
+def test_a_task_of_the_page_on_force_fields_gives_a_row_for_every_start_and_optimiser(monkeypatch, tmp_path):
+    """Methanol, by a model that was never trained: its starts are far above, a perfect model is not."""
+    save(build(EdmConfig(width=16, num_layers=1), seed=1), tmp_path / "toy")
+    monkeypatch.setattr(page, "_molecules", lambda: {"methanol": METHANOL})
+    (task,) = page.tasks(molecules=1, weights=str(tmp_path / "toy"))
+    rows = pd.DataFrame([{"molecule": task.molecule, "weights": "toy", "seed": 0, **row} for row in page.measure(task)])
+    assert list(zip(rows["start"], rows["optimiser"], strict=True)) == list(dict.fromkeys(page.runs()))
+    assert (rows["failure"] == "").all() and rows["converged"].all() and set(rows["formula"]) == {METHANOL.formula}
+    inner = rows[rows["optimiser"] == "internal"].set_index("start")
+    assert inner.loc["mmff94", "rmsd_to_reference"] == 0.0 and inner.loc[PERFECT, "excess"] < 0.5
+    assert inner.loc["gfn1", "preparation"] > inner.loc["mmff94", "preparation"] > 0.0
+    found = page.comparison(rows)
+    assert found.of("mmff94", "internal")["methanol"].num_gradients == inner.loc["mmff94", "num_gradients"]
+    assert (found.molecules, found.num_atoms, found.preparation["mmff94"]) == (
+        ("methanol",), (6,), inner.loc["mmff94", "preparation"],
+    )  # fmt: skip
+    with pytest.raises(InvalidInput, match="1 to 1 molecules, got 2"):
+        page.tasks(molecules=2)
+
+
+def page_rows(**excesses) -> pd.DataFrame:
+    """Runs of molecules a, b, c from each start by both optimisers, twice as many gradients as kcal/mol."""
+    lines = []
+    for start, values in excesses.items():
+        for optimiser in ("internal", "cartesian"):
+            for name, excess in zip("abc", values, strict=True):
+                failed = excess is None
+                numbers = {"excess": excess, "energy": -1.0, "num_gradients": None if failed else 2 * excess}
+                about = {
+                    "converged": not failed,
+                    "failure": "lost" if failed else "",
+                    "formula": "CH4O",
+                    "num_atoms": 6,
+                }
+                rest = {"seconds": 0.5, "preparation": 0.25, "rmsd_to_reference": 0.0, "largest_turn": 0.0}
+                task = {"molecule": name, "weights": "edm_qm9", "seed": 0}
+                lines.append({**task, "start": start, "optimiser": optimiser, **numbers, **rest, **about})
+    return pd.DataFrame(lines)
+
+
+def test_known_rows_of_the_page_on_force_fields_give_known_cells():
+    rows = page_rows(mmff94=[4.0, 4.0, 4.0], gfn1=[1.0, 1.0, None])
+    table = show(page.table(page.comparison(rows), "internal"), page.COLUMNS, "")
+    four = "4.00\n[4.00, 4.00]"
+    assert table.cells[0] == (
+        "MMFF94", four, four, "–", "8.0\n[8.0, 8.0]", "–", "0", "0", "0", "3", "0.25", "0.50",
+    )  # fmt: skip
+    assert table.cells[1][3:10] == ("4.00\n[4.00, 4.00]", "2.0\n[2.0, 2.0]", "4.00\n[4.00, 4.00]", "0", "1", "0", "2")
 
 
 def test_starts_share_a_conformer_and_missing_ones_have_a_reason():

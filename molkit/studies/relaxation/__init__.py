@@ -1,0 +1,1 @@
+"""Rooms of the chapters on diffusion and electronic structure."""
