@@ -8,6 +8,7 @@ from statistics import NormalDist
 from typing import Any
 
 import numpy as np
+from scipy.special import stdtrit
 from scipy.stats import fisher_exact
 
 from molkit.claims.provenance import digest
@@ -17,6 +18,7 @@ from molkit.experiments.experiment import Comparison, Row, label_of
 from molkit.experiments.store import Entry
 
 LEVEL = 0.99
+LEAST_PAIRS = 8  # tasks, from which on their own differences tell a scatter
 LEAST_FREEDOM = 8  # degrees of freedom, from which on repetitions tell a scatter
 SHOWN = 5  # differences that are kept in words
 EQUAL = 1e-9  # relative
@@ -74,7 +76,9 @@ def tasks_needed(stored: Mapping[str, Entry], compared: Comparison) -> int:
     for name, column in checks:
         scatter, per_task = _scatter(stored.values(), name, column, compared)
         rows = (_quantile(len(checks)) * scatter / compared.alike[column]) ** 2
-        needed = max(needed, math.ceil(rows / per_task))
+        enough = math.ceil(rows / per_task)
+        alone = not _repeated(stored.values(), name, column, compared)
+        needed = max(needed, min(enough, LEAST_PAIRS) if alone else enough)
     return min(needed, len(stored))
 
 
@@ -149,7 +153,8 @@ def _compare_mean(
 ) -> str:
     """A text where the recomputed mean is not one that chance gives, at 99 % over all checks together; else "".
 
-    The mean is compared with that of the same stored tasks where repetitions tell the scatter, else with that of all.
+    The mean is compared with that of the same stored tasks where repetitions tell the scatter, or where there are pairs
+    enough to tell it themselves (Student's t); else with that of all stored tasks.
     """
     again = _numbers(found.values(), name, column, compared)
     repeated = _repeated(stored.values(), name, column, compared)
@@ -158,6 +163,11 @@ def _compare_mean(
     told = f"{words}: mean of {len(again)} rows {_mean(again):.4g}, stored {_mean(before):.4g} of {len(before)}"
     if not len(again) or not len(before):
         return "" if len(again) == len(before) else told
+    pairs = _differences(stored, found, name, column, compared)
+    if not repeated and len(pairs) >= LEAST_PAIRS:
+        spread, quantile = pairs.std(ddof=1) / math.sqrt(len(pairs)), _quantile(checks, freedom=len(pairs) - 1)
+        shift = f"{words}: {len(pairs)} tasks differ by {_mean(pairs):.4g} in the mean"
+        return "" if abs(_mean(pairs)) <= quantile * spread + EQUAL * max(1.0, abs(_mean(before))) else shift
     if set(np.unique(np.concatenate([before, again]))) <= {0.0, 1.0} and not repeated:
         table = [[values.sum(), len(values) - values.sum()] for values in (before, again)]
         return "" if fisher_exact(table).pvalue > (1.0 - LEVEL) / checks else told
@@ -202,9 +212,18 @@ def _repeated(entries: Iterable[Entry], name: tuple, column: str, compared: Comp
     return several if sum(len(one) - 1 for one in several) >= LEAST_FREEDOM else []
 
 
-def _quantile(checks: int) -> float:
-    """Of the normal distribution, two-sided, so that all checks together hold at LEVEL."""
-    return NormalDist().inv_cdf(1.0 - (1.0 - LEVEL) / (2.0 * max(1, checks)))
+def _differences(
+    stored: Mapping[str, Entry], found: Mapping[str, Entry], name: tuple, column: str, compared: Comparison
+) -> np.ndarray:
+    """Recomputed mean less stored mean of each task that has both."""
+    pairs = [[_numbers([one], name, column, compared) for one in (found[key], stored[key])] for key in found]
+    return np.array([_mean(again) - _mean(before) for again, before in pairs if len(again) and len(before)])
+
+
+def _quantile(checks: int, *, freedom: int | None = None) -> float:
+    """Of the normal distribution, or Student's, two-sided, so that all checks together hold at LEVEL."""
+    share = 1.0 - (1.0 - LEVEL) / (2.0 * max(1, checks))
+    return NormalDist().inv_cdf(share) if freedom is None else float(stdtrit(freedom, share))
 
 
 def _mean(values: np.ndarray) -> float:

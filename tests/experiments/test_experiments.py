@@ -287,7 +287,7 @@ def test_rows_of_chains_are_compared_by_their_means_with_as_many_as_that_needs()
 def test_few_rows_that_were_all_alike_do_not_forbid_any_scatter():
     """Eight molecules all covered, and one of them less when made again: chance; all of them less: not."""
     stored = entries([[{"x": 1.0}] for _ in range(8)])
-    for values, agreed in (([1.0] * 7 + [0.4], 1), ([0.4, 0.5] * 4, 0)):
+    for values, agreed in (([1.0] * 7 + [0.4], 1), ([1.0] * 3, 1), ([0.4, 0.5] * 4, 0), ([0.4, 0.5] * 2, 0)):
         assert compare(stored, entries([[{"x": x}] for x in values]), Comparison(alike={"x": 0.3}))[:2] == (1, agreed)
 
 
@@ -304,13 +304,16 @@ def test_repetitions_tell_how_far_a_chain_may_come_out_and_exact_rows_stay_exact
     compared = Comparison(alike={"x": 0.2}, by=("arm",), repeats="seed", exact=("tool",))
     assert compared.counted == "rows and means"
     assert tasks_needed(stored, compared) in (3, 4)  # (2.576 * 0.141 / 0.2)^2 = 3.3
-    assert tasks_needed(stored, replace(compared, repeats="")) == 60
+    assert tasks_needed(stored, replace(compared, repeats="")) == 8
     for shift, tool, found in ((0.0, 1.0, (4, 4)), (0.5, 1.0, (4, 3)), (0.0, 1.1, (4, 1)), (-0.5, 1.0, (4, 3))):
         again = {one.key: one for one in (entry(m, 0, shift, tool) for m in (3, 7, 11))}
         assert compare(stored, again, compared)[:2] == found, (shift, tool)
     again = {one.key: one for one in (entry(m, 0, 0.5) for m in (3, 7, 11))}
     assert compare(stored, again, replace(compared, repeats=""))[:2] == (4, 4)
     assert "x walk: mean of 3 rows" in compare(stored, again, compared)[2][0]
+    for shift, agreed in ((0.0, 9), (1.0, 8)):  # eight pairs tell their scatter themselves
+        again = {one.key: one for one in (entry(m, 0, shift) for m in range(8))}
+        assert compare(stored, again, replace(compared, repeats=""))[:2] == (9, agreed)
 
 
 def test_an_experiment_of_chains_is_audited_in_its_groups(monkeypatch):
