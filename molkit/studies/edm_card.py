@@ -122,7 +122,7 @@ def _qm9(folder: Path, weights: str) -> Path:
     limits = [
         "Organic molecules of at most 9 heavy atoms (H, C, N, O) at equilibrium; nothing outside was seen.",
         NO_BONDS,
-        "The figures above are far from the paper's where the training was far shorter; the ledger says by how much.",
+        "Where the figures above fall short of the paper's, the training was far shorter; the ledger says by how much.",
     ]
     title = f"Figures: {ours.num_molecules:,} stored samples, {_sampling(about)}"
     table = Table(title, ["", "these weights", "QM9 itself", "paper"], rows, note)
@@ -245,7 +245,9 @@ def _sessions(folder: Path) -> Table:
     """How each session of the run was made; settings that changed on the way show here."""
     rows = []
     for session in sessions(folder):
-        kind = "the compiled kernel" if session.get("network", "").startswith("Fused") else "PyTorch"
+        network, own = session.get("network", ""), session.get("network_precision")  # of an inner network: the kernel's
+        kernel = network.startswith("Fused") or (network == "PreconditionedNetwork" and own is not None)
+        kind = "the compiled kernel" if kernel else "PyTorch"
         run_by = kind if "network" in session else "not noted"
         began = [f"{session['step']:,}", session["date"][:10], f"{session['processes']}"]
         rows.append([*began, run_by, session.get("network_precision", "not noted")])
