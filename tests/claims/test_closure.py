@@ -3,6 +3,7 @@
 import pytest
 
 from molkit.claims.closure import code_of, fingerprint
+from molkit.claims.ledger import REPOSITORY
 from molkit.errors import DataNotFound
 
 ROOM = '''"""A room."""
@@ -99,6 +100,12 @@ def test_a_file_that_is_newly_reached_is_in_the_code_and_a_function_that_is_gone
         code_of(house / "room.py", "nothing", root=house.parent, packages=("toy",))
     with pytest.raises(DataNotFound, match="does not exist"):
         code_of(house / "none.py", "measure", root=house.parent, packages=("toy",))
+
+
+def test_rooms_beside_the_numbers_are_no_code_of_a_page():
+    found = code_of(REPOSITORY / "molkit/studies/conformers/arms.py", "measure_arms", root=REPOSITORY)
+    assert {"molkit/cgcf/energy.py", "molkit/metrics/conformers.py"} <= set(found)
+    assert not [path for path in found if path.split("/")[1] in ("claims", "experiments", "figures", "book", "cli")]
 
 
 def test_a_file_that_is_no_python_counts_by_its_bytes(house):

@@ -388,6 +388,50 @@ def test_a_result_of_changed_code_is_stale_through_re_recording_and_fresh_once_a
     assert any("by an audit" in text for text in what_changed(made, claim))
 
 
+def test_other_weights_or_data_make_rows_stale(tmp_path):
+    data = tmp_path / "data.txt"
+    data.write_text("one")
+    made = squares.tasks(numbers=[1], data=str(data))
+    run(squares.measure, made, keep=True)
+    store, found = Store("squares"), Store("squares").read()
+    (batch,) = found.batches.values()
+    old = replace(batch, inputs={str(data): "0" * 64})
+    store.add(old, {key: replace(entry, batch=old.id) for key, entry in found.entries.items()})
+    account = account_of(run(squares.measure, made))
+    assert (account.state, account.reasons) == ("stale", (str(data),))
+
+
+def test_a_result_of_rows_that_are_not_kept_does_not_ask_for_them_and_of_two_origins_the_newest_counts(monkeypatch):
+    about = {"n": 10_000, "basis": "published_samples"}
+    made = record(CLAIM, 68.0, run(squares.measure, squares.tasks(numbers=[5])), **about)
+    assert made.origin["batches"][0]["rows"] == "" and what_changed(made, load_claims()[CLAIM]) == ()
+    kept([1, 2])
+    store, found = Store("squares"), Store("squares").read()
+    (batch,) = found.batches.values()
+    dates = ("2021-01-01T00:00:00+00:00", "2020-01-01T00:00:00+00:00", "2022-01-01T00:00:00+00:00")
+    for number, date in zip((1, 2, 3), dates, strict=True):
+        kept([3])
+        entries = {key: one for key, one in store.read().entries.items() if one.task["number"] == number}
+        old = replace(batch, date=date, commit=str(number) * 40)
+        store.add(old, {key: replace(one, batch=old.id) for key, one in entries.items()})
+    assert record(CLAIM, 68.0, kept([1, 2, 3]), **about).commit == "3" * 40
+    assert record(CLAIM, 68.0, kept([2, 1]), **about).commit == "1" * 40
+
+
+def test_an_audit_of_nothing_confirms_nothing():
+    line = {
+        "date": "",
+        "commit": None,
+        "dirty": None,
+        "code": "",
+        "tasks": [],
+        "num_tasks": 3,
+        "compared": 0,
+        "agreed": 0,
+    }
+    assert not read_audit(line).agrees and read_audit({**line, "compared": 1, "agreed": 1}).agrees
+
+
 def test_a_ledger_does_not_trust_a_store_whose_rows_were_edited(tmp_path, monkeypatch):
     made = record(CLAIM, 68.0, kept([1]), n=10_000, basis="published_samples")
     edit(tmp_path / "rows" / "squares.jsonl.gz", '"square":1.0', '"square":1.5')
