@@ -16,7 +16,7 @@ from molkit.edm.gdm import GdmNetwork
 from molkit.edm.network import EdmNetwork
 from molkit.edm.schedule import alpha, log_snr_table
 from molkit.errors import InvalidInput
-from molkit.graphs import Graph
+from molkit.graphs import Graph, remove_mean
 from molkit.molecule import PackedMolecules
 
 LEVEL_SCALE = 4.0  # the inner network's time column is ln(sigma / alpha) / 4
@@ -98,4 +98,5 @@ class PreconditionedNetwork(nn.Module):
         moved, marks = self.inner(seen.features, seen.positions, time, edge_index, batch, num_molecules, *extra)
         residual = torch.cat([moved, marks.to(moved.dtype)], dim=-1)
         noise = scaled * level / spread.square() - self.scales / spread * residual
-        return noise[:, :3].to(positions.dtype), noise[:, 3:].to(features.dtype)
+        places = remove_mean(noise[:, :3], batch, num_molecules)  # wherever the molecule lies
+        return places.to(positions.dtype), noise[:, 3:].to(features.dtype)

@@ -58,7 +58,7 @@ def test_a_seed_that_fails_is_named_and_its_partial_notebook_kept(seeded, tmp_pa
     arguments = ["--chapters", "first", "--seeds", "0,3", "--out", str(tmp_path / "grid")]
     code = molkit(["book", "grid", *arguments, "--root", str(seeded.root), "--package", "toylab"])
     printed = capsys.readouterr()
-    assert code == 1 and "the third seed fails" in printed.err and "1 of 2 runs" in printed.out
+    assert code == 3 and "the third seed fails" in printed.err and "1 of 2 runs" in printed.out
     assert "toy.claim" in printed.out and "(n = 1)" in printed.out
     assert (tmp_path / "grid" / "notebooks" / "first_fast_seed3.ipynb").is_file()
     with pytest.raises(CalculationFailed, match="third seed"):

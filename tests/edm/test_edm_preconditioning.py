@@ -139,7 +139,7 @@ def test_it_turns_with_the_molecule_and_does_not_see_where_it_lies():
     clean, graph = clean_state(edm.config, random_molecules([5, 7]), torch.float64)
     rotation, steps = random_rotation(), torch.tensor([40, 700])
     plain = predict_noise(network, clean, steps, graph, num_steps=1000)
-    turned = State(clean.positions @ rotation.T, clean.features)
+    turned = State(clean.positions @ rotation.T + torch.tensor([3.0, -1.0, 7.0]).double(), clean.features)
     found = predict_noise(network, turned, steps, graph, num_steps=1000)
     torch.testing.assert_close(found.positions, plain.positions @ rotation.T, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(found.features, plain.features, rtol=1e-9, atol=1e-9)

@@ -289,7 +289,17 @@ def test_workers_that_cannot_start_the_task_end_the_farm(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "words",
-    ["sample", "relax", "conformers", "pipeline", "labels", "score", "ensembles make", "book grid", "study conformers"],
+    [
+        "sample",
+        "relax",
+        "conformers",
+        "pipeline",
+        "labels",
+        "score",
+        "ensembles make",
+        "book grid",
+        "study relaxation-starts",
+    ],
 )
 def test_commands_that_keep_a_farms_folder_can_try_its_failures_again(words, capsys):
     assert run([*words.split(), "--help"]) == 0
