@@ -234,6 +234,9 @@ def draw_losses(rows: pd.DataFrame, *, caption: str) -> Figure:
                 errors = np.abs(values[:, 1:] - values[:, :1]).T
                 axis.errorbar(group["level"], values[:, 0], errors, color=colour, marker="o", capsize=3, label=sampler)
             axis.set(xscale="log", xlabel="noise added to the molecule, σ/α (Å)", ylabel=f"{title} (%)", ylim=(0, 100))
+            levels = sorted(rows["level"].unique())
+            axis.set_xticks(levels, [f"{level:g}" for level in levels])
+            axis.minorticks_off()
         axes[1].legend(loc="upper left")
     return figure
 
