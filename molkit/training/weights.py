@@ -28,6 +28,15 @@ def resolve(path_or_name: str | Path) -> Path:
     )
 
 
+def weight_files(path_or_name: str | Path) -> list[Path]:
+    """Weights and configuration of a run or of published weights: the files that results of it depend on.
+
+    Raises DataNotFound as `resolve`.
+    """
+    folder = resolve(path_or_name)
+    return [folder / "weights.safetensors", folder / "config.yaml"]
+
+
 def fingerprint(path_or_name: str | Path, *more: str) -> str:
     """The name of a model and a hash of its configuration, weights and `more` files beside them, where there are any.
 

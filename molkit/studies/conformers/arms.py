@@ -31,7 +31,7 @@ from molkit.errors import CalculationFailed, InvalidInput
 from molkit.experiments.experiment import Comparison
 from molkit.metrics.conformers import MEASURES, PER_REFERENCE, ScoreTask, score_conformers
 from molkit.rng import generator_from
-from molkit.training.weights import resolve
+from molkit.training.weights import weight_files
 from molkit.units import EV_TO_KCAL
 
 ARMS = {
@@ -78,7 +78,7 @@ class Task:
         """Weights and data behind the task."""
         named = [self.weights, *([self.energy] if self.energy else [])]
         sets = [data_root() / f"{self.data}.npz", *([data_root() / SPLITS] if self.data == "conformers_dft" else [])]
-        return [resolve(name) / file for name in named for file in ("weights.safetensors", "config.yaml")] + sets
+        return [file for name in named for file in weight_files(name)] + sets
 
 
 def tasks_on(

@@ -15,7 +15,7 @@ from molkit.data.reference_smiles import load_reference_smiles
 from molkit.edm.config import EdmConfig
 from molkit.edm.diffusion import LEVEL_MEAN, LEVEL_SPREAD, add_noise, draw_noise
 from molkit.edm.features import encode
-from molkit.edm.model import Edm, load, resolve
+from molkit.edm.model import Edm, load
 from molkit.edm.samplers import sampler_named
 from molkit.edm.sampling import Plan, make_plan, run_batches, sample
 from molkit.edm.schedule import log_snr_table
@@ -27,6 +27,7 @@ from molkit.metrics.statistics import proportion_interval
 from molkit.metrics.validity import validity
 from molkit.molecule import PackedMolecules
 from molkit.rng import generator_from
+from molkit.training.weights import weight_files
 
 CHUNK = 50  # molecules of one task
 CHAINS = 250  # of one task of whole chains
@@ -49,10 +50,9 @@ class Task:
     seed: int
 
     @property
-    def files(self) -> tuple[Path, ...]:
+    def files(self) -> list[Path]:
         """The weights."""
-        folder = resolve(self.weights)
-        return (folder / "config.yaml", folder / "weights.safetensors")
+        return weight_files(self.weights)
 
 
 @asked
@@ -86,10 +86,9 @@ class ChainTask:
     seed: int
 
     @property
-    def files(self) -> tuple[Path, ...]:
+    def files(self) -> list[Path]:
         """The weights."""
-        folder = resolve(self.weights)
-        return (folder / "config.yaml", folder / "weights.safetensors")
+        return weight_files(self.weights)
 
 
 @asked

@@ -37,7 +37,7 @@ from molkit.rng import generator_from
 from molkit.studies import relaxation_starts as starts
 from molkit.studies.relaxation_starts import CARTESIAN, DFT_SIGMA, GFN1, INTERNAL, StartRow, start_row
 from molkit.studies.relaxation_starts import rows as start_rows
-from molkit.training.weights import resolve
+from molkit.training.weights import weight_files
 
 STORED = 57  # molecules of the page, spread evenly over the test split
 NUMBERS = ("excess", "energy", "num_gradients", "seconds", "rmsd_to_reference", "largest_turn")
@@ -63,8 +63,7 @@ class Task:
     @property
     def files(self) -> list[Path]:
         """Weights and data behind the task."""
-        folder = resolve(self.weights)
-        return [folder / "weights.safetensors", folder / "config.yaml", data_root() / "qm9.npz"]
+        return [*weight_files(self.weights), data_root() / "qm9.npz"]
 
 
 @asked
