@@ -95,7 +95,7 @@ def compare(
     if any(entry.rows for entry in stored.values()) and named - known:
         raise InvalidInput(f"the comparison names the column {sorted(named - known)[0]!r}, which no row has")
     texts = [text for key, entry in found.items() for text in _compare_entry(stored[key], entry, compared)]
-    checks = _checks([*stored.values(), *found.values()], compared)
+    checks = _checks([*(stored[key] for key in found), *found.values()], compared)
     texts += [_compare_mean(stored, found, *check, compared, len(checks)) for check in checks]
     wrong = [text for text in texts if text]
     return len(texts), len(texts) - len(wrong), wrong[:SHOWN]
@@ -231,9 +231,9 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _numbers(entries: Iterable[Entry], name: tuple, column: str, compared: Comparison) -> np.ndarray:
-    """Numbers of a column in the rows of one group."""
+    """Numbers of a column in the rows of one group; yes is 1 and no is 0."""
     rows = [row for one in entries for row in one.rows if _group(one.task, row, compared) == name]
-    return np.array([float(row[column]) for row in rows if _is_number(row.get(column))])
+    return np.array([float(row[column]) for row in rows if isinstance(row.get(column), int | float)])
 
 
 def _is_number(value: Any) -> bool:

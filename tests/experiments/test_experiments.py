@@ -284,6 +284,19 @@ def test_rows_of_chains_are_compared_by_their_means_with_as_many_as_that_needs()
         assert compare(lengths, rows, Comparison(alike={"length": 0.5}))[1] == int(agrees)
 
 
+def test_groups_that_an_audit_did_not_draw_are_not_compared_and_yes_counts_as_one():
+    """Two arms of 20 tasks, half of their rows stable; only tasks of the first are made again."""
+    half = [[{"stable": n % 2 == 0} for n in range(10)] for _ in range(20)]
+    stored = {f"{arm}{key}": replace(one, task={"arm": arm}) for arm in "ab" for key, one in entries(half).items()}
+    compared = Comparison(alike={"stable": 0.2}, by=("arm",))
+    for share, agreed in ((5, 1), (0, 0), (10, 0)):
+        rows = ({"stable": True},) * share + ({"stable": False},) * (10 - share)
+        again = {key: replace(stored[key], rows=rows) for key in ("ak3", "ak7", "ak9")}
+        assert compare(stored, again, compared)[:2] == (1, agreed)
+    lost = {"ak3": replace(stored["ak3"], task={"arm": "c"})}
+    assert compare(stored, lost, compared)[:2] == (2, 0)
+
+
 def test_few_rows_that_were_all_alike_do_not_forbid_any_scatter():
     """Eight molecules all covered, and one of them less when made again: chance; all of them less: not."""
     stored = entries([[{"x": 1.0}] for _ in range(8)])
