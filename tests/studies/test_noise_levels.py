@@ -1,7 +1,5 @@
 """The page on noise levels: which molecules, which steps, and rows as cells and points."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -85,25 +83,3 @@ def test_both_densities_of_training_levels_hold_one_molecule_pass():
     for line in axis.get_lines()[:2]:
         level, density = line.get_xydata().T
         assert np.trapezoid(density, np.log(level)) == pytest.approx(1.0, abs=0.02)
-
-
-def test_quality_of_whole_chains_is_that_of_its_rows(monkeypatch):
-    """Four molecules: stable and known, stable and new twice (one distinct), and a chain that failed."""
-    monkeypatch.setattr(page, "load_reference_smiles", lambda: SimpleNamespace(smiles={"C"}))
-    one = {"sampler": "one", "num_calls": 9, "seconds": 0.5}
-    lines = [
-        {"num_atoms": 5, "stable_atoms": 5, "stable": True, "odd": False, "smiles": "C"},
-        {"num_atoms": 8, "stable_atoms": 8, "stable": True, "odd": False, "smiles": "CC"},
-        {"num_atoms": 7, "stable_atoms": 6, "stable": False, "odd": True, "smiles": "CC"},
-        {"num_atoms": 0, "stable_atoms": 0, "stable": False, "odd": False, "smiles": None},
-    ]
-    (row,) = page.quality(pd.DataFrame([one | line for line in lines])).to_dict("records")
-    assert (row["molecules"].value, row["odd"].value, row["valid_unique"].value) == (0.5, 0.25, 0.5)
-    assert row["atoms"] == 19 / 20 and row["novel"] == 0.5 and row["seconds"] == 0.5
-    assert row["even_stable"] == proportion_interval(2, 3)
-
-
-def test_chains_of_all_samplers_share_sizes_and_chunks_hold_every_molecule():
-    tasks = page.tasks_chains(samplers=("sde-2m", "ddim"), calls=(20, 50), num_molecules=600)
-    assert sum(task.count for task in tasks) == 4 * 600
-    assert {(t.chunk, t.count) for t in tasks} == {(0, 250), (1, 250), (2, 100)}

@@ -1,9 +1,8 @@
-"""At which noise level molecules are lost, and what extra noise there does to whole chains (page `noise_levels`)."""
+"""At which noise level molecules are lost (page `noise_levels`)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from time import process_time
 
 import numpy as np
 import pandas as pd
@@ -11,28 +10,24 @@ import torch
 from matplotlib.figure import Figure
 
 from molkit.data.qm9 import load_qm9
-from molkit.data.reference_smiles import load_reference_smiles
 from molkit.edm.config import EdmConfig
 from molkit.edm.diffusion import LEVEL_MEAN, LEVEL_SPREAD, add_noise, draw_noise
 from molkit.edm.features import encode
 from molkit.edm.model import Edm, load
 from molkit.edm.samplers import sampler_named
-from molkit.edm.sampling import Plan, make_plan, run_batches, sample
+from molkit.edm.sampling import Plan, make_plan, run_batches
 from molkit.edm.schedule import log_snr_table
 from molkit.experiments.experiment import Comparison, asked
 from molkit.figures import style
 from molkit.graphs import Graph
 from molkit.metrics.stability import stability
 from molkit.metrics.statistics import proportion_interval
-from molkit.metrics.validity import validity
 from molkit.molecule import PackedMolecules
 from molkit.rng import generator_from
 from molkit.training.weights import weight_files
 
 CHUNK = 50  # molecules of one task
-CHAINS = 250  # of one task of whole chains
 AUDIT = Comparison(alike={"stable": 0.25, "odd": 0.25}, by=("sampler", "level"))
-AUDIT_chains = Comparison(free=("smiles", "seconds"), alike={"stable": 0.15, "odd": 0.15}, by=("sampler", "num_calls"))
 COLOURS = (style.BLUE, style.VERMILION, style.GREEN, style.PURPLE)
 
 
@@ -72,66 +67,6 @@ def tasks(
         for level in levels
         for first in range(0, num_molecules, CHUNK)
     ]
-
-
-@dataclass(frozen=True)
-class ChainTask:
-    """One chunk of molecules drawn from noise."""
-
-    weights: str
-    sampler: str
-    num_calls: int
-    chunk: int
-    count: int
-    seed: int
-
-    @property
-    def files(self) -> list[Path]:
-        """The weights."""
-        return weight_files(self.weights)
-
-
-@asked
-def tasks_chains(
-    *,
-    weights: str = "edm_qm9",
-    samplers: Sequence[str] = ("sde-2m", "sde-2m-extra"),
-    calls: Sequence[int] = (100,),
-    num_molecules: int = 1000,
-    seed: int = 900,
-) -> list[ChainTask]:
-    """All samplers with all numbers of calls, in chunks; a chunk has the same sizes and the same noise in each."""
-    return [
-        ChainTask(weights, sampler, count, chunk, min(CHAINS, num_molecules - chunk * CHAINS), seed)
-        for sampler in samplers
-        for count in calls
-        for chunk in range(-(-num_molecules // CHAINS))
-    ]
-
-
-def measure_chains(task: ChainTask) -> list[dict]:
-    """One row a molecule: stability by EDM's rule, electron count, and its SMILES where it is valid."""
-    edm = load(task.weights)
-    generator = generator_from("chains", task.seed, task.chunk)
-    sizes = edm.draw_sizes(task.count, generator=generator)
-    started = process_time()
-    rule = sampler_named(task.sampler)
-    made = sample(edm, sizes, generator=generator, num_calls=task.num_calls, sampler=rule)
-    seconds = (process_time() - started) / task.count
-    kept, chemical = stability(made.molecules), validity(made.molecules, reference_smiles=None)
-    lost = {"num_atoms": 0, "stable_atoms": 0, "stable": False, "odd": False, "smiles": None, "seconds": seconds}
-    rows = [
-        lost
-        | {
-            "num_atoms": molecule.num_atoms,
-            "stable_atoms": int(kept.stable_atoms[row]),
-            "stable": bool(kept.molecule_stable[row]),
-            "odd": bool(molecule.atomic_numbers.sum() % 2),
-            "smiles": chemical.smiles[row],
-        }
-        for row, molecule in enumerate(made.molecules)
-    ]
-    return [*rows, *([lost] * len(made.failed))]
 
 
 def measure(task: Task) -> list[dict]:
@@ -196,28 +131,6 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     for other in others:
         first = first.merge(other, on=["sampler", "level"], sort=False)
     return first
-
-
-def quality(rows: pd.DataFrame) -> pd.DataFrame:
-    """Quality of whole chains by sampler and calls; a chain that failed counts as a molecule that is nothing."""
-    known, found = load_reference_smiles().smiles, []
-    for (sampler, calls), group in rows.groupby(["sampler", "num_calls"], sort=False):
-        distinct = set(group["smiles"].dropna())
-        even_stable = group.loc[~group["odd"], "stable"]
-        found.append(
-            {
-                "sampler": sampler,
-                "num_calls": calls,
-                "molecules": proportion_interval(int(group["stable"].sum()), len(group)),
-                "atoms": group["stable_atoms"].sum() / group["num_atoms"].sum(),
-                "valid_unique": proportion_interval(len(distinct), len(group)),
-                "novel": len(distinct - known) / max(len(distinct), 1),
-                "odd": proportion_interval(int(group["odd"].sum()), len(group)),
-                "even_stable": proportion_interval(int(even_stable.sum()), max(len(even_stable), 1)),
-                "seconds": group["seconds"].mean(),
-            }
-        )
-    return pd.DataFrame(found)
 
 
 def draw_losses(rows: pd.DataFrame, *, caption: str) -> Figure:
