@@ -321,7 +321,8 @@ def ridge_path(
     return prior + np.concatenate([constants, found], axis=1) / scale
 
 
-def _ridge(features: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def least_squares(features: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Weights [features, outputs] of features [N, features] that give outputs [N, outputs], a little restrained."""
     penalty = RIDGE * np.eye(features.shape[1])
     return np.linalg.solve(features.T @ features + penalty, features.T @ wanted)
 
@@ -341,7 +342,7 @@ def _fit_reference(molecules: Sequence[Prepared], momentum: int) -> np.ndarray:
                 inputs.setdefault(element, []).append(features[atom])
                 outputs.setdefault(element, []).append(ground[rows[momentum]].T)
     for element, blocks in inputs.items():
-        fitted = _ridge(np.concatenate(blocks), np.concatenate(outputs[element]))
+        fitted = least_squares(np.concatenate(blocks), np.concatenate(outputs[element]))
         found[element, :, : fitted.shape[1]] = fitted
     return found
 

@@ -1,0 +1,1 @@
+"""Rooms of the chapters on orbital-free DFT: what each computes and draws."""
