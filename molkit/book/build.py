@@ -5,17 +5,19 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from molkit.book.execute import KEEPS_RESULTS, Outcome, run_chapters
-from molkit.book.layout import Book
+from molkit.book.layout import REPOSITORY, Book
 from molkit.book.notebooks import MAX_OUTPUT_BYTES, canonical, read_notebook, write_notebook
 from molkit.book.profiles import Settings, load_profile
-from molkit.book.stage import gathered_results, stage
+from molkit.book.stage import PACKAGE, gathered_results, stage
+from molkit.claims.provenance import combined_hash, hash_files
 from molkit.errors import InvalidInput, RunError
 
+REQUIREMENTS = REPOSITORY / "requirements.txt"
 COLOUR_CODE = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -53,11 +55,27 @@ def build_book(
     warning; the pages of the last good build then stay where they are.
     """
     outcomes = run_chapters(book, profile, settings, jobs=jobs, force=force, report=report)
-    return BuiltBook(render(book, stage(book, profile, outcomes)), outcomes)
+    return BuiltBook(render(book, stage(book, profile, outcomes), force=force), outcomes)
 
 
-def render(book: Book, source: Path) -> Path:
-    """Render a staged folder, every warning an error; the index page. Raises PagesFailed with the first complaint."""
+def render(book: Book, source: Path, *, force: bool = False) -> Path:
+    """Render a staged folder, every warning an error; the index page. Raises PagesFailed with the first complaint.
+
+    Where neither a staged file, nor the package that the pages document, nor a pin, nor a page has changed since the
+    last time, the pages stand; unless forced.
+    """
+    target, kept = book.build_folder / "html", book.build_folder / "html.sha256"
+    made_of = _content([*_files(source), *PACKAGE.rglob("*.py"), REQUIREMENTS], book.root)
+    if not force and target.is_dir() and kept.is_file() and kept.read_text() == f"{made_of} {_names(target)}":
+        return target / "index.html"
+    shutil.move(_rendered(book, source, target), target)
+    shutil.rmtree(book.build_folder / "next", ignore_errors=True)
+    kept.write_text(f"{made_of} {_names(target)}")
+    return target / "index.html"
+
+
+def _rendered(book: Book, source: Path, old: Path) -> Path:
+    """The folder of fresh pages; the old ones are gone only when they have been made."""
     scratch, log = book.build_folder / "next", book.build_folder / "jupyter-book.log"
     shutil.rmtree(scratch, ignore_errors=True)
     start = "from jupyter_book.cli.main import main; main()"
@@ -76,11 +94,21 @@ def render(book: Book, source: Path) -> Path:
     html = scratch / "_build" / "html"
     if done.returncode != 0 or not (html / "index.html").is_file():
         raise PagesFailed(f"the pages could not be rendered: {first_complaint(output)} (all of it is in {log})")
-    target = book.build_folder / "html"
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.move(html, target)
-    shutil.rmtree(scratch, ignore_errors=True)
-    return target / "index.html"
+    shutil.rmtree(old, ignore_errors=True)
+    return html
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _content(paths: Iterable[Path], root: Path) -> str:
+    return combined_hash(hash_files((path for path in paths if path.is_file()), root=root))
+
+
+def _names(folder: Path) -> str:
+    """A hash of the names and sizes of the files of a folder."""
+    return combined_hash({str(path.relative_to(folder)): f"{path.stat().st_size}" for path in _files(folder)})
 
 
 def first_complaint(output: str) -> str:

@@ -1,5 +1,6 @@
 """The status page: what each chapter cost, and whether it ran."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 from molkit.book.execute import Outcome
@@ -16,9 +17,9 @@ def status_markdown(outcomes: Sequence[Outcome], *, profile: str, not_run: Seque
     lines = [
         "# Status of the chapters",
         "",
-        f"Built with the `{profile}` profile. *Cached* means that no byte the chapter depends on has changed since",
-        "the run shown: its code, the package files its imports reach, its parameters, the data and weights it",
-        "opened, and the pinned versions.",
+        f"Built with the `{profile}` profile. A chapter runs again when a byte it depends on has changed since the run",
+        "shown: its code, the package files its imports reach, its parameters, the data and weights it opened, and the",
+        "pinned versions.",
         "",
         "| Chapter | State | Time | Budget | Peak memory | Last run (UTC) | Commit |",
         "|:--|:--|--:|--:|--:|:--|:--|",
@@ -53,9 +54,11 @@ def experiments_markdown() -> str:
 def _lines_of(name: str, function: str) -> list[str]:
     stored, code = Store(name).read(), current_code(function)
     audits = [read_audit(line) for line in stored.audits]
-    lines = []
+    lines, entries = [], defaultdict(list)
+    for entry in stored.entries.values():
+        entries[entry.batch].append(entry)
     for batch in stored.batches.values():
-        own = [entry for entry in stored.entries.values() if entry.batch == batch.id]
+        own = entries[batch.id]
         speaking = relevant(audits, [batch], stored.entries, code)
         state, _ = standing([batch], speaking, code)
         told = "; ".join(f"{audit.date}: {audit}" for audit in speaking)
@@ -70,7 +73,7 @@ def _row(outcome: Outcome) -> str:
     over = " (over)" if record.seconds > record.budget_seconds else ""
     cells = [
         _link(outcome.chapter),
-        _badge(outcome.state),
+        _badge("failed" if outcome.state == "failed" else "run"),  # cached or not: the page stays the same
         duration(record.seconds),
         duration(record.budget_seconds) + over,
         memory(record.peak_memory_mib),

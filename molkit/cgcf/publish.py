@@ -1,7 +1,8 @@
-"""A run of the flow or of the energy becomes published weights: float32, learning curve, facts and a card."""
+"""What is published of a run of the flow or of the energy: float32, facts and a card."""
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -11,11 +12,10 @@ from molkit.cgcf.energy_training import load_energy, save_energy
 from molkit.cgcf.model import load_flow, save_flow
 from molkit.config import read_yaml
 from molkit.errors import DataNotFound
-from molkit.training.publishing import keep_training, write_card
+from molkit.training.publishing import Publication
 from molkit.training.run_folder import load_state
-from molkit.training.weights import WEIGHTS_ROOT, folder_to_publish
 
-COPIED = ("training.yaml", "provenance.jsonl", "recipe.yaml")
+COPIED = ("metrics.jsonl", "training.yaml", "provenance.jsonl", "recipe.yaml")
 CONTRASTIVE = "noise-contrastive"
 ENERGY_LIMITS = (
     "Learned over a bridge of levels between data and flow samples, one part of the energy for each step; the learning "
@@ -29,32 +29,31 @@ PAPER_PASSES = {"QM9": 42_000 * 128, "drug": 30_600 * 64}  # conformations seen 
 DRUG_SETS = ("conformers_dft", "ensembles_drugs")
 
 
-def publish(
-    run: Path, name: str, *, earlier: Sequence[Path] = (), remarks: Sequence[str] = (), root: Path = WEIGHTS_ROOT
-) -> Path:
-    """Write the averaged weights of `run` to root/name with curve, facts and card; returns the folder.
+def publication(run: Path, *, earlier: Sequence[Path] = (), remarks: Sequence[str] = ()) -> Publication:
+    """The averaged weights of a run of the flow or of the energy, in float32, with its card.
 
     `earlier`: run folders whose weights this run began with, first one first, for the card. Raises DataNotFound when a
-    run is absent, InvalidInput for a name with a separator or a run of another method.
+    run is absent, InvalidInput for a run of another method.
     """
-    target = folder_to_publish(name, root)
     for folder in (run, *earlier):
         if not (folder / "recipe.yaml").is_file():
             raise DataNotFound(f"{folder}: no recipe.yaml; is this the folder of a run of the flow or its energy?")
     if read_yaml(run / "config.yaml").get("method") == ENERGY:
         network = load_energy(run)
-        save_energy(network, network.config, target)
-        count = sum(parameter.numel() for parameter in network.parameters())
+        save = partial(save_energy, network, network.config)
     else:
-        flow = load_flow(run).flow
-        save_flow(flow, target)
-        count = sum(parameter.numel() for parameter in flow.parameters())
+        network = load_flow(run).flow
+        save = partial(save_flow, network)
+    count = sum(parameter.numel() for parameter in network.parameters())
     parts = [part_facts(folder) for folder in (*earlier, run)]
-    keep_training(run, target, {"parts": parts, "remarks": list(remarks), "numbers": count}, settings=COPIED)
-    told = [f"Numbers that were trained: {count:,}; stored in float32.", *map(_training, parts), *remarks]
-    limits = ENERGY_LIMITS if parts[-1]["objective"] == CONTRASTIVE else flow_limits(parts)
-    write_card(target, name, told, limits=limits)
-    return target
+    return Publication(
+        run=run,
+        save=save,
+        facts={"parts": parts, "remarks": list(remarks), "numbers": count},
+        told=[f"Numbers that were trained: {count:,}; stored in float32.", *map(_training, parts), *remarks],
+        limits=ENERGY_LIMITS if parts[-1]["objective"] == CONTRASTIVE else flow_limits(parts),
+        kept=COPIED,
+    )
 
 
 def part_facts(run: Path) -> dict:

@@ -122,46 +122,38 @@ def publish(
 ) -> None:
     """Write the weights of RUN to data/weights/NAME, in half precision, with curve, facts and samples."""
     from molkit.config import read_yaml
-    from molkit.edm.publish import publish as publish_run
-    from molkit.edm.publish import publish_snapshot
+    from molkit.training.publishing import publish as publish_run
 
-    if step is not None:
-        click.echo(str(publish_snapshot(run, step, name)))
-        return
     stored = read_yaml(run / "config.yaml") if (run / "config.yaml").is_file() else {}
-    if stored.get("method") in ("cgcf", "etm"):
-        from molkit.cgcf.publish import publish as publish_flow
+    method = stored.get("method")
+    if step is not None:
+        from molkit.edm.publish import snapshot_publication as told
 
-        folder = publish_flow(run, name, earlier=earlier, remarks=remarks)
-        click.echo(f"{folder}: {sum(path.stat().st_size for path in folder.iterdir()) / 2**20:.2f} MiB")
-        return
-    if stored.get("method") == "ofdft_compact":
-        from molkit.ofdft.compact import publish as publish_compact
+        folder = publish_run(told(run, step), name)
+    elif method in ("cgcf", "etm"):
+        from molkit.cgcf.publish import publication as told
 
-        click.echo(f"{publish_compact(run, name, remarks=remarks)}: written")
-        return
-    if stored.get("method") == "ofdft_attention":
-        from molkit.ofdft.attention_functional import publish as publish_attention
+        folder = publish_run(told(run, earlier=earlier, remarks=remarks), name)
+    elif method == "ofdft_compact":
+        from molkit.ofdft.compact import publication as told
 
-        click.echo(f"{publish_attention(run, name, remarks=remarks)}: written")
-        return
-    if stored.get("method") == "property" or stored.get("context_names"):
-        click.echo(str(_publish_conditional(run, name, stored)))
-        return
-    folder = publish_run(
-        run,
-        name,
-        samples=samples,
-        sample_calls=sample_calls,
-        sample_seed=sample_seed,
-        samples_requested=sample_count,
-        sampler=sampler,
-        remarks=remarks,
-    )
-    if (folder / "samples.npz").is_file():
-        from molkit.studies.edm_card import publish_card  # needs RDKit; a bare training machine publishes without it
+        folder = publish_run(told(run, remarks=remarks), name)
+    elif method == "ofdft_attention":
+        from molkit.ofdft.attention_functional import publication as told
 
-        click.echo(f"{publish_card(folder)}: scored and written")
+        folder = publish_run(told(run, remarks=remarks), name)
+    elif method == "property" or stored.get("context_names"):
+        folder = _publish_conditional(run, name, stored)
+    else:
+        from molkit.edm.publish import publication as told
+
+        samples_of = {"sample_calls": sample_calls, "sample_seed": sample_seed, "sampler": sampler}
+        about = told(run, samples_requested=sample_count, remarks=remarks, **samples_of)
+        folder = publish_run(about, name, samples=samples)
+        if samples is not None:
+            from molkit.studies.edm_card import publish_card  # needs RDKit; a bare training machine does without
+
+            click.echo(f"{publish_card(folder)}: scored and written")
     click.echo(f"{folder}: {sum(path.stat().st_size for path in folder.iterdir()) / 2**20:.2f} MiB")
 
 

@@ -1,69 +1,48 @@
-"""A run becomes published weights: half precision, learning curve, facts, samples and a card."""
+"""What is published of a run: half precision, facts for the card."""
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 from molkit.edm.config import QM9_SIZES, EdmConfig
-from molkit.edm.model import WEIGHTS_ROOT, load, save
+from molkit.edm.model import load, save
 from molkit.edm.property_network import load_property, save_property
 from molkit.edm.published import TrainingFacts
-from molkit.errors import DataNotFound, InvalidInput
-from molkit.training.publishing import keep_training, write_card, write_facts
+from molkit.errors import DataNotFound
+from molkit.training.publishing import Publication
 from molkit.training.run_folder import load_state
-from molkit.training.weights import folder_to_publish
-
-MAX_FILE_BYTES = 15 * 2**20
 
 
-def publish(
+def publication(
     run: Path,
-    name: str,
     *,
-    samples: Path | None = None,
     sample_calls: int | None = None,
     sample_seed: int | None = None,
     samples_requested: int | None = None,
     sampler: str | None = None,
     remarks: Sequence[str] = (),
-    root: Path = WEIGHTS_ROOT,
-) -> Path:
-    """Write the averaged weights of `run` to root/name with all that a page needs; returns the folder.
-
-    Raises DataNotFound when the run or the samples are absent, InvalidInput for a name with a separator, weights that
-    are not finite in half precision, or a file above 15 MiB.
-    """
-    folder = folder_to_publish(name, root)
-    if samples is not None and not samples.is_file():
-        raise DataNotFound(f"{samples}: no such file")
+) -> Publication:
+    """The averaged weights of a run of EDM, and how its samples were drawn; the card comes with their scores."""
     edm = load(run, fast=False)
-    _, numbers = load_state(run)
     facts = replace(
-        _facts(run, edm.config, numbers),
+        _facts(run, edm.config, load_state(run)[1]),
         sample_calls=sample_calls,
         sample_seed=sample_seed,
         samples_requested=samples_requested,
         sampler=sampler,
         remarks=tuple(remarks),
     )
-    save(edm, folder, half=True, metadata={"step": facts.step, "passes": facts.passes})
-    keep_training(run, folder, asdict(facts))
-    if samples is not None:
-        shutil.copyfile(samples, folder / "samples.npz")
-    for path in folder.iterdir():
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise InvalidInput(f"{path}: {path.stat().st_size} bytes, above the 15 MiB a published file may have")
-    return folder
+    metadata = {"step": facts.step, "passes": facts.passes}
+    return Publication(run=run, save=partial(save, edm, half=True, metadata=metadata), facts=asdict(facts))
 
 
-def publish_snapshot(run: Path, step: int, name: str, *, root: Path = WEIGHTS_ROOT) -> Path:
-    """Write the weights that a run kept at `step` to root/name, with facts and a short card; returns the folder.
+def snapshot_publication(run: Path, step: int) -> Publication:
+    """The weights that a run of EDM kept at `step`, with a short card.
 
     Raises DataNotFound where the run kept no such snapshot or logged no such step.
     """
-    folder = folder_to_publish(name, root)
     source = run / "snapshots" / f"step_{step:08d}"
     if not (source / "weights.safetensors").is_file():
         kept = sorted(int(path.name[5:]) for path in (run / "snapshots").glob("step_*"))
@@ -73,10 +52,7 @@ def publish_snapshot(run: Path, step: int, name: str, *, root: Path = WEIGHTS_RO
     if logged is None:
         raise DataNotFound(f"{run / 'metrics.jsonl'}: step {step} was not logged, so its passes are not known")
     edm = load(source, fast=False)
-    numbers = {"step": step, "passes": logged["passes"], "seconds": logged["seconds"]}
-    facts = _facts(run, edm.config, numbers)
-    save(edm, folder, half=True, metadata={"step": facts.step, "passes": facts.passes})
-    write_facts(folder, asdict(facts))
+    facts = _facts(run, edm.config, {"step": step, "passes": logged["passes"], "seconds": logged["seconds"]})
     told = [
         f"Step {facts.step:,}, {facts.passes:,} molecule passes ({facts.epochs:.2f} epochs), "
         f"{facts.seconds / 3600:.2f} h of wall time, {facts.device}.",
@@ -84,22 +60,26 @@ def publish_snapshot(run: Path, step: int, name: str, *, root: Path = WEIGHTS_RO
         "Weights: exponential average, stored in half precision. Kept to show what is learned when; molecules sampled "
         "from it are worse than those of the finished training.",
     ]
-    write_card(folder, f"{name}: an early state of a training", told)
-    return folder
+    return Publication(
+        run=run,
+        save=partial(save, edm, half=True, metadata={"step": facts.step, "passes": facts.passes}),
+        facts=asdict(facts),
+        subject="an early state of a training",
+        told=told,
+        kept=(),
+    )
 
 
-def publish_property(run: Path, name: str, *, num_molecules: int, root: Path = WEIGHTS_ROOT) -> Path:
-    """Write the averaged weights of a property network's run to root/name; returns the folder. Raises as `publish`.
-
-    num_molecules is the size of its training part.
-    """
-    folder = folder_to_publish(name, root)
+def property_publication(run: Path, *, num_molecules: int) -> Publication:
+    """The averaged weights of a property network's run; num_molecules is the size of its training part."""
     model = load_property(run)
-    _, numbers = load_state(run)
+    numbers = load_state(run)[1]
     facts = replace(_facts(run, EdmConfig(), numbers), epochs=round(numbers["passes"] / num_molecules, 2))
-    save_property(folder, model.config, model.network, half=True)
-    keep_training(run, folder, asdict(facts))
-    return folder
+
+    def write(folder: Path) -> None:
+        save_property(folder, model.config, model.network, half=True)
+
+    return Publication(run=run, save=write, facts=asdict(facts))
 
 
 def training_molecules(config: EdmConfig) -> int:

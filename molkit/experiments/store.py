@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ class Batch:
     rows: str = ""
     note: str = ""
 
-    @property
+    @cached_property
     def id(self) -> str:
         """12 digits; the same whatever has become of its rows."""
         return digest(asdict(replace(self, rows="", seconds=0.0)))[:12]

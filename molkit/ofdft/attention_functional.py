@@ -1,7 +1,7 @@
 """A trained attention functional: its energy of one molecule's densities, and its files."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,9 +27,10 @@ from molkit.ofdft.functional_files import stored_config
 from molkit.ofdft.guess import minao_coefficients
 from molkit.ofdft.integrals import DensityIntegrals, density_integrals
 from molkit.ofdft.predicted_start import correction_shape, predicted_channels
-from molkit.training.files import write_text, write_yaml
+from molkit.training.files import write_yaml
+from molkit.training.publishing import Publication
 from molkit.training.run_folder import load_state
-from molkit.training.weights import WEIGHTS_ROOT, folder_to_publish, read_weights, resolve, write_weights
+from molkit.training.weights import read_weights, resolve, write_weights
 
 METHOD = "ofdft_attention"
 
@@ -211,45 +212,43 @@ def load(path_or_name: str | Path) -> AttentionFunctional:
     return replace(assemble(config, model), name=folder.name, domain=read_domain(folder))
 
 
-def publish(run: Path, name: str, *, remarks: tuple[str, ...] = (), root: Path = WEIGHTS_ROOT) -> Path:
-    """Write the averaged weights of a run, or of one of its snapshots, to root/name with a card; returns the folder.
-
-    Raises InvalidInput for a name with a separator, or what `load` raises.
-    """
-    folder = folder_to_publish(name, root)
+def publication(run: Path, *, remarks: Sequence[str] = ()) -> Publication:
+    """The averaged weights of a run, or of one of its snapshots, with a card. Raises what `load` raises."""
     functional = load(run)
     origin = run.parents[1] if run.parent.name == "snapshots" else run
     if origin != run:
         remarks = (f"The weights are those of snapshot {run.name} of that run.", *remarks)
-    _, numbers = load_state(origin)
-    folder.mkdir(parents=True, exist_ok=True)
-    for part in ("config.yaml", "weights.safetensors"):
-        shutil.copyfile(run / part, folder / part)
-    write_text(folder / "card.md", card(functional, numbers, remarks))
-    for small in ("training.yaml", "provenance.jsonl"):
-        write_text(folder / small, (origin / small).read_text(encoding="utf-8"))
-    return folder
-
-
-def card(functional: AttentionFunctional, numbers: Mapping[str, float], remarks: tuple[str, ...]) -> str:
-    """What a user must know of a functional, in Markdown."""
     config = functional.config
+    subject = "density functional of several compositions" if len(config.domain) > 1 else "density functional"
+    told = [*told_of(functional, load_state(origin)[1]), *remarks]
+
+    def copy_into(folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for part in ("config.yaml", "weights.safetensors"):
+            shutil.copyfile(run / part, folder / part)
+
+    return Publication(run=origin, save=copy_into, subject=subject, told=told, limits=[limits_of(config)])
+
+
+def told_of(functional: AttentionFunctional, numbers: Mapping[str, float]) -> list[str]:
+    """What a user must know of a functional."""
     count = sum(parameter.numel() for parameter in functional.network.parameters())
-    channels = ", ".join(f"{number} of l = {momentum}" for momentum, number in enumerate(config.counts))
+    channels = ", ".join(f"{number} of l = {momentum}" for momentum, number in enumerate(functional.config.counts))
+    return [
+        f"T_s + E_xc of PBE / 6-31G(2df,p) densities of H, C, N, O, F; channels of an atom: {channels}; {count:,} "
+        "parameters.",
+        f"Training: {numbers['step']} steps, {numbers['passes']:,} sample passes, {numbers['seconds']:.0f} s wall time "
+        "on one CPU thread. Labels: `molkit labels`; recipe: `training.yaml` and `data/recipes`.",
+    ]
+
+
+def limits_of(config: AttentionConfig) -> str:
+    """The molecules that a functional is for."""
     limits = "molecules with the atoms and bonds of its training set, near its geometries: "
     limits += "; ".join(config.domain) or "not recorded"
     if config.most_heavy_atoms:
         limits = (
             f"connected molecules of the elements of its {len(config.domain)} kinds of training molecules, at most "
+            f"{config.most_heavy_atoms} heavy atoms, near equilibrium"
         )
-        limits += f"{config.most_heavy_atoms} heavy atoms, near equilibrium"
-    lines = [
-        "# Density functional of several compositions" if len(config.domain) > 1 else "# Density functional",
-        f"T_s + E_xc of PBE / 6-31G(2df,p) densities of H, C, N, O, F; channels of an atom: {channels}; {count:,} "
-        "parameters.",
-        f"Training: {numbers['step']} steps, {numbers['passes']:,} sample passes, {numbers['seconds']:.0f} s wall time "
-        "on one CPU thread. Labels: `molkit labels`; recipe: `training.yaml` and `data/recipes`.",
-        f"Limits: neutral closed-shell {limits}. Others are refused.",
-        *remarks,
-    ]
-    return "\n\n".join(lines) + "\n"
+    return f"Neutral closed-shell {limits}. Others are refused."

@@ -4,7 +4,7 @@ It serves one class of molecules (same atoms, any geometry). A model for many co
 attention; this one shows what makes any learned functional survive its own minimisation.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,11 +22,16 @@ from molkit.ofdft.functional_files import stored_config
 from molkit.ofdft.integrals import density_integrals
 from molkit.ofdft.natural import NaturalFrame, natural_frame
 from molkit.ofdft.reduction import Reduction
-from molkit.training.files import write_text, write_yaml
+from molkit.training.files import write_yaml
+from molkit.training.publishing import Publication
 from molkit.training.run_folder import load_state
-from molkit.training.weights import WEIGHTS_ROOT, folder_to_publish, read_weights, resolve, write_weights
+from molkit.training.weights import read_weights, resolve, write_weights
 
 METHOD = "ofdft_compact"
+LIMITS = (
+    "This one class of molecules, geometries like those it was trained on, closed shells. The energy at the density "
+    "predicted from the geometry is as good as the minimised one: with one composition the geometry says everything.",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,33 +220,24 @@ def load(path_or_name: str | Path) -> CompactFunctional:
     return replace(assemble(config, network), name=folder.name, domain=read_domain(folder))
 
 
-def publish(run: Path, name: str, *, remarks: tuple[str, ...] = (), root: Path = WEIGHTS_ROOT) -> Path:
-    """Write the averaged weights of a run to root/name, single precision, with its card; returns the folder.
-
-    Raises InvalidInput for a name with a separator, or what `load` raises.
-    """
-    folder = folder_to_publish(name, root)
+def publication(run: Path, *, remarks: Sequence[str] = ()) -> Publication:
+    """The averaged weights of a run, in single precision, with its card. Raises what `load` raises."""
     functional = load(run)
-    _, numbers = load_state(run)
-    save(folder, functional.config, functional.network.float())
-    write_text(folder / "card.md", card(functional, numbers, remarks))
-    for small in ("training.yaml", "provenance.jsonl"):
-        write_text(folder / small, (run / small).read_text(encoding="utf-8"))
-    return folder
+    told = [*told_of(functional, load_state(run)[1]), *remarks]
+
+    def save_into(folder: Path) -> None:
+        save(folder, functional.config, functional.network.float())
+
+    return Publication(run=run, save=save_into, subject="a compact functional", told=told, limits=LIMITS)
 
 
-def card(functional: CompactFunctional, numbers: Mapping[str, float], remarks: tuple[str, ...]) -> str:
-    """What a user must know of a functional, in Markdown."""
+def told_of(functional: CompactFunctional, numbers: Mapping[str, float]) -> list[str]:
+    """What a user must know of a functional."""
     config = functional.config
     count = sum(parameter.numel() for parameter in functional.network.parameters())
-    lines = [
-        f"# Compact density functional of {config.name}",
-        f"T_s + E_xc of PBE / 6-31G(2df,p) densities, {config.num_components} coordinates, {count:,} parameters.",
+    return [
+        f"T_s + E_xc of PBE / 6-31G(2df,p) densities of {config.name}, {config.num_components} coordinates, {count:,} "
+        "parameters.",
         f"Training: {numbers['step']} steps, {numbers['passes']:,} sample passes, {numbers['seconds']:.0f} s wall time "
         "on one CPU thread. Labels: `molkit labels`; recipe: `training.yaml` and `data/recipes`.",
-        "Limits: this one class of molecules, geometries like those it was trained on, closed shells. The energy at "
-        "the density predicted from the geometry is as good as the minimised one: with one composition the geometry "
-        "says everything.",
-        *remarks,
     ]
-    return "\n\n".join(lines) + "\n"

@@ -7,7 +7,7 @@ from molkit.data.qm9_labels import PROPERTIES, Part, load_generator_molecules, l
 from molkit.edm.conditions import make_table, write_table
 from molkit.edm.model import load, resolve
 from molkit.edm.property_network import load_property
-from molkit.edm.publish import publish, publish_property
+from molkit.edm.publish import property_publication, publication
 from molkit.edm.published import TrainingFacts, learning_curve, sessions, training_facts
 from molkit.edm.recipes import DataChoice, load_training_set
 from molkit.figures.tables import with_interval
@@ -15,7 +15,7 @@ from molkit.metrics.statistics import Interval
 from molkit.studies import edm_drug_size, edm_heavy
 from molkit.studies.edm_conditional import judge_error
 from molkit.studies.edm_evaluation import nll_on_test, score_data, score_stored
-from molkit.training.publishing import Table, write_card
+from molkit.training.publishing import Table, publish, write_card
 
 CURVE_ROWS = 12
 DRUG_DATA, DRUG_UNTRAINED = 400, 20  # geometries of a split behind the data's columns; of the untrained network
@@ -42,9 +42,9 @@ def publish_card(weights: str | Path) -> Path:
 
 
 def publish_network(run: Path, name: str, *, part: Part) -> Path:
-    """Publish a property network with its errors on molecules it never saw; returns its card."""
+    """Publish a property network with its errors on molecules it never saw; returns the folder."""
     num_molecules = len(load_labelled(part).index)
-    folder = publish_property(run, name, num_molecules=num_molecules)
+    folder = publish(property_publication(run, num_molecules=num_molecules), name)
     model, splits = load_property(folder), [load_labelled(split) for split in ("valid", "test")]
     errors = [judge_error(str(folder), split) for split in splits]
     count = sum(p.numel() for p in model.network.parameters())
@@ -61,12 +61,13 @@ def publish_network(run: Path, name: str, *, part: Part) -> Path:
         [[f"{p.symbol}, {p.table_unit}", *(_three_digits(found[p.name]) for found in errors)] for p in PROPERTIES],
         "95 % intervals by bootstrap over molecules.",
     )
-    return write_card(folder, f"{name}: six properties of QM9 molecules from their geometry", facts, tables=[table])
+    write_card(folder, f"{name}: six properties of QM9 molecules from their geometry", facts, tables=[table])
+    return folder
 
 
 def publish_generator(run: Path, name: str) -> Path:
     """Publish a conditional generator with the table of its conditions; returns the folder. Samples come later."""
-    folder = publish(run, name)
+    folder = publish(publication(run), name)
     molecules, labels = load_training_set(DataChoice(labels="predicted"))
     known = load_generator_molecules().labels  # p(c | M) from true labels where they are, predicted ones elsewhere
     write_table(folder, make_table(load(folder, fast=False).config.context_names, molecules.num_atoms, labels))

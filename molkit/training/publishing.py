@@ -1,16 +1,18 @@
-"""What lies beside published weights, for every method: the card, the learning curve, the settings and the facts."""
+"""Runs become published weights, for every method: with learning curve, settings, facts, samples and a card."""
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from jinja2 import StrictUndefined, Template
 
+from molkit.errors import DataNotFound, InvalidInput
 from molkit.training.files import write_text
-from molkit.training.weights import copy_thinned
+from molkit.training.weights import WEIGHTS_ROOT, copy_thinned, folder_to_publish
 
+MAX_FILE_BYTES = 15 * 2**20
 CARD = Template(
     """\
 # {{ title }}
@@ -57,20 +59,42 @@ def write_card(
     return folder / "card.md"
 
 
-def keep_training(
-    run: Path,
-    folder: Path,
-    facts: Mapping[str, object],
-    *,
-    settings: Sequence[str] = ("training.yaml", "provenance.jsonl"),
-) -> None:
-    """Beside the weights: the thinned learning curve, the settings and sessions of the run, and facts in JSON."""
-    copy_thinned(run / "metrics.jsonl", folder / "metrics.jsonl")
-    for name in settings:
-        shutil.copyfile(run / name, folder / name)
-    write_facts(folder, facts)
+@dataclass(frozen=True, kw_only=True)
+class Publication:
+    """What a method says of one of its runs: how its weights are saved, its facts, its card where anything is told."""
+
+    run: Path
+    save: Callable[[Path], object]  # writes configuration and weights into a folder
+    facts: Mapping[str, object] = field(default_factory=dict)  # training.json
+    subject: str = ""  # after the name, at the head of the card
+    told: Sequence[str] = ()
+    limits: Sequence[str] = ()
+    kept: Sequence[str] = ("metrics.jsonl", "training.yaml", "provenance.jsonl")  # files of the run
 
 
-def write_facts(folder: Path, facts: Mapping[str, object]) -> None:
-    """Write training.json."""
-    write_text(folder / "training.json", json.dumps(dict(facts), indent=2) + "\n")
+def publish(about: Publication, name: str, *, samples: Path | None = None, root: Path = WEIGHTS_ROOT) -> Path:
+    """Write the weights of a run to root/name with its learning curve, settings, facts, samples and card; the folder.
+
+    Raises DataNotFound where the samples are absent, InvalidInput for a name with a separator, weights that are not
+    finite in half precision, or a file above 15 MiB.
+    """
+    folder = folder_to_publish(name, root)
+    if samples is not None and not samples.is_file():
+        raise DataNotFound(f"{samples}: no such file")
+    about.save(folder)
+    for file in about.kept:
+        if file != "metrics.jsonl":
+            shutil.copyfile(about.run / file, folder / file)
+        elif (about.run / file).is_file():  # a run of a few steps has logged nothing
+            copy_thinned(about.run / file, folder / file)
+    if about.facts:
+        write_text(folder / "training.json", json.dumps(dict(about.facts), indent=2) + "\n")
+    if samples is not None:
+        shutil.copyfile(samples, folder / "samples.npz")
+    if about.told:
+        title = f"{name}: {about.subject}" if about.subject else name
+        write_card(folder, title, about.told, limits=about.limits)
+    for path in folder.iterdir():
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise InvalidInput(f"{path}: {path.stat().st_size} bytes, above the 15 MiB a published file may have")
+    return folder

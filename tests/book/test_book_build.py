@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,13 +11,14 @@ import time
 import psutil
 import pytest
 
+from molkit.book import build as building
 from molkit.book.build import first_complaint, refresh
 from molkit.book.cache import read_record
 from molkit.book.execute import Outcome, run_chapter
 from molkit.book.notebooks import canonical, problems, read_notebook
 from molkit.book.profiles import Settings
 from molkit.book.provenance import duration, memory, stamp
-from molkit.book.stage import staged_notebook
+from molkit.book.stage import stage, staged_notebook
 from molkit.book.status import status_markdown
 from molkit.book.verdicts import changed_verdicts
 from molkit.cli import run as molkit
@@ -71,6 +73,27 @@ def test_pages_with_a_warning_are_an_error_and_leave_the_last_good_ones(toy, cap
     message = capsys.readouterr().err
     assert "the pages could not be rendered" in message and "absent.md" in message and message.count("\n") == 1
     assert (html / "index.html").read_text() == "the last good build"
+
+
+def test_pages_are_rendered_again_only_when_something_on_them_or_a_page_itself_changed(toy, monkeypatch):
+    rendered = []
+
+    def pretend(book, source, old):
+        rendered.append(source)
+        shutil.rmtree(old, ignore_errors=True)
+        (book.build_folder / "next").mkdir(parents=True)
+        (book.build_folder / "next" / "index.html").write_text("pages")
+        return book.build_folder / "next"
+
+    monkeypatch.setattr(building, "_rendered", pretend)
+    index = building.render(toy, stage(toy, "smoke", []))
+    assert building.render(toy, stage(toy, "smoke", [])) == index and len(rendered) == 1
+    building.render(toy, stage(toy, "smoke", []), force=True)
+    (toy.root / "intro.md").write_text("# Toy\n\nAnother sentence.\n")
+    building.render(toy, stage(toy, "smoke", []))
+    (toy.build_folder / "html" / "index.html").write_text("somebody wrote here")
+    building.render(toy, stage(toy, "smoke", []))
+    assert len(rendered) == 4 and index.read_text() == "pages"
 
 
 def test_a_chapter_that_takes_far_too_long_is_stopped(toy):
@@ -162,7 +185,7 @@ def test_the_stamp_and_the_status_page_state_what_is_known(toy):
     for fact in ("| Profile | smoke |", "`seed = 0`", " UTC, ", "peak memory", "python 3.", "one thread"):
         assert fact in text
     page = status_markdown([Outcome("second", "cached", (), record)], profile="smoke", not_run=["first"])
-    assert "molkit-cached" in page and "not run" in page and record.machine in page
+    assert "molkit-run" in page and "not run" in page and record.machine in page
 
 
 def test_times_and_sizes_are_written_as_people_do():

@@ -380,7 +380,8 @@ def test_recipes_refuse_what_they_do_not_know(tmp_path, capfd):
 
 
 def test_a_run_is_published_with_its_card(tmp_path, monkeypatch):
-    from molkit.cgcf.publish import publish
+    from molkit.cgcf.publish import publication
+    from molkit.training.publishing import publish
 
     recipe = tmp_path / "recipe.yaml"
     training = {"batch_pairs": 2000, "total_steps": 2, "precision": "float32", "log_every": 1}
@@ -388,12 +389,12 @@ def test_a_run_is_published_with_its_card(tmp_path, monkeypatch):
     recipe.write_text(yaml.safe_dump(values | {"training": training}))
     out = tmp_path / "run"
     assert run(["train", str(recipe), "--out", str(out), "--quiet"]) == 0
-    folder = publish(out, "toy", root=tmp_path / "weights", remarks=["A toy."])
+    folder = publish(publication(out, remarks=["A toy."]), "toy", root=tmp_path / "weights")
     text = (folder / "card.md").read_text()
     assert "Training by matching: 2 steps" in text and "- A toy." in text
     assert load_flow(folder).config.elements == load_flow(out).config.elements != ()
     with pytest.raises(InvalidInput, match="plain word"):
-        publish(out, "a/b", root=tmp_path)
+        publish(publication(out), "a/b", root=tmp_path)
 
 
 def test_the_tables_of_the_paper_are_entered():

@@ -10,7 +10,7 @@ from molkit.errors import DataNotFound, InvalidInput, RunError
 from molkit.molecule import Molecule
 from molkit.ofdft import compact
 from molkit.ofdft.attention import AttentionConfig
-from molkit.ofdft.attention_functional import load, publish, save
+from molkit.ofdft.attention_functional import load, publication, save
 from molkit.ofdft.attention_training import (
     AttentionData,
     AttentionRecipe,
@@ -34,6 +34,7 @@ from molkit.ofdft.labels import FrozenSampling
 from molkit.ofdft.published_energies import published_surface, qm9_surface
 from molkit.studies import ofdft_small as study
 from molkit.training.config import TrainConfig
+from molkit.training.publishing import publish
 from molkit.units import HARTREE_TO_KCAL
 
 CONFIG = AttentionConfig(counts=(4, 3, 2), width=8, num_layers=1, num_heads=2, num_gaussians=4)
@@ -101,7 +102,7 @@ def test_a_run_is_loaded_published_and_minimised(run, labelled, tmp_path):
     entry = labelled[2]
     found = study.minimise_all(functional, [entry], "MINAO", options=study.OPTIONS)
     assert abs(found.electrons[0]) < 1e-6 and np.isfinite(found.after[0])
-    again = load(publish(run / "snapshots" / "step_00000003", "tiny", root=tmp_path))
+    again = load(publish(publication(run / "snapshots" / "step_00000003"), "tiny", root=tmp_path))
     energy = again.energy_of(entry.molecule)
     start = energy.on_constraint(np.zeros(len(energy.constraint)))
     assert np.isfinite(energy(start)[0]) and "Others are refused" in (tmp_path / "tiny" / "card.md").read_text()

@@ -8,7 +8,7 @@ from molkit.cli import run
 from molkit.errors import InvalidInput
 from molkit.molecule import Molecule
 from molkit.ofdft import attention_functional, compact
-from molkit.ofdft.compact import load, publish
+from molkit.ofdft.compact import load
 from molkit.ofdft.density import density_of, functional_for, write_cube
 from molkit.ofdft.geometries import compositions, geometry, water
 from molkit.ofdft.kohn_sham import build_system, solve
@@ -112,8 +112,3 @@ def test_a_molecule_goes_to_the_first_functional_that_serves_it(monkeypatch):
         assert functional_for(molecule).name == name
     with pytest.raises(InvalidInput, match="up to 5 heavy atoms"):
         functional_for(geometry("beyond_five", "test", 0))
-
-
-def test_a_published_name_is_a_plain_word(tmp_path):
-    with pytest.raises(InvalidInput, match="plain word"):
-        publish(tmp_path, "a/b", root=tmp_path)

@@ -64,9 +64,10 @@ def test_the_card_of_qm9_weights_shows_their_scores_beside_the_data(tmp_path, mo
 def test_the_card_of_a_property_network_shows_its_errors(tmp_path, monkeypatch, part):
     folder = tmp_path / "copy"
     shutil.copytree(resolve(f"qm9_property_{part}"), folder)
-    monkeypatch.setattr(edm_card, "publish_property", lambda run, name, *, num_molecules: folder)
+    monkeypatch.setattr(edm_card, "property_publication", lambda run, *, num_molecules: run)
+    monkeypatch.setattr(edm_card, "publish", lambda run, name: folder)
     monkeypatch.setattr(edm_card, "load_labelled", lambda split: first(load_labelled(split), 30))
-    text = edm_card.publish_network(tmp_path, "toy", part=part).read_text()
+    text = (edm_card.publish_network(tmp_path, "toy", part=part) / "card.md").read_text()
     errors = judge_error(str(folder), first(load_labelled("valid"), 30))
     assert f"|  | validation (30) | test (30) |\n|---|---|---|\n| α, bohr³ | {errors['alpha'].value:.3g} [" in text
     assert f"30 labelled molecules of the training split, the part named `{part}`" in text

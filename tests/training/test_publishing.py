@@ -2,7 +2,10 @@
 
 import json
 
-from molkit.training.publishing import Table, keep_training, write_card
+import pytest
+
+from molkit.errors import DataNotFound, InvalidInput
+from molkit.training.publishing import Publication, Table, publish, write_card
 
 CARD = """\
 # toy: a card
@@ -45,19 +48,35 @@ def test_a_card_without_tables_and_limits_is_a_list_of_facts(tmp_path):
     assert write_card(tmp_path, "toy", ["One fact."]).read_text(encoding="utf-8") == "# toy\n\n- One fact.\n"
 
 
-def test_curve_settings_and_facts_of_a_run_are_kept_beside_the_weights(tmp_path):
-    run, folder = tmp_path / "run", tmp_path / "weights"
+def test_curve_settings_facts_and_samples_of_a_run_are_kept_beside_the_weights(tmp_path):
+    run, samples = tmp_path / "run", tmp_path / "drawn.npz"
     run.mkdir()
-    for name in ("training.yaml", "provenance.jsonl", "recipe.yaml", "state.bin"):
+    samples.write_bytes(b"some")
+    for name in ("training.yaml", "recipe.yaml", "provenance.jsonl"):
         (run / name).write_text(name)
     (run / "metrics.jsonl").write_text("".join(f'{{"step": {step}}}\n' for step in range(5000)))
-    keep_training(run, folder, {"step": 4999}, settings=("training.yaml", "recipe.yaml"))
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "metrics.jsonl",
-        "recipe.yaml",
-        "training.json",
-        "training.yaml",
-    ]
+
+    def save(folder):
+        folder.mkdir(parents=True)
+        (folder / "weights.safetensors").write_bytes(b"weights")
+
+    about = Publication(
+        run=run,
+        save=save,
+        facts={"step": 4999},
+        subject="a toy",
+        told=["A fact."],
+        kept=("metrics.jsonl", "recipe.yaml"),
+    )
+    folder = publish(about, "toy", samples=samples, root=tmp_path)
+    kept = "card.md metrics.jsonl recipe.yaml samples.npz training.json weights.safetensors"
+    assert sorted(path.name for path in folder.iterdir()) == kept.split()
     assert json.loads((folder / "training.json").read_text()) == {"step": 4999}
     curve = (folder / "metrics.jsonl").read_text().splitlines()
     assert len(curve) < 5000 and json.loads(curve[-1]) == {"step": 4999}
+    assert (folder / "card.md").read_text() == "# toy: a toy\n\n- A fact.\n"
+    with pytest.raises(DataNotFound, match="no such file"):
+        publish(about, "other", samples=tmp_path / "absent.npz", root=tmp_path)
+    with pytest.raises(InvalidInput, match="plain word"):
+        publish(about, "a/b", root=tmp_path)
+    assert not (tmp_path / "other").exists()
