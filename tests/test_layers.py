@@ -1,13 +1,15 @@
 """Who may import whom: arrows point down, heavy packages stay in their rooms, and reading a method stays short."""
 
 import ast
+import json
 from functools import cache
 from pathlib import Path
 
 import pytest
 
 from molkit.book.layout import REPOSITORY
-from molkit.claims.closure import reachable_files
+from molkit.book.notebooks import code_cells
+from molkit.claims.closure import names_bound, plain_python, reachable_files
 
 LAYERS = [  # from the ground up; rooms of one layer do not import each other unless SIDEWAYS says so
     {"units", "errors", "rng"},
@@ -86,6 +88,43 @@ def arrows() -> list[tuple[str, str, str]]:
         for name in imports(path)
         if name.split(".")[0] == "molkit" and room_of(name) != room_of(module_of(path)) and room_of(module_of(path))
     ]
+
+
+def code_of_ours() -> list[tuple[str, str]]:
+    """(where, source) of every Python file and every chapter of this repository."""
+    files = [path for room in ("molkit", "tests", "benchmarks") for path in sorted((REPOSITORY / room).rglob("*.py"))]
+    books = sorted((REPOSITORY / "chapters").rglob("*.ipynb"))
+    told = [(path, path.read_text(encoding="utf-8")) for path in files]
+    told += [(path, "\n".join(map(plain_python, code_cells(json.loads(path.read_text()))))) for path in books]
+    return [(path.relative_to(REPOSITORY).as_posix(), source) for path, source in told]
+
+
+@cache
+def names_in(module: str) -> set[str]:
+    """What a module of ours binds at its top level, and what lies in a package; empty where there is no such module."""
+    base = REPOSITORY.joinpath(*module.split("."))
+    path = next((path for path in (base / "__init__.py", base.with_suffix(".py")) if path.is_file()), None)
+    if path is None:
+        return set()
+    inside = {other.stem for other in base.iterdir()} if base.is_dir() else set()
+    return {"", *inside} | {
+        name for node in ast.parse(path.read_text(encoding="utf-8")).body for name in names_bound(node)
+    }
+
+
+def test_every_import_of_ours_names_something_that_exists():
+    wrong = []
+    for where, source in code_of_ours():
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Import):
+                asked = [(alias.name, "") for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                asked = [(node.module, alias.name) for alias in node.names]
+            else:
+                continue
+            ours = [(module, name) for module, name in asked if module.split(".")[0] in ("molkit", "benchmarks")]
+            wrong += [f"{where}: {module} {name}" for module, name in ours if name not in names_in(module)]
+    assert wrong == []
 
 
 def test_every_room_has_a_layer():

@@ -65,7 +65,7 @@ def _stands_alone(node: object) -> bool:
 
 def _needed(tree: ast.Module, name: str) -> list[ast.stmt]:
     """Top-level statements that `name` needs, in their order: what it mentions, and what binds no name at all."""
-    bound = [(_bound(node), node) for node in tree.body if not _stands_alone(node)]
+    bound = [(names_bound(node), node) for node in tree.body if not _stands_alone(node)]
     if not any(name in names for names, _ in bound):
         return []
     wanted, waiting = set(), [name, *(word for names, node in bound if not names for word in _words(node))]
@@ -77,7 +77,7 @@ def _needed(tree: ast.Module, name: str) -> list[ast.stmt]:
     return [node for names, node in bound if not names or names & wanted]
 
 
-def _bound(node: ast.stmt) -> set[str]:
+def names_bound(node: ast.stmt) -> set[str]:
     """Names that a top-level statement binds."""
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         return {node.name}
