@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from molkit.cli.engines import Engine, engine_options, retry_option
+from molkit.cli.engines import Engine, engine_options
 from molkit.cli.experiment import StudyGroup
 from molkit.cli.numbers import SEED, Number, Whole
 from molkit.cli.outcome import end_of_parts
@@ -79,38 +79,6 @@ def conditional(weights: str, count: int, calls: int, seed: int, guidance: float
     click.echo(f"{path}: {len(asked.prop)} molecules, {sum(asked.num_failed)} chains failed")
 
 
-@study.command("relaxation-starts")
-@click.argument("weights", default="edm_qm9")
-@click.option("--part", default="1/1", show_default=True, help="K/M: every M-th molecule from the K-th on.")
-@click.option("--minutes", type=Number(min=0.0), help="Begin no run after this time.")
-@click.option("--seed", default=0, show_default=True, type=SEED)
-@click.option("--keep", type=OutFolder(), required=True, help="Folder of single runs.")
-@click.option("--out", type=OutFile(makes_folder=True), help="A .json file of all runs there are.")
-@engine_options
-@retry_option("keep")
-def relaxation_starts(
-    weights: str,
-    part: str,
-    minutes: float | None,
-    seed: int,
-    keep: Path,
-    out: Path | None,
-    engine: Engine,
-) -> None:
-    """Relax held-back QM9 molecules from many starts by DFT; finished runs in the folder are not made again."""
-    from molkit.studies import relaxation_starts as starts
-
-    chosen = _part(part)
-    options = {"part": chosen, "seed": seed, "folder": keep, "minutes": minutes, "report": click.echo}
-    molecules = list(starts.molecules_of_sizes(starts.DFT_SIZES))
-    with engine.open() as executor:
-        found = starts.compare_on_dft(weights, molecules, executor=executor, **options)
-    click.echo(f"{len(found.outcomes)} runs, {len(found.failures)} failures")
-    if out is not None:
-        starts.write_comparison(found, out)
-        click.echo(str(out))
-
-
 @study.command("relaxation-chains")
 @click.argument("weights", default="edm_qm9")
 @click.option("--count", default=100, show_default=True, type=Whole(min=1), help="Chains of 19 atoms.")
@@ -143,29 +111,6 @@ def relaxation_learning(checkpoints: tuple[str, ...], count: int, seed: int, out
     made = learning.study(named, num_molecules=count, seed=seed)
     learning.write_study(made, out, seed=seed)
     click.echo(f"{out}: {len(made)} rows")
-
-
-@study.command("relaxation-recipe")
-@click.argument("weights", nargs=-1)
-@click.option("--count", default=18, show_default=True, type=Whole(min=2), help="Validation molecules.")
-@click.option("--seed", default=0, show_default=True, type=SEED)
-@click.option("--out", type=OutFile(makes_folder=True), required=True, help="A .json file.")
-def relaxation_recipe(weights: tuple[str, ...], count: int, seed: int, out: Path) -> None:
-    """Noise levels, endings, paths and averages of relaxations by WEIGHTS (edm_qm9), on validation molecules."""
-    from molkit.studies import relaxation_recipe as recipe
-
-    made = recipe.variants(weights or ("edm_qm9",), num_molecules=count, seed=seed)
-    recipe.write_variants(made, out, seed=seed)
-    click.echo(f"{out}: {len(made)} variants")
-
-
-def _part(text: str) -> tuple[int, int]:
-    """K/M, K from 1, as (K - 1, M)."""
-    from molkit.config import whole_number
-
-    first, _, of = text.partition("/")
-    number = whole_number(of, what=f"--part {text}: the M of K/M, such as 1/2,", low=1)
-    return whole_number(first, what=f"--part {text}: the K of K/M", low=1, high=number) - 1, number
 
 
 @study.command("ofdft-water")

@@ -12,6 +12,7 @@ from molkit.edm.editing import step_of_sigma
 from molkit.edm.features import State, decode
 from molkit.edm.samplers import ANCESTRAL, Sampler, clean_state, difference, final_step, take_step
 from molkit.edm.sampling import PAIR_BUDGET, MoleculeNoise
+from molkit.edm.schedule import alpha
 from molkit.errors import InvalidInput
 from molkit.graphs import Graph, split_by_pairs
 from molkit.molecule import Molecule
@@ -67,19 +68,23 @@ def relax_from(
     ending: Ending = "sample",
     sampler: Sampler = ANCESTRAL,
     keep_elements: bool = False,
+    scaled: bool = False,
     generator: torch.Generator,
 ) -> Relaxed:
     """Enter the chain with given molecules as the noisy state and walk it to the end, every step.
 
     The level is `sigma` in angstrom (noise on each coordinate relative to the molecule) or a `step` of the schedule.
     The geometry enters centred, neither noised nor scaled; elements without noise. The last step draws from p(x | z_0)
-    ("sample", as in the paper) or takes its mean. keep_elements puts the clean elements back before every call.
+    ("sample", as in the paper) or takes its mean. keep_elements puts the clean elements back before every call. scaled:
+    the geometry is made smaller by alpha, as a noisy state of that level is; not the paper's, 1 % at 0.15 angstrom.
     Source: Rothchild et al. 2024, relaxation. Raises InvalidInput for a wrong level or an element without a channel.
     """
     if not molecules:
         raise InvalidInput("need at least one molecule to start from, got none")
     start = start_step(denoiser, sigma, step)
     num_atoms, entered = enter(denoiser.config, molecules, dtype=denoiser.dtype)
+    if scaled:
+        entered = State(float(alpha(denoiser.log_snr[start])) * entered.positions, entered.features)
     runs = _in_batches(
         denoiser, entered, num_atoms, list(range(start, -1, -1)), sampler, ending, keep_elements, generator
     )

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -18,7 +18,7 @@ from molkit.edm.farm import shared_edm
 from molkit.edm.features import State
 from molkit.edm.model import Edm
 from molkit.edm.samplers import ANCESTRAL, Sampler, clean_state
-from molkit.edm.schedule import alpha, log_snr_table
+from molkit.edm.schedule import alpha
 from molkit.errors import InvalidInput
 from molkit.farm.folder import place_for
 from molkit.farm.run import run_farm
@@ -181,17 +181,6 @@ def _relaxed_part(
     return PreRelaxed(tuple(molecules), tuple(levels), problems)
 
 
-def finer(edm: Edm, factor: int) -> Edm:
-    """The same network and noise levels with `factor` times as many steps between them; its time is t / T, real-valued.
-
-    Raises InvalidInput for a factor below 1.
-    """
-    if factor < 1:
-        raise InvalidInput(f"steps can be made finer by a whole factor of at least 1, got {factor}")
-    config = replace(edm.config, num_steps=factor * edm.config.num_steps)
-    return replace(edm, config=config, log_snr=log_snr_table(config).to(edm.log_snr))
-
-
 def problem_of(edm: Edm, molecule: Molecule) -> str:
     """Why the model cannot relax a molecule; empty where it can."""
     try:
@@ -214,7 +203,7 @@ def _averaged(
 ) -> list[Molecule | None]:
     """Every molecule's chains, superposed on the given structure and averaged over those that stayed finite."""
     many = [molecule for molecule in molecules for _ in range(copies)]
-    options = {"ending": ending, "sampler": sampler, "keep_elements": True, "generator": generator}
+    options = {"ending": ending, "sampler": sampler, "keep_elements": True, "scaled": True, "generator": generator}
     found = relax_from(denoiser, many, sigma=level, **options).molecules
     return [_mean_structure(molecule, found[k * copies : (k + 1) * copies]) for k, molecule in enumerate(molecules)]
 

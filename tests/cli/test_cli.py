@@ -144,7 +144,7 @@ def toy(tmp_path):
         ("ensembles make qm9-test --window nan --out p", "--window"),
         ("train edm_qm9_cpu --time-budget nan --out p", "--time-budget"),
         ("labels water --largest nan --out p", "--largest"),
-        ("study relaxation-starts --part ²/2 --keep p", "--part"),
+        ("study dft_warm_start --heavy ² --store p", "--heavy (with commas)"),
         ("suite run ablations --seeds 99999999999999999999999 --out p", "--seeds"),
         ("study ofdft-classical --geometries water:² --out o.json", "CLASS:NUMBER"),
     ],

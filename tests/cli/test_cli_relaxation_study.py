@@ -8,8 +8,8 @@ from molkit.cli import run
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["relaxation-starts", "--part", "3/2", "--keep", "k"], "K/M"),
-        (["relaxation-starts", "nowhere", "--keep", "k"], "published weights"),
+        (["dft_warm_start", "--weights", "nowhere", "--store", "k"], "published weights"),
+        (["dft_warm_start", "--heavy", "3", "--counts", "0", "--store", "k"], "asked for 0"),
         (["relaxation-learning", "edm_qm9", "--out", "o.json"], "WEIGHTS=PASSES"),
         (["relaxation-learning", "edm_qm9=none", "--out", "o.json"], "positive number"),
         (["relaxation-chains", "nowhere", "--out", "o.npz"], "published weights"),

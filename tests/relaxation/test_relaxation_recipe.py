@@ -1,15 +1,20 @@
 """The recipe behind `molkit relax`: bad molecules are named, good ones finished; the level follows the structure."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 
 from molkit.chem.files import read_xyz, write_xyz
 from molkit.chem.rdkit_tools import embed_smiles
 from molkit.cli import run
 from molkit.data.qm9 import load_qm9
 from molkit.edm.config import EdmConfig
+from molkit.edm.features import channel_spreads
 from molkit.edm.model import build, load, save
-from molkit.edm.samplers import ANCESTRAL
+from molkit.edm.preconditioning import LEVEL_SCALE, PreconditionedNetwork
+from molkit.edm.samplers import ANCESTRAL, SAMPLERS
 from molkit.edm.schedule import log_snr_table
 from molkit.errors import InvalidInput
 from molkit.experiments.run import table_of
@@ -17,8 +22,8 @@ from molkit.experiments.store import Store
 from molkit.geometry import aligned_rmsd
 from molkit.molecule import Molecule
 from molkit.relaxation import recipe
-from molkit.relaxation.denoisers import ExactDenoiser
-from molkit.relaxation.recipe import _averaged, finer, fitting_levels, pre_relax
+from molkit.relaxation.denoisers import ExactDenoiser, enter
+from molkit.relaxation.recipe import _averaged, fitting_levels, pre_relax
 from molkit.rng import generator_from
 from molkit.studies.relaxation.versus_force_field import known_error
 
@@ -54,14 +59,44 @@ def test_the_fitting_level_is_the_distance_to_what_the_model_predicts(width):
     assert fitting_levels(denoiser, [moved]) == [width]
 
 
-def test_finer_steps_have_the_same_levels_and_times_at_the_old_ones():
-    fine = finer(EDM, 8)
-    np.testing.assert_allclose(fine.log_snr[:7200:8].numpy(), EDM.log_snr[:900].numpy(), rtol=1e-6)
-    assert fine.network is EDM.network and fine.config.num_steps == 8 * EDM.config.num_steps
-    found = pre_relax(fine, [WATER], sigma=0.0285, generator=generator_from("r"))
-    assert found.molecules[0] is not None and abs(found.levels[0] - 0.0285) < 1e-9
-    with pytest.raises(InvalidInput, match="at least 1"):
-        finer(EDM, 0)
+class PerfectInner(torch.nn.Module):
+    """The inner network of a preconditioned model that knows one molecule, as it lies.
+
+    F = (x - (s / q)^2 y~) q / (s sigma), y~ and x without their means.
+    """
+
+    def __init__(self, config: EdmConfig, known: Molecule) -> None:
+        super().__init__()
+        self.config = config
+        _, clean = enter(config, [known], dtype=torch.float64)
+        self.clean = torch.cat([clean.positions, clean.features], dim=-1)
+        self.scales, self.place = channel_spreads(config), torch.nn.Parameter(torch.zeros(1))
+        self.means = torch.tensor((0.0, 0.0, 0.0, *config.feature_means), dtype=torch.float64)
+
+    def forward(self, features, positions, time, *rest):
+        level = torch.exp(LEVEL_SCALE * time.double())
+        spread = torch.sqrt(level.square() + self.scales.square())
+        seen = torch.cat(
+            [positions.double() / (self.scales / spread)[:, :3], features.double() * spread[:, 3:]], dim=-1
+        )
+        residual = (self.clean - self.means - (self.scales / spread).square() * seen) * spread / (self.scales * level)
+        return residual[:, :3].to(positions.dtype), residual[:, 3:].to(features.dtype)
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
+@pytest.mark.parametrize("level", [0.0285, 0.1061, 0.3])
+def test_a_preconditioned_model_that_knows_the_molecule_relaxes_to_it_from_every_level(level, sampler):
+    """Rounding to single precision is all that is left; a sampled ending leaves the noise of the last step."""
+    known = Molecule(np.full(8, 6), 2.0 * np.random.default_rng(3).normal(size=(8, 3))).centred()
+    means = (0.1, 0.1, 0.02, 0.02, 0.0, 0.4)
+    config = EdmConfig(parametrisation="preconditioned", feature_means=means, spreads=(1.4, 0.09, 0.28))
+    edm = replace(EDM, config=config, network=PreconditionedNetwork(PerfectInner(config, known)))
+    moved = known.with_positions(known.positions + 0.05 * np.random.default_rng(4).normal(size=(8, 3))).centred()
+    options = {"sigma": level, "sampler": SAMPLERS[sampler], "generator": generator_from("p")}
+    (found,) = pre_relax(edm, [moved], **options).molecules
+    assert aligned_rmsd(found.positions, known.positions) < 1e-5
+    (found,) = pre_relax(edm, [moved], **options, ending="sample").molecules
+    assert 0.002 < aligned_rmsd(found.positions, known.positions) < 0.008
 
 
 def test_averaging_chains_brings_a_sampled_ending_closer_to_the_mean():

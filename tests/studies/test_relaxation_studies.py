@@ -1,4 +1,4 @@
-"""The studies on relaxation: files go round, ratios count what they say, a kill loses one run at most."""
+"""The pages on relaxation: what a task measures, and known rows in exact cells, columns and plotted data."""
 
 from dataclasses import replace
 
@@ -8,17 +8,16 @@ import pytest
 
 from molkit.edm.config import EdmConfig
 from molkit.edm.model import build, save
-from molkit.errors import DataNotFound, InvalidInput
+from molkit.errors import InvalidInput
 from molkit.experiments.show import show
-from molkit.farm.engines import engine
+from molkit.experiments.store import Store
 from molkit.molecule import Molecule
-from molkit.relaxation.comparison import Outcome
 from molkit.relaxation.denoisers import NetworkDenoiser
-from molkit.relaxation.farm import PERFECT, Failed, Job, run_jobs
 from molkit.relaxation.starts import Starts, classical_starts, edm_name, with_diffusion, with_xtb
 from molkit.studies import relaxation_boltzmann as boltzmann
 from molkit.studies import relaxation_phases as phases
-from molkit.studies import relaxation_starts as study
+from molkit.studies.relaxation import comparison
+from molkit.studies.relaxation import dft_warm_start as dft
 from molkit.studies.relaxation import versus_force_field as page
 
 METHANOL = Molecule(
@@ -28,84 +27,136 @@ METHANOL = Molecule(
 )
 
 
-def outcome(name: str, start: str, excess: float, gradients: int, **more) -> Outcome:
-    return Outcome(name, start, "internal", excess, -10.0, gradients, True, 0.1, **more)
+NUMBERS = {"rmsd_to_reference": 0.0, "largest_turn": 0.0, "seconds": 0.5, "preparation": 0.25}
 
 
-def comparison(outcomes, failures=()) -> study.Comparison:
-    names = tuple(dict.fromkeys(one.molecule for one in outcomes))
-    return study.Comparison(
-        "xtb", "GFN2-xTB", "edm_qm9", 0, names, ("H2O",) * len(names), (3,) * len(names), tuple(outcomes),
-        tuple(failures), {"mmff94": 0.1}, {"commit": None},
-    )  # fmt: skip
-
-
-def test_ratios_leave_out_pairs_that_end_in_different_minima():
-    rows = [outcome(name, "mmff94", 2.0, 20) for name in "abc"]
-    rows += [outcome(name, "gfn1", 0.5, 10) for name in "ab"]
-    rows += [outcome("c", "gfn1", 50.0, 1, rmsd_to_reference=1.0)]
-    row = study.start_row(comparison(rows, [Failed("d", "gfn1", "internal", "why")]), "gfn1", "internal")
-    assert row.ratio.value == pytest.approx(4.0) and row.step_ratio.value == pytest.approx(2.0)
-    assert (row.num, row.num_other_minimum, row.num_failed) == (3, 1, 1)
-    assert row.excess.value == pytest.approx(0.5)
-
-
-def test_a_comparison_goes_to_a_file_and_back(tmp_path):
-    found = comparison([outcome("a", "mmff94", 2.0, 20)], [Failed("a", "uff", "internal", "no parameters")])
-    study.write_comparison(found, tmp_path / "c.json")
-    assert study.read_comparison(tmp_path / "c.json") == found
-    with pytest.raises(DataNotFound, match="relaxation-starts"):
-        study.read_comparison(tmp_path / "other.json")
-
-
-def test_a_task_of_the_page_on_force_fields_gives_a_row_for_every_start_and_optimiser(monkeypatch, tmp_path):
-    """Methanol, by a model that was never trained: its starts are far above, a perfect model is not."""
-    save(build(EdmConfig(width=16, num_layers=1), seed=1), tmp_path / "toy")
-    monkeypatch.setattr(page, "_molecules", lambda: {"methanol": METHANOL})
-    (task,) = page.tasks(molecules=1, weights=str(tmp_path / "toy"))
-    rows = pd.DataFrame([{"molecule": task.molecule, "weights": "toy", "seed": 0, **row} for row in page.measure(task)])
-    assert list(zip(rows["start"], rows["optimiser"], strict=True)) == list(dict.fromkeys(page.runs()))
-    assert (rows["failure"] == "").all() and rows["converged"].all() and set(rows["formula"]) == {METHANOL.formula}
-    inner = rows[rows["optimiser"] == "internal"].set_index("start")
-    assert inner.loc["mmff94", "rmsd_to_reference"] == 0.0 and inner.loc[PERFECT, "excess"] < 0.5
-    assert inner.loc["gfn1", "preparation"] > inner.loc["mmff94", "preparation"] > 0.0
-    found = page.comparison(rows)
-    assert found.of("mmff94", "internal")["methanol"].num_gradients == inner.loc["mmff94", "num_gradients"]
-    assert (found.molecules, found.num_atoms, found.preparation["mmff94"]) == (
-        ("methanol",), (6,), inner.loc["mmff94", "preparation"],
-    )  # fmt: skip
-    with pytest.raises(InvalidInput, match="1 to 1 molecules, got 2"):
-        page.tasks(molecules=2)
-
-
-def page_rows(**excesses) -> pd.DataFrame:
-    """Runs of molecules a, b, c from each start by both optimisers, twice as many gradients as kcal/mol."""
+def runs_of(optimisers=("internal", "cartesian"), **excesses) -> pd.DataFrame:
+    """Runs of molecules a, b, c from each start, twice as many gradients as kcal/mol; an excess of None failed."""
     lines = []
     for start, values in excesses.items():
-        for optimiser in ("internal", "cartesian"):
+        for optimiser in optimisers:
             for name, excess in zip("abc", values, strict=True):
                 failed = excess is None
-                numbers = {"excess": excess, "energy": -1.0, "num_gradients": None if failed else 2 * excess}
-                about = {
-                    "converged": not failed,
-                    "failure": "lost" if failed else "",
-                    "formula": "CH4O",
-                    "num_atoms": 6,
-                }
-                rest = {"seconds": 0.5, "preparation": 0.25, "rmsd_to_reference": 0.0, "largest_turn": 0.0}
-                task = {"molecule": name, "weights": "edm_qm9", "seed": 0}
-                lines.append({**task, "start": start, "optimiser": optimiser, **numbers, **rest, **about})
+                about = {"molecule": name, "weights": "edm_qm9", "seed": 0, "start": start, "optimiser": optimiser}
+                about |= {"excess": excess, "energy": -1.0, "num_gradients": None if failed else 2 * excess}
+                lines.append(about | NUMBERS | {"converged": not failed, "failure": "lost" if failed else ""})
     return pd.DataFrame(lines)
 
 
-def test_known_rows_of_the_page_on_force_fields_give_known_cells():
-    rows = page_rows(mmff94=[4.0, 4.0, 4.0], gfn1=[1.0, 1.0, None])
-    table = show(page.table(page.comparison(rows), "internal"), page.COLUMNS, "")
+def test_known_runs_give_known_cells():
+    rows = runs_of(mmff94=[4.0, 4.0, 4.0], gfn1=[1.0, 1.0, None])
+    table = show(comparison.table(rows, "internal"), comparison.COLUMNS, "")
     four = "4.00\n[4.00, 4.00]"
     assert table.cells[0] == (
         "MMFF94", four, four, "–", "8.0\n[8.0, 8.0]", "–", "0", "0", "0", "3", "0.25", "0.50",
     )  # fmt: skip
     assert table.cells[1][3:10] == ("4.00\n[4.00, 4.00]", "2.0\n[2.0, 2.0]", "4.00\n[4.00, 4.00]", "0", "1", "0", "2")
+    assert table.heads[3:6] == ("ratio of means", "gradients", "ratio of gradients")
+    assert comparison.how_many(rows) == "3 QM9 test molecules"
+
+
+def test_ratios_leave_out_pairs_that_end_in_different_minima():
+    rows = runs_of(mmff94=[2.0, 2.0, 2.0], gfn1=[0.5, 0.5, 50.0])
+    rows.loc[(rows["molecule"] == "c") & (rows["start"] == "gfn1"), "rmsd_to_reference"] = 1.0
+    row = comparison.start_row(rows, "gfn1", "internal")
+    assert row["ratio"].value == pytest.approx(4.0) and row["step_ratio"].value == pytest.approx(4.0)
+    assert (row["num"], row["num_other_minimum"], row["excess"].value) == (3, 1, 0.5)
+    rows.loc[(rows["molecule"] == "b") & (rows["start"] == "gfn1"), "energy"] = -1.6
+    assert comparison.start_row(rows, "gfn1", "internal")["ratio"] is None
+
+
+def test_the_figures_draw_what_the_rows_say():
+    rows = runs_of(mmff94=[4.0, 6.0, 8.0], gfn1=[1.0, 2.0, 3.0])
+    rows.loc[(rows["molecule"] == "c") & (rows["start"] == "gfn1"), "rmsd_to_reference"] = 1.0
+    (axes,) = comparison.excess_figure(rows, "GFN2-xTB").axes
+    points = [line.get_ydata().tolist() for line in axes.lines if line.get_marker() == "."]
+    assert points == [[4.0, 6.0, 8.0], [1.0, 2.0, 3.0]] and axes.get_ylabel() == "energy excess (kcal/mol)"
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["MMFF94", "GFN1-xTB"]
+    left, right = comparison.gradients_figure(rows, "GFN2-xTB", "gfn1").axes
+    assert (left.get_title(), right.get_title()) == ("Cartesian BFGS", "internal coordinates")
+    same, other, _ = left.lines
+    assert (same.get_xdata().tolist(), same.get_ydata().tolist()) == ([8.0, 12.0], [2.0, 4.0])
+    assert (other.get_xdata().tolist(), other.get_markerfacecolor()) == ([16.0], "none")
+    assert "from GFN1-xTB" in left.get_ylabel() and "MMFF94" in left.get_xlabel()
+
+
+def test_the_ledger_gets_each_ratio_from_its_own_start_optimiser_and_column(monkeypatch):
+    kept = {}
+    monkeypatch.setattr(
+        comparison, "record", lambda claim, value, rows, **about: kept.update({claim: (value.value, about)})
+    )
+    inner = runs_of(("internal",), mmff94=[8.0, 8.0, 8.0], **{"edm 0.029 sample": [1.0, 1.0, 2.0]})
+    outer = runs_of(("cartesian",), mmff94=[6.0, 6.0, 6.0], **{"edm 0.029 sample": [2.0, 2.0, 2.0]})
+    means = runs_of(("cartesian",), **{"edm 0.029 mean": [3.0, 3.0, 3.0]})
+    rows = pd.concat([inner, outer, means], ignore_index=True).assign(basis="6-31g(d)")
+    rows.loc[(rows["optimiser"] == "cartesian") & (rows["start"] != "mmff94"), "num_gradients"] = 1
+    page.measurements(rows, 0.0285)
+    dft.measurements(rows)
+    assert {claim.removeprefix("relaxation."): value for claim, (value, _) in kept.items()} == {
+        "energy.ratio_xtb": 3.0, "energy.ratio_xtb_mean": 2.0, "speedup.xtb_cartesian": 12.0,
+        "speedup.xtb_internal": 6.0, "energy.ratio_dft": 3.0, "speedup.dft_cartesian": 12.0,
+        "speedup.dft_internal": 6.0,
+    }  # fmt: skip
+    assert (
+        kept["relaxation.energy.ratio_dft"][1]["n"] == 3 and "B3LYP" in kept["relaxation.energy.ratio_dft"][1]["notes"]
+    )
+
+
+def test_a_task_of_the_page_on_force_fields_gives_a_row_for_every_start_and_optimiser(monkeypatch, tmp_path):
+    """Methanol, by a model that was never trained: its starts are far above, a perfect model is not."""
+    save(build(EdmConfig(width=16, num_layers=1), seed=1), tmp_path / "toy")
+    monkeypatch.setattr(page, "_molecules", lambda split: {"methanol": METHANOL})
+    (task,) = page.tasks(molecules=1, weights=str(tmp_path / "toy"))
+    rows = pd.DataFrame([{"molecule": task.molecule, **row} for row in page.measure(task)])
+    assert list(zip(rows["start"], rows["optimiser"], strict=True)) == list(dict.fromkeys(page.runs()))
+    assert (rows["failure"] == "").all() and rows["converged"].all() and set(rows["formula"]) == {METHANOL.formula}
+    assert (rows["excess"] >= 0.0).all()
+    inner = rows[rows["optimiser"] == "internal"].set_index("start")
+    assert inner.loc["mmff94", "rmsd_to_reference"] == 0.0 and inner.loc[comparison.PERFECT, "excess"] < 0.5
+    assert inner.loc["gfn1", "preparation"] > inner.loc["mmff94", "preparation"] > 0.0
+    assert page.conformer_energies(rows)["methanol"] == pytest.approx(0.0, abs=0.01)
+    with pytest.raises(InvalidInput, match="1 to 1 molecules, got 2"):
+        page.tasks(molecules=2)
+
+
+def test_every_way_to_use_a_model_starts_at_mmff94_and_is_measured_from_the_minimum_beside(monkeypatch, tmp_path):
+    save(build(EdmConfig(width=16, num_layers=1), seed=1), tmp_path / "toy")
+    monkeypatch.setattr(page, "_molecules", lambda split: {"methanol": METHANOL})
+    page._known_minimum.cache_clear()
+    options = {"molecules": 1, "weights": [str(tmp_path / "toy")], "levels": (0.0285, 0.0425)}
+    tasks = page.tasks_recipe(**options, samplers=("ddim",), seeds=(0, 1))
+    rows = pd.DataFrame([row for task in tasks for row in page.measure_recipe(task)]).assign(molecule="methanol")
+    one = rows[rows["way"] == "mmff94"]["excess"]
+    inner = {row["start"]: row for row in page.measure(page.tasks(molecules=1, weights=str(tmp_path / "toy"))[0])}
+    assert one.iloc[0] == pytest.approx(inner["mmff94"]["excess"], abs=0.02)
+    toy = rows[rows["sampler"] == "ddim"]
+    assert toy["sigma"].tolist() == [0.0285, 0.0425] * 2
+    assert toy["excess"].tolist()[:2] == toy["excess"].tolist()[2:], "a chain without noise has no seed"
+    page._known_minimum.cache_clear()
+
+
+def recipe_rows() -> pd.DataFrame:
+    """MMFF94 at 4 and 8, and weights at two levels; two seeds, which differ for the model."""
+    lines = []
+    for seed in (0, 1):
+        for molecule, reference in (("a", 4.0), ("b", 8.0)):
+            told = [("mmff94", None, "", reference), ("w", 0.1, "ddim", 1.0 + seed), ("w", 0.2, "ddim", 4.0)]
+            told.append(("other", 0.1, "ancestral", 0.5 if molecule == "a" else None))
+            names = ("way", "sigma", "sampler", "excess")
+            lines += [{"molecule": molecule, "seed": seed, **dict(zip(names, one, strict=True))} for one in told]
+    return pd.DataFrame(lines)
+
+
+def test_ways_are_ranked_by_their_mean_over_molecules_and_the_best_of_the_weights_is_chosen():
+    table = show(page.ways(recipe_rows()), page.WAYS, "")
+    first, second, third, last = table.cells
+    assert first[0] == "other" and first[3].startswith("0.50") and first[-2:] == ("1", "2")
+    assert second[:3] == ("w", "0.1000", "ddim") and second[3].startswith("1.50") and second[5].startswith("4.00")
+    assert third[1] == "0.2000" and third[5].startswith("1.50")
+    assert last[:3] == ("MMFF94", "–", "–") and last[3].startswith("6.00") and last[-2:] == ("2", "0")
+    assert page.chosen(recipe_rows(), "w") == {"levels": (0.1,), "samplers": ("ddim",)}
+    with pytest.raises(InvalidInput, match="no row was made by the weights 'third'"):
+        page.chosen(recipe_rows(), "third")
 
 
 def test_starts_share_a_conformer_and_missing_ones_have_a_reason():
@@ -120,37 +171,29 @@ def test_starts_share_a_conformer_and_missing_ones_have_a_reason():
     assert "mmff94" in lonely.failures[edm_name(0.0145, "sample")]
 
 
-def test_finished_runs_are_read_and_failures_are_kept(tmp_path):
+def test_a_run_that_fails_says_why_and_the_others_are_made():
     starts = replace(classical_starts(METHANOL), failures={"gone": "never made"})
-    runs = (("mmff94", "internal"), ("etkdg", "internal"), (PERFECT, "internal"), ("gone", "internal"))
-    job = Job(starts, runs)
-    first = run_jobs([job], folder=tmp_path)
-    assert len(list(tmp_path.glob("results/*.npz"))) == 3 and len(list(tmp_path.glob("failures/*.json"))) == 1
-    assert first[3] == Failed("methanol", "gone", "internal", "never made")
-    assert first[2].excess < 0.5 < first[1].excess and first[1].rmsd_to_reference < 0.2
-    assert run_jobs([job], folder=tmp_path, minutes=0.0) == first
-    assert run_jobs([job], minutes=0.0) == []
-    with pytest.raises(InvalidInput, match="methanol_mmff94_internal was another one"):
-        run_jobs([replace(job, seed=1)], folder=tmp_path)
+    runs = (("mmff94", "internal"), ("etkdg", "internal"), ("gone", "internal"), (comparison.PERFECT, "cartesian"))
+    rows = comparison.run_rows(starts, runs, seed=0)
+    assert [row["failure"] for row in rows[:3]] == ["", "", "never made"] and rows[2]["excess"] is None
+    assert "needs the end point of mmff94" in rows[3]["failure"], "no run by the other optimiser"
+    assert rows[1]["excess"] > 0.5 and rows[1]["rmsd_to_reference"] < 0.2
 
 
-def test_two_processes_give_the_same_outcomes_and_share_the_files(tmp_path):
-    runs = (("mmff94", "internal"), ("uff", "internal"))
-    starts = [classical_starts(METHANOL), replace(classical_starts(METHANOL), molecule=replace(METHANOL, name="other"))]
-
-    def bare(found):
-        return [replace(one, seconds=0.0) for one in found]
-
-    jobs = [Job(one, runs) for one in starts]
-    here = run_jobs(jobs)
-    with engine(2) as executor:
-        assert bare(run_jobs(jobs, folder=tmp_path, executor=executor)) == bare(here)
-    assert bare(run_jobs(jobs, folder=tmp_path, minutes=0.0)) == bare(here)
+def test_a_molecule_on_a_dft_surface_is_asked_for_by_its_heavy_atoms():
+    asked = dft.tasks(heavy=(3, 4), counts=(1, 2))
+    assert [task.optimiser for task in asked] == ["cartesian", "internal"] * 3
+    pack, sizes = dft._test_split()
+    heavy = {one.name: int(size) for one, size in zip(pack, sizes, strict=True)}
+    assert [heavy[task.molecule] for task in asked] == [3, 3, 4, 4, 4, 4]
+    assert {task.molecule for task in dft.tasks()} == {row["molecule"] for row in stored("dft_warm_start")}
+    for options in ({"heavy": (2,), "counts": (1, 2)}, {"heavy": (2,), "counts": (10**6,)}):
+        with pytest.raises(InvalidInput):
+            dft.tasks(**options)
 
 
-def test_every_outcome_has_a_nonnegative_excess():
-    found = run_jobs([Job(classical_starts(METHANOL), tuple((n, "cartesian") for n in ("mmff94", "uff", "etkdg")))])
-    assert all(one.converged and one.excess >= 0.0 and one.largest_turn < 30.0 for one in found)
+def stored(name: str) -> list[dict]:
+    return [entry.task for entry in Store(name).read().entries.values()]
 
 
 def test_chains_go_to_a_file_and_give_the_same_curves(tmp_path):

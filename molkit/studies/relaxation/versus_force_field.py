@@ -1,28 +1,35 @@
-"""Starts of a relaxation compared on the GFN2-xTB surface: force fields, GFN1-xTB, diffusion, a perfect model."""
+"""Starts of a relaxation on the GFN2-xTB surface: force fields, GFN1-xTB, diffusion, a perfect model; and how the way
+to use a model was chosen."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
-from typing import Any
+from time import process_time
+from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
+import torch
 
+from molkit.chem.optimise import optimise
+from molkit.chem.xtb import XtbEnergy
 from molkit.claims.ledger import Measurement
-from molkit.claims.record import record
 from molkit.data.qm9 import load_qm9
 from molkit.data.registry import data_root
 from molkit.edm.model import Edm, load
-from molkit.edm.published import training_facts
-from molkit.errors import InvalidInput
+from molkit.edm.samplers import SAMPLERS
+from molkit.errors import CalculationFailed, InvalidInput
 from molkit.experiments.experiment import Comparison, asked
 from molkit.experiments.run import table_of
 from molkit.experiments.show import Column
 from molkit.experiments.store import Store
+from molkit.metrics.statistics import bootstrap_interval, ratio_interval
 from molkit.molecule import Molecule
-from molkit.relaxation.comparison import Outcome
 from molkit.relaxation.denoisers import NetworkDenoiser
-from molkit.relaxation.farm import PERFECT, Failed, Job, run_jobs
+from molkit.relaxation.recipe import pre_relax
 from molkit.relaxation.starts import (
     ENDINGS,
     LEVELS,
@@ -34,22 +41,14 @@ from molkit.relaxation.starts import (
     with_xtb,
 )
 from molkit.rng import generator_from
-from molkit.studies import relaxation_starts as starts
-from molkit.studies.relaxation_starts import CARTESIAN, DFT_SIGMA, GFN1, INTERNAL, StartRow, start_row
-from molkit.studies.relaxation_starts import rows as start_rows
+from molkit.studies.relaxation import comparison
+from molkit.studies.relaxation.comparison import CARTESIAN, DIGITS, GFN1, INTERNAL, PERFECT, Run, run_rows, structure
 from molkit.training.weights import weight_files
+from molkit.units import EV_TO_KCAL
 
 STORED = 57  # molecules of the page, spread evenly over the test split
-NUMBERS = ("excess", "energy", "num_gradients", "seconds", "rmsd_to_reference", "largest_turn")
-DIGITS = 4
-EXACT = (REFERENCE, "dataset", "etkdg", "uff", "mmff94s", GFN1)
-AUDIT = Comparison(
-    within={"excess": 0.02, "energy": 0.02, "rmsd_to_reference": 0.02, "largest_turn": 2.0, "num_gradients": 3},
-    free=("seconds", "preparation"),
-    alike={"excess": 2.5},
-    by=("start",),
-    exact=EXACT,
-)
+SURFACE = "GFN2-xTB"
+AUDIT = comparison.AUDIT
 
 
 @dataclass(frozen=True)
@@ -69,30 +68,16 @@ class Task:
 @asked
 def tasks(*, molecules: int = STORED, weights: str = "edm_qm9", seed: int = 0) -> list[Task]:
     """Held-back QM9 molecules, spread evenly: a task for each. Raises InvalidInput for more than the page has."""
-    names = list(_molecules())
+    names = list(_molecules("test"))
     if not 1 <= molecules <= len(names):
         raise InvalidInput(f"the page compares 1 to {len(names)} molecules, got {molecules}")
     return [Task(names[row * len(names) // molecules], weights, seed) for row in range(molecules)]
 
 
 def measure(task: Task) -> list[dict[str, Any]]:
-    """A row for each start and optimiser.
-
-    `excess` of the start above the end of its run and `energy` of that end (kcal/mol), gradients, whether it converged,
-    distance of the end from that of MMFF94's run (angstrom) and the largest turn of a dihedral (degrees), CPU seconds
-    of the run and of all that was done before it. A run that failed says why and has no numbers.
-    """
-    made = starts_of(_molecules()[task.molecule], _model(task.weights), seed=task.seed)
-    found = run_jobs([Job(made, tuple(dict.fromkeys(runs())), seed=task.seed)])
-    about = {"formula": made.molecule.formula, "num_atoms": made.molecule.num_atoms}
-    return [{**_row(one), "preparation": round(made.seconds.get(one.start, 0.0), DIGITS), **about} for one in found]
-
-
-def _row(one: Outcome | Failed) -> dict[str, Any]:
-    failed = isinstance(one, Failed)
-    numbers = {name: None if failed else round(getattr(one, name), DIGITS) for name in NUMBERS}
-    told = {"converged": not failed and one.converged, "failure": one.reason if failed else ""}
-    return {"start": one.start, "optimiser": one.optimiser, **numbers, **told}
+    """A row for each start and optimiser, see `comparison.run_rows`."""
+    made = starts_of(_molecules("test")[task.molecule], _model(task.weights), seed=task.seed)
+    return run_rows(made, tuple(dict.fromkeys(runs())), seed=task.seed)
 
 
 def starts_of(molecule: Molecule, model: Edm, *, seed: int) -> Starts:
@@ -102,21 +87,16 @@ def starts_of(molecule: Molecule, model: Edm, *, seed: int) -> Starts:
     return with_diffusion([found], NetworkDenoiser(model), seed=own)[0]
 
 
-def runs() -> tuple[tuple[str, str], ...]:
+def runs() -> tuple[Run, ...]:
     """Every start with both optimisers, and the data set's own geometry once."""
     names = [REFERENCE, "etkdg", "uff", "mmff94s", GFN1]
     names += [edm_name(level, ending) for level in LEVELS for ending in ENDINGS] + [PERFECT]
     return ((REFERENCE, INTERNAL), ("dataset", INTERNAL), *((n, k) for k in (CARTESIAN, INTERNAL) for n in names))
 
 
-def headline(ending: str) -> str:
-    """The diffusion start whose ratios go to the ledger, with one of the two endings."""
-    return edm_name(DFT_SIGMA, ending)
-
-
-@lru_cache(maxsize=1)
-def _molecules() -> dict[str, Molecule]:
-    return {one.name: one for one in load_qm9(split="test", limit=STORED)}
+@lru_cache(maxsize=2)
+def _molecules(split: str) -> dict[str, Molecule]:
+    return {one.name: one for one in load_qm9(split=split, limit=STORED)}
 
 
 @lru_cache(maxsize=2)
@@ -124,27 +104,10 @@ def _model(weights: str) -> Edm:
     return load(weights)
 
 
-def comparison(rows: pd.DataFrame) -> starts.Comparison:
-    """The rows as a comparison of starts, which the figures of both pages draw."""
-    first = rows.drop_duplicates("molecule")
-    good = rows["failure"] == ""
-    columns = [name for name in Outcome.__dataclass_fields__]
-    outcomes = tuple(Outcome(**line) for line in rows.loc[good, columns].to_dict("records"))
-    lost = rows.loc[~good, ["molecule", "start", "optimiser", "failure"]].itertuples(index=False, name=None)
-    before = rows[good].drop_duplicates(["molecule", "start"]).groupby("start")["preparation"].mean()
-    return starts.Comparison(
-        "xtb",
-        "GFN2-xTB",
-        str(first["weights"].iloc[0]),
-        int(first["seed"].iloc[0]),
-        tuple(first["molecule"]),
-        tuple(first["formula"]),
-        tuple(first["num_atoms"]),
-        outcomes,
-        tuple(Failed(*line) for line in lost),
-        before.to_dict(),
-        {},
-    )
+def conformer_energies(rows: pd.DataFrame) -> pd.Series:
+    """Energy of the minimum next to MMFF94's structure above that next to the data set's geometry, kcal/mol."""
+    found = comparison.pairs(rows, "dataset", INTERNAL)
+    return found["energy_reference"] - found["energy"].astype(float)
 
 
 @dataclass(frozen=True)
@@ -185,63 +148,160 @@ def known_error(weights: str, sigma: float | str, ending: str) -> KnownError | N
     )
 
 
-def table(found: starts.Comparison, optimiser: str) -> pd.DataFrame:
-    """One row for each start with one optimiser: the fields of `StartRow`."""
-    names = list(StartRow.__dataclass_fields__)
-    lines = [{name: getattr(row, name) for name in names} for row in start_rows(found, optimiser)]
-    return pd.DataFrame(lines, dtype=object)
-
-
-WORDS = {"etkdg": "ETKDG", "uff": "UFF", "mmff94": "MMFF94", "mmff94s": "MMFF94s", GFN1: "GFN1-xTB"} | {
-    PERFECT: "perfect model, sample",
-    **{edm_name(level, ending): f"diffusion, {level:.3f} Å, {ending}" for level in LEVELS for ending in ENDINGS},
-}
-COLUMNS = {
-    "start": Column("start", names=WORDS),
-    "excess": Column("excess, median, kcal/mol", 2),
-    "mean_excess": Column("excess, mean", 2),
-    "ratio": Column("ratio of means", 2),
-    "gradients": Column("gradients", 1),
-    "step_ratio": Column("ratio of gradients", 2),
-    "num_other_minimum": Column("other minimum"),
-    "num_failed": Column("failed"),
-    "num_capped": Column("capped"),
-    "num": Column("n"),
-    "preparation": Column("CPU s before", 2),
-    "seconds": Column("CPU s", 2),
-}
-
-
-def measurements(rows: pd.DataFrame) -> list[Measurement]:
-    """Ratios of excesses and of gradients at the level chosen on validation molecules, for the ledger.
-
-    A ratio over fewer than two pairs is not recorded.
-    """
-    found = comparison(rows)
-    sampled, mean = (edm_name(DFT_SIGMA, ending) for ending in ENDINGS)
-    cartesian, internal, other = (
-        start_row(found, *run) for run in ((sampled, CARTESIAN), (sampled, INTERNAL), (mean, CARTESIAN))
-    )
-    values = {
-        "energy.ratio_xtb": (cartesian, cartesian.ratio),
-        "energy.ratio_xtb_mean": (other, other.ratio),
-        "speedup.xtb_cartesian": (cartesian, cartesian.step_ratio),
-        "speedup.xtb_internal": (internal, internal.step_ratio),
+def measurements(rows: pd.DataFrame, level: float) -> list[Measurement]:
+    """Ratios of excesses and of gradients at the level chosen on validation molecules, for the ledger."""
+    sampled, mean = (edm_name(level, ending) for ending in ENDINGS)
+    asked_for = {
+        "relaxation.energy.ratio_xtb": (sampled, CARTESIAN, "ratio"),
+        "relaxation.energy.ratio_xtb_mean": (mean, CARTESIAN, "ratio"),
+        "relaxation.speedup.xtb_cartesian": (sampled, CARTESIAN, "step_ratio"),
+        "relaxation.speedup.xtb_internal": (sampled, INTERNAL, "step_ratio"),
     }
-    return [
-        record(
-            f"relaxation.{name}",
-            value,
-            rows,
-            n=row.num - row.num_other_minimum,
-            basis="trained_here",
-            interval_kind="bootstrap over molecules, 95 %",
-            weights=found.weights,
-            training_passes=float(training_facts(found.weights).passes),
-            seeds=[found.seed],
-            notes=f"{found.level}, noise {DFT_SIGMA} angstrom; {row.num_other_minimum} pairs end in different minima "
-            "and are left out",
-        )
-        for name, (row, value) in values.items()
-        if value is not None
-    ]
+    return comparison.measurements(rows, asked_for, notes=f"{SURFACE}, noise {level} angstrom")
+
+
+# ---- how the way to use a model was chosen, and what the chosen way comes to ----
+
+AUDIT_recipe = Comparison(
+    within={"excess": 0.02}, alike={"excess": 1.5}, by=("way",), exact=(REFERENCE, GFN1, "dataset")
+)
+
+
+@dataclass(frozen=True)
+class RecipeTask:
+    """A molecule of a split; every level with every sampler."""
+
+    split: str
+    molecule: str
+    weights: str
+    levels: tuple[float, ...]  # angstrom
+    samplers: tuple[str, ...]
+    seed: int
+
+    @property
+    def files(self) -> list[Path]:
+        """Weights and data behind the task."""
+        return [*weight_files(self.weights), data_root() / "qm9.npz"]
+
+
+@asked
+def tasks_recipe(
+    *,
+    split: Literal["valid", "test"] = "valid",
+    molecules: int = 18,
+    weights: Sequence[str] = ("edm_qm9_low_noise", "edm_qm9_preconditioned"),
+    levels: Sequence[float] = (0.0425, 0.0707, 0.1061, 0.15),
+    samplers: Sequence[str] = ("ancestral", "ddim"),
+    seeds: Sequence[int] = (0, 1, 2),
+) -> list[RecipeTask]:
+    """The ways of using weights on molecules of a split, spread evenly: a task for each molecule, weights and seed."""
+    names = list(_molecules(split))
+    if not 1 <= molecules <= len(names):
+        raise InvalidInput(f"the page has 1 to {len(names)} molecules, got {molecules}")
+    chosen = [names[row * len(names) // molecules] for row in range(molecules)]
+    ways = (tuple(levels), tuple(samplers))
+    return [RecipeTask(split, name, one, *ways, seed) for one in weights for seed in seeds for name in chosen]
+
+
+def measure_recipe(task: RecipeTask) -> list[dict[str, Any]]:
+    """A row for each way, MMFF94, GFN1-xTB and a perfect model: energy above the minimum next to MMFF94's structure.
+
+    GFN2-xTB, kcal/mol; the mean ending, elements held. QM9's own geometry is compared with the minimum next to itself:
+    a model that learned such geometries without an error lies as high. Raises CalculationFailed without a minimum.
+    """
+    torch.set_num_threads(1)
+    made, end, lowest, own = _known_minimum(task.split, task.molecule)
+    given = made.start(REFERENCE)
+    known = {REFERENCE: given, PERFECT: structure(made, PERFECT, end, task.seed)}
+    known |= {GFN1: made.start(GFN1)} if GFN1 in made.places else {}
+    rows = [_way_row(name, _height(molecule, lowest)) for name, molecule in known.items()]
+    rows.append(_way_row("dataset", own))
+    for sigma, sampler in product(task.levels, task.samplers):
+        generator = generator_from("recipe", task.seed, task.molecule, str(sigma))
+        options = {"sigma": sigma, "sampler": SAMPLERS[sampler], "generator": generator}
+        (molecule,) = pre_relax(_model(task.weights), [given], **options).molecules
+        excess = None if molecule is None else _height(molecule, lowest)
+        rows.append(_way_row(task.weights, excess, sigma=sigma, sampler=sampler))
+    return rows
+
+
+def _way_row(way: str, excess: float | None, **about: Any) -> dict[str, Any]:
+    rounded = None if excess is None else round(excess, DIGITS)
+    return {"way": way, "excess": rounded, "sigma": None, "sampler": ""} | about
+
+
+def _height(molecule: Molecule, lowest: float) -> float:
+    return (XtbEnergy(molecule)(molecule.positions).energy - lowest) * EV_TO_KCAL
+
+
+@lru_cache(maxsize=2 * STORED)
+def _known_minimum(split: str, name: str) -> tuple[Starts, np.ndarray, float, float]:
+    """Starts of a molecule, place and energy (eV) of the GFN2-xTB minimum next to MMFF94's structure, and how far QM9's
+    own geometry lies above the minimum next to it (kcal/mol).
+    """
+    made = with_xtb(classical_starts(_molecules(split)[name]), GFN1, "GFN1-xTB")
+    given = structure(made, REFERENCE, None, 0)
+    ended, own = (optimise(one, XtbEnergy(one), optimiser=INTERNAL) for one in (given, made.molecule))
+    if not ended.converged:
+        raise CalculationFailed(f"{name}: no minimum was reached")
+    return made, ended.positions, ended.energy_after, own.energy_drop * EV_TO_KCAL
+
+
+def ways(rows: pd.DataFrame) -> pd.DataFrame:
+    """Each way's excess over molecules (a molecule's is the mean over seeds): mean, median, MMFF94's mean over it.
+
+    The lowest mean first. Chains that did not stay finite are counted and left out.
+    """
+    own = ["way", "sigma", "sampler"]
+    reference, found = rows[rows["way"] == REFERENCE].groupby("molecule")["excess"].mean(), []
+    for names, group in rows.groupby(own, dropna=False, sort=False):
+        values = group.groupby("molecule", sort=False)["excess"].mean().dropna()
+        numbers = values.to_numpy()
+        line: dict[str, Any] = dict(zip(own, names, strict=True)) | {"num": len(values)}
+        line |= {"num_failed": int(group["excess"].isna().sum()), "mean": bootstrap_interval(numbers)}
+        line["median"] = bootstrap_interval(numbers, statistic=np.median)
+        found.append(line | {"ratio": ratio_interval(reference[values.index].to_numpy(), numbers)})
+    return pd.DataFrame(sorted(found, key=lambda line: line["mean"].value), dtype=object)
+
+
+def chosen(rows: pd.DataFrame, weights: str) -> dict[str, Any]:
+    """Levels and samplers for `tasks_recipe`: the way of these weights with the lowest mean excess.
+
+    Raises InvalidInput where no row is of these weights.
+    """
+    if weights not in set(rows["way"]):
+        raise InvalidInput(f"no row was made by the weights {weights!r}")
+    best = ways(rows[rows["way"].isin([REFERENCE, weights])]).set_index("way").loc[[weights]].iloc[0]
+    return {"levels": (float(best["sigma"]),), "samplers": (best["sampler"],)}
+
+
+WAYS = {
+    "way": Column("", names=comparison.WORDS),
+    "sigma": Column("noise, Å", 4),
+    "sampler": Column("sampler", names={"": "–"}),
+    "mean": Column("excess, mean, kcal/mol", 2),
+    "median": Column("median", 2),
+    "ratio": Column("MMFF94's mean over it", 2),
+    "num": Column("n"),
+    "num_failed": Column("failed"),
+}
+COSTS = {"way": "", "milliseconds": Column("CPU ms a molecule"), "num": Column("n")}
+
+
+def costs(weights: str, *, count: int, seed: int) -> pd.DataFrame:
+    """CPU milliseconds a molecule from MMFF94's structure on, for the same test molecules, on one core, now."""
+    torch.set_num_threads(1)
+    edm, molecules = load(weights), load_qm9(split="test", limit=count)
+    pre_relax(edm, [molecules[0]], generator=generator_from("warm"))  # the kernel is loaded before the clock runs
+    began = process_time()
+    given = [one.start(REFERENCE) for one in map(classical_starts, molecules) if REFERENCE in one.places]
+    lines = [("ETKDG, UFF, MMFF94 and MMFF94s", process_time() - began, count)]
+    began = process_time()
+    pre_relax(edm, given, generator=generator_from("costs", seed))
+    lines.append(("diffusion, the default of molkit relax, in one batch", process_time() - began, len(given)))
+    for method in ("GFN1-xTB", "GFN2-xTB"):
+        began = process_time()
+        for one in given:
+            optimise(one, XtbEnergy(one, method=method), optimiser=INTERNAL)
+        lines.append((f"{method} relaxation", process_time() - began, len(given)))
+    return pd.DataFrame([{"way": way, "milliseconds": 1000 * spent / num, "num": num} for way, spent, num in lines])
