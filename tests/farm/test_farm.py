@@ -298,7 +298,6 @@ def test_workers_that_cannot_start_the_task_end_the_farm(tmp_path, monkeypatch):
         "score",
         "ensembles make",
         "book grid",
-        "study relaxation-starts",
     ],
 )
 def test_commands_that_keep_a_farms_folder_can_try_its_failures_again(words, capsys):
