@@ -61,24 +61,6 @@ def fewer_steps(
     click.echo(f"{out}: {len(result.arms)} arms")
 
 
-@study.command()
-@click.argument("weights", default="edm_qm9_conditional")
-@click.option("--count", default=10_000, show_default=True, type=Whole(min=1), help="Molecules a property.")
-@click.option("--calls", default=100, show_default=True, type=Whole(min=2), help="Network calls of each.")
-@click.option("--seed", default=0, show_default=True, type=SEED)
-@click.option("--guidance", default=1.0, show_default=True, type=Number(min=0.0), help="Guidance scale.")
-@engine_options
-def conditional(weights: str, count: int, calls: int, seed: int, guidance: float, engine: Engine) -> None:
-    """Molecules of WEIGHTS, each asked for one value of one property, kept beside the weights."""
-    from molkit.edm.model import resolve
-    from molkit.studies.edm_conditional import ask_many, keep
-
-    with engine.open() as executor:
-        asked = ask_many(weights, count, num_calls=calls, seed=seed, scale=guidance, executor=executor)
-    path = keep(asked, resolve(weights), num_calls=calls, seed=seed)
-    click.echo(f"{path}: {len(asked.prop)} molecules, {sum(asked.num_failed)} chains failed")
-
-
 @study.command("relaxation-chains")
 @click.argument("weights", default="edm_qm9")
 @click.option("--count", default=100, show_default=True, type=Whole(min=1), help="Chains of 19 atoms.")

@@ -13,7 +13,7 @@ from molkit.edm.recipes import DataChoice, load_training_set
 from molkit.figures.tables import with_interval
 from molkit.metrics.statistics import Interval
 from molkit.studies import edm_drug_size, edm_heavy
-from molkit.studies.edm_conditional import judge_error
+from molkit.studies.edm.conditional import judge_error
 from molkit.studies.edm_evaluation import nll_on_test, score_data, score_stored
 from molkit.training.publishing import Table, publish, write_card
 

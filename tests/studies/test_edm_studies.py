@@ -16,7 +16,7 @@ from molkit.edm.published import stored_samples, training_facts
 from molkit.edm.schedule import log_snr_table
 from molkit.figures import edm as draw
 from molkit.studies import edm_card, edm_evaluation, edm_generation, edm_likelihood
-from molkit.studies.edm_conditional import judge_error
+from molkit.studies.edm.conditional import judge_error
 
 WEIGHTS = "edm_qm9"
 
