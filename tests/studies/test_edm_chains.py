@@ -1,5 +1,6 @@
 """Whole chains: which molecules a task draws, and rows as shares."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,9 @@ from molkit.data.qm9 import load_qm9
 from molkit.edm.farm import sample_many
 from molkit.edm.sampling import SampleResult
 from molkit.errors import InvalidInput
+from molkit.experiments.experiment import key_of
 from molkit.experiments.show import show
+from molkit.experiments.store import Batch, Entry, Store
 from molkit.metrics.statistics import proportion_interval, ratio_interval
 from molkit.molecule import Molecule, PackedMolecules
 from molkit.studies.edm import chains
@@ -107,6 +110,21 @@ def test_every_arm_begins_with_the_same_molecules_and_holds_as_many_as_asked():
     ]
 
 
+def test_stored_stands_for_the_arms_of_these_very_weights(monkeypatch, tmp_path):
+    monkeypatch.setenv("MOLKIT_ROWS_DIR", str(tmp_path))
+    kept = chains.tasks(arms=["ddim:9:100"]) + chains.tasks(arms=["ddim:9:150"], seed=1)
+    others = [dataclasses.replace(kept[0], sampler="sde-2m"), *kept]
+    batch = Batch(experiment="chains", date="2026-01-01T00:00:00+00:00", commit=None, dirty=None)
+    entries = {key_of(task): Entry(key_of(task), dataclasses.asdict(task), batch.id, 1.0) for task in others}
+    entries["of other weights"] = Entry("of other weights", dataclasses.asdict(kept[0]), batch.id, 1.0)
+    Store("chains").add(batch, entries)
+    assert chains.stored_arms("edm_qm9", 0, True) == [("sde-2m", 9, 50), ("ddim", 9, 100)]
+    tasks = chains.tasks(arms=["stored", "ddim:9:60", "sde-2m:9:80", "ddim:5:50"])
+    assert [(t.sampler, t.num_calls, t.first, t.count) for t in tasks] == [
+        ("sde-2m", 9, 0, 50), ("sde-2m", 9, 50, 30), ("ddim", 9, 0, 50), ("ddim", 9, 50, 50), ("ddim", 5, 0, 50)
+    ]  # fmt: skip
+
+
 def test_a_sampler_with_fine_steps_takes_them_all_besides():
     sampler = chains.chosen_sampler("ancestral+60-200")
     assert sampler.fine == (60, 200) and sampler.name == "ancestral+60-200"
@@ -118,10 +136,35 @@ def test_arms_that_cannot_be_are_refused(arm):
         chains.tasks(arms=[arm])
 
 
-def test_the_rows_of_an_arm_are_chosen_by_sampler_and_calls():
-    assert set(chains.arm_of(frame(), "two", 9)["sampler"]) == {"two"}
-    with pytest.raises(InvalidInput, match="two with 10 calls"):
-        chains.arm_of(frame(), "two", 10)
+def test_the_rows_of_an_arm_are_chosen_by_sampler_and_by_the_number_of_molecules():
+    assert set(chains.arm(frame(), "two")["sampler"]) == {"two"}
+    with pytest.raises(InvalidInput, match="by three; there are one, two"):
+        chains.arm(frame(), "three")
+    assert chains.most(frame()[:7])["smiles"].fillna("").tolist() == ["C", "CC", "CC", ""]
+
+
+def test_checks_are_medians_of_the_relaxed_and_the_share_of_all():
+    rows = frame()[:4].assign(
+        strain=[1.0, 9.0, 2.0, None], rmsd=[0.1, 0.3, 0.2, None], passed=[True, True, True, False]
+    )
+    (row,) = chains.checks(rows).to_dict("records")
+    assert (row["strain"].value, row["rmsd"].value, row["relaxed"], row["n"]) == (2.0, 0.2, 3, 4)
+    assert row["passed"] == proportion_interval(3, 4)
+
+
+def test_molecules_are_relaxed_and_checked_where_they_are_even(monkeypatch):
+    """Water, a radical and a chain that failed."""
+    made = SampleResult(PackedMolecules.from_molecules([WATER, HYDROXYL]), (1,), (), 1)
+    monkeypatch.setattr(chains, "draw", lambda task: (made, [3, 3, 2], {}))
+    water, failed, radical = chains.measure_checks(None)
+    assert water["passed"] and 0.0 <= water["strain"] < 5.0 and water["rmsd"] < 0.1
+    assert (failed["passed"], failed["strain"]) == (False, None)
+    assert (radical["passed"], radical["strain"]) == (False, None)
+
+
+def test_chains_that_are_checked_are_the_first_of_the_arm_in_parts_of_ten():
+    tasks = chains.tasks_checks(arms=["ddim:9:65"])
+    assert [(t.first, t.count) for t in tasks] == [(10 * k, 10) for k in range(6)] + [(60, 5)]
 
 
 def test_points_and_bars_are_shares_in_per_cent():

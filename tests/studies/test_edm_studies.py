@@ -9,31 +9,22 @@ import pytest
 import torch
 
 from molkit.data.packed import write_packed
+from molkit.data.qm9 import load_qm9
 from molkit.data.qm9_labels import LabelledMolecules, load_labelled
 from molkit.edm.likelihood import step_probabilities
 from molkit.edm.model import load, resolve
 from molkit.edm.published import stored_samples, training_facts
 from molkit.edm.schedule import log_snr_table
-from molkit.figures import edm as draw
-from molkit.studies import edm_card, edm_evaluation, edm_generation, edm_likelihood
+from molkit.graphs import Graph
+from molkit.studies import edm_card, edm_evaluation
 from molkit.studies.edm.conditional import judge_error
 
 WEIGHTS = "edm_qm9"
 
 
 @pytest.fixture(scope="module")
-def live():
-    return edm_generation.live_samples(WEIGHTS, num_molecules=6, num_calls=10, seed=0)
-
-
-@pytest.fixture(scope="module")
-def rows(live):
-    return edm_generation.stability_table(WEIGHTS, live, num_data=150, seed=0)
-
-
-@pytest.fixture(scope="module")
-def bound():
-    return edm_likelihood.bound_on_test(WEIGHTS, num_molecules=20, draws=1, seed=0)
+def nll():
+    return edm_evaluation.nll_on_test(WEIGHTS, num_molecules=20)
 
 
 def test_published_weights_come_with_facts_and_samples():
@@ -42,7 +33,7 @@ def test_published_weights_come_with_facts_and_samples():
     assert len(stored_samples(WEIGHTS)) > 0
 
 
-def test_the_card_of_qm9_weights_shows_their_scores_beside_the_data(tmp_path, monkeypatch, bound):
+def test_the_card_of_qm9_weights_shows_their_scores_beside_the_data(tmp_path, monkeypatch, nll):
     folder = tmp_path / "copy"
     shutil.copytree(resolve(WEIGHTS), folder)
     write_packed(folder / "samples.npz", stored_samples(WEIGHTS).select(np.arange(50)))
@@ -50,7 +41,7 @@ def test_the_card_of_qm9_weights_shows_their_scores_beside_the_data(tmp_path, mo
     (folder / "training.json").write_text(json.dumps(facts | {"samples_requested": 60, "remarks": ["A remark."]}))
     data = edm_evaluation.score_data(limit=40)
     monkeypatch.setattr(edm_card, "score_data", lambda: data)
-    monkeypatch.setattr(edm_card, "nll_on_test", lambda weights, **choice: bound.nll)
+    monkeypatch.setattr(edm_card, "nll_on_test", lambda weights, **choice: nll)
     text = edm_card.publish_card(folder).read_text()
     stable = 100 * edm_evaluation.score_stored(folder).molecule_stability.value
     assert (
@@ -79,24 +70,13 @@ def first(known, count):
     return LabelledMolecules(known.molecules.select(rows), known.index[:count], known.labels[:count])
 
 
-def test_noised_copies_start_at_the_molecule_and_spread():
-    copies = edm_generation.noised_copies(WEIGHTS, row=9000, steps=[0, 900], seed=0)
-    start = edm_generation.load_qm9(split="test")[9000].centred()
-    assert np.abs(copies[0].positions - start.positions).max() < 0.03
-    assert np.abs(copies[1].positions - start.positions).max() > 0.5
-
-
-def test_published_weights_turn_with_the_molecule():
-    assert edm_generation.equivariance_error(WEIGHTS) < 1e-9
-
-
 def test_published_weights_turn_with_the_molecule_in_float32():
     """1e-4 of the largest entry, readable network and engine alike."""
     generator = torch.Generator().manual_seed(1)
     turn, _ = torch.linalg.qr(torch.randn(3, 3, generator=generator))
     for fast in (False, True):
         edm = load(WEIGHTS, fast=fast)
-        graph = edm_generation.Graph.from_sizes(torch.tensor([19, 9]))
+        graph = Graph.from_sizes(torch.tensor([19, 9]))
         positions = graph.centre(torch.randn(28, 3, generator=generator))
         features = torch.randn(28, edm.config.num_features, generator=generator)
         inputs = (torch.full((28, 1), 0.3), graph.edge_index, graph.batch, 2)
@@ -105,60 +85,6 @@ def test_published_weights_turn_with_the_molecule_in_float32():
             turned, turned_features = edm.network(features, positions @ turn.T, *inputs)
         assert (turned - plain @ turn.T).abs().max() <= 1e-4 * plain.abs().max()
         assert (turned_features - plain_features).abs().max() <= 1e-4 * plain_features.abs().max()
-
-
-def test_a_film_ends_in_its_molecule():
-    film = edm_generation.film(WEIGHTS, num_atoms=9, num_calls=6, num_frames=4, seed=0)
-    assert len(film.frames) == len(film.steps) + 1
-    assert list(film.steps) == sorted(film.steps, reverse=True)
-    np.testing.assert_allclose(film.frames[-1], film.molecule.positions)
-
-
-def test_live_samples_follow_from_the_seed(live):
-    again = edm_generation.live_samples(WEIGHTS, num_molecules=6, num_calls=10, seed=0)
-    np.testing.assert_allclose(again.molecules.positions, live.molecules.positions, atol=1e-4)
-    assert live.num_calls == 10
-
-
-def test_the_table_holds_paper_data_and_ours(rows):
-    labels = [row.label for row in rows.rows]
-    assert any("published" in label for label in labels)
-    assert any("our copy" in label for label in labels)
-    scored = [row.score for row in rows.rows if row.score is not None]
-    assert len(scored) == 4
-    html = draw.stability_table(rows).data
-    for score in scored:
-        assert f"{100 * score.molecule_stability.value:.1f}" in html
-    assert {"edm.words.ratio_to_enf", "edm.qm9.edm.novel"} <= {m.claim_id for m in rows.measurements}
-
-
-def test_a_hand_made_table_is_not_recorded_for_the_ledger(rows):
-    assert {measurement.profile for measurement in rows.measurements} == {"by hand"}
-    ids = {measurement.claim_id for measurement in rows.measurements}
-    assert {"edm.qm9.edm.molecule_stable", "edm.qm9.gschnet.valid_unique", "edm.qm9.data.atom_stable"} <= ids
-
-
-def test_stability_by_size_counts_every_molecule_of_the_kept_sizes():
-    molecules = edm_generation.load_qm9(split="test", limit=800)
-    curve = edm_generation.stability_by_size(molecules, min_count=20)
-    kept = np.isin(molecules.num_atoms, curve.sizes)
-    assert sum(curve.counts) == kept.sum()
-    assert all(0 <= share.low <= share.value <= share.high <= 1 for share in curve.shares)
-
-
-def test_the_chosen_data_rows_are_spread_over_the_file():
-    molecules = edm_generation.load_qm9(split="test")
-    few = edm_evaluation.spread(molecules, 50)
-    assert len(few) == 50
-    assert abs(few.num_atoms.mean() - molecules.num_atoms.mean()) < 1.5
-
-
-def test_terms_add_up_to_the_bound(bound):
-    means = bound.nll.terms.means()
-    assert math.isclose(sum(means.values()), bound.nll.mean.value, rel_tol=1e-9)
-    assert len(bound.terms) == 7
-    html = draw.bound_table(bound).data
-    assert "diffusion" in html and "bound on" in html
 
 
 def test_step_probabilities_are_probabilities_and_uniform_when_asked():
@@ -170,7 +96,7 @@ def test_step_probabilities_are_probabilities_and_uniform_when_asked():
 def test_guided_and_uniform_steps_estimate_the_same_sum():
     """Same molecules, 8 draws each; the two means agree within four standard errors of their difference."""
     edm = load(WEIGHTS)
-    molecules = edm_generation.load_qm9(split="test", limit=40)
+    molecules = load_qm9(split="test", limit=40)
     values = [
         edm_evaluation.likelihood.bound(
             edm, molecules, generator=torch.Generator().manual_seed(2), draws=8, uniform_share=share
@@ -179,33 +105,6 @@ def test_guided_and_uniform_steps_estimate_the_same_sum():
     ]
     error = math.hypot(*[float(value.std()) / math.sqrt(len(value)) for value in values])
     assert abs(float(values[0].mean() - values[1].mean())) < 4 * error
-
-
-def test_the_floor_of_the_training_loss_is_the_entropy_of_the_histogram():
-    entropy, measurement = edm_likelihood.training_loss_floor()
-    assert entropy == pytest.approx(2.4757, abs=1e-4)
-    assert measurement.claim_id == "edm.qm9.size_entropy"
-
-
-def test_constant_part_of_the_reconstruction():
-    """-4.837519 nats for each of the 3 (M - 1) degrees of freedom."""
-    assert edm_likelihood.positions_constant(np.array([19]))[0] == pytest.approx(-4.837519 * 54, abs=1e-3)
-
-
-def test_every_figure_of_the_chapters_has_axes_with_labels(bound):
-    shapes = edm_generation.shapes(WEIGHTS, num_data=200)
-    figures = [
-        draw.schedule(edm_generation.schedule_curves(WEIGHTS)),
-        draw.stability_by_size(edm_generation.size_curves(WEIGHTS, num_data=500)),
-        draw.composition(shapes),
-        draw.learning_curve(edm_generation.curve(WEIGHTS)),
-        draw.nll_by_size(bound),
-        draw.step_curve(edm_likelihood.step_curve(WEIGHTS, num_molecules=3, num_steps=4, seed=0)),
-    ]
-    for figure in figures:
-        assert all(axes.get_xlabel() and axes.get_ylabel() for axes in figure.axes)
-    assert len(draw.geometry(shapes).axes) == 8
-    assert "Wasserstein" in draw.distances_table(shapes).data
 
 
 def test_evaluation_gives_plain_numbers():
@@ -220,8 +119,3 @@ def test_failed_chains_count_as_failures():
     assert lossy.molecule_stability.value == pytest.approx(0.5 * whole.molecule_stability.value)
     assert lossy.atom_stability.value == pytest.approx(0.5 * whole.atom_stability.value, rel=0.03)
     assert lossy.valid_and_unique.value == pytest.approx(0.5 * whole.valid_and_unique.value)
-
-
-def test_counts_of_the_papers_model():
-    facts = edm_generation.model_facts()
-    assert (facts.num_parameters, facts.num_calls) == (5_339_920, 1001)

@@ -1,5 +1,6 @@
 """Whole chains from noise to molecules, a row for each molecule: what several pages ask of weights and samplers."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,17 +11,20 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 
+from molkit.chem.pose_checks import pose_checks
 from molkit.config import whole_number
 from molkit.data.reference_smiles import load_reference_smiles
 from molkit.edm.farm import CHUNK, PART, request_of, settled, shared_edm
 from molkit.edm.samplers import Sampler, sampler_named
 from molkit.edm.sampling import SampleResult, sample
 from molkit.errors import InvalidInput
-from molkit.experiments.experiment import Comparison, asked
+from molkit.experiments.experiment import Comparison, asked, key_of
 from molkit.experiments.show import Column
+from molkit.experiments.store import Store
 from molkit.metrics.distributions import compare_distributions
 from molkit.metrics.stability import stability
-from molkit.metrics.statistics import Interval, proportion_interval, ratio_interval
+from molkit.metrics.statistics import Interval, bootstrap_interval, proportion_interval, ratio_interval
+from molkit.metrics.strain import Strain, relax_all
 from molkit.metrics.validity import validity
 from molkit.molecule import PackedMolecules
 from molkit.rng import fork, generator_from
@@ -28,6 +32,7 @@ from molkit.training.weights import weight_files
 
 ARM = ["weights", "sampler", "num_calls"]  # columns that say how a molecule was drawn
 AUDIT = Comparison(alike={"stable": 0.15}, by=tuple(ARM))
+AUDIT_checks = Comparison(alike={"passed": 0.25}, by=tuple(ARM))
 LOST = dict.fromkeys(["smiles", "atomic_numbers", "positions"]) | {"stable_atoms": 0, "stable": False, "odd": False}
 QUALITY = {
     "sampler": "sampler",
@@ -42,6 +47,16 @@ QUALITY = {
     "even_stable": Column("stable of the even, %", 1, 100),
     "bonds": Column("bond lengths, mÅ", 1, 1000),
     "seconds": Column("CPU s a molecule", 3),
+}
+CHECKS = {
+    "weights": "weights",
+    "sampler": "sampler",
+    "num_calls": "calls",
+    "n": Column("n"),
+    "passed": Column("PoseBusters, %", 1, 100),
+    "relaxed": Column("relaxed"),
+    "strain": Column("strain, kcal/mol", 1),
+    "rmsd": Column("moved, Å", 2),
 }
 
 
@@ -73,13 +88,29 @@ def tasks(
 ) -> list[Task]:
     """Chains of arms SAMPLER:CALLS:MOLECULES, in parts of 50 molecules; every arm begins with the same sizes and noise.
 
-    sampler+60-200 takes every step from 60 to 200 besides. Raises InvalidInput for an arm that cannot be.
+    sampler+60-200 takes every step from 60 to 200 besides. The word `stored` stands for all arms of these weights that
+    are stored; of an arm that is named twice the larger number counts. Raises InvalidInput for an arm that cannot be.
     """
+    found: dict[tuple[str, int], int] = {}
+    for text in arms:
+        named = stored_arms(weights, seed, shared) if text.strip() == "stored" else [read_arm(text)]
+        for sampler, calls, count in named:
+            found[sampler, calls] = max(count, found.get((sampler, calls), 0))
     return [
         Task(weights, sampler, calls, first, min(PART, count - first), seed, shared)
-        for sampler, calls, count in map(read_arm, arms)
+        for (sampler, calls), count in found.items()
         for first in range(0, count, PART)
     ]
+
+
+def stored_arms(weights: str, seed: int, shared: bool) -> list[tuple[str, int, int]]:
+    """Sampler, network calls and molecules of the arms that are stored for these very weights."""
+    counts: Counter[tuple[str, int]] = Counter()
+    for key, entry in Store("chains").read().entries.items():
+        task = Task(**entry.task)
+        if (task.weights, task.seed, task.shared) == (weights, seed, shared) and key_of(task) == key:
+            counts[task.sampler, task.num_calls] += task.count
+    return [(sampler, calls, count) for (sampler, calls), count in counts.items()]
 
 
 def read_arm(text: str) -> tuple[str, int, int]:
@@ -108,6 +139,12 @@ def measure(task: Task) -> list[dict]:
 
     A chain that did not stay finite is a molecule that is nothing. seconds: CPU time of one chain.
     """
+    made, sizes, about = draw(task)
+    return [about | {"num_atoms": size} | one for size, one in zip(sizes, scored(made, len(sizes)), strict=True)]
+
+
+def draw(task: Task) -> tuple[SampleResult, list[int], dict]:
+    """The chains of a task, their sizes, and what they took: network calls, precision, CPU seconds of each."""
     torch.set_num_threads(1)
     request = settled(request_of(task.weights, seed=task.seed), None)
     edm = shared_edm(request.weights, "cpu", request.precision, request.fingerprint)
@@ -117,9 +154,8 @@ def measure(task: Task) -> list[dict]:
     options = {"num_calls": task.num_calls, "sampler": chosen_sampler(task.sampler), "shared_path": task.shared}
     started = process_time()
     made = sample(edm, sizes, generator=fork(generator, CHUNK)[row : row + task.count], **options)
-    about = {"calls": made.num_calls, "precision": request.precision}
-    about["seconds"] = round((process_time() - started) / task.count, 5)
-    return [about | {"num_atoms": int(size)} | one for size, one in zip(sizes, scored(made, len(sizes)), strict=True)]
+    seconds = round((process_time() - started) / task.count, 5)
+    return made, sizes.tolist(), {"calls": made.num_calls, "precision": request.precision, "seconds": seconds}
 
 
 def scored(made: SampleResult, count: int) -> list[dict]:
@@ -140,12 +176,17 @@ def scored(made: SampleResult, count: int) -> list[dict]:
     return rows
 
 
-def arm_of(rows: pd.DataFrame, sampler: str, num_calls: int) -> pd.DataFrame:
-    """The rows of one sampler and number of calls. Raises InvalidInput where there are none."""
-    found = rows[(rows["sampler"] == sampler) & (rows["num_calls"] == num_calls)]
+def arm(rows: pd.DataFrame, sampler: str) -> pd.DataFrame:
+    """The rows of a sampler. Raises InvalidInput where there are none."""
+    found = rows[rows["sampler"] == sampler]
     if found.empty:
-        raise InvalidInput(f"no molecules were drawn by {sampler} with {num_calls} calls")
+        raise InvalidInput(f"no molecules were drawn by {sampler}; there are {', '.join(rows['sampler'].unique())}")
     return found
+
+
+def most(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the arm with the most molecules, the last one of several."""
+    return max((group for _, group in rows.iloc[::-1].groupby(ARM, sort=False)), key=len).sort_index()
 
 
 def molecules_of(rows: pd.DataFrame) -> PackedMolecules:
@@ -212,6 +253,50 @@ def bond_distance(rows: pd.DataFrame, reference: PackedMolecules | None) -> floa
     found = [one for one in compare_distributions(molecules, reference) if one.quantity == "bond_length"]
     known = np.array([(one.distance, one.num_reference) for one in found if one.distance is not None])
     return float(np.average(known[:, 0], weights=known[:, 1])) if len(known) else None
+
+
+@asked
+def tasks_checks(
+    *,
+    weights: str = "edm_qm9",
+    arms: Sequence[str] = ("sde-2m-extra:100:100",),
+    seed: int = 0,
+    shared: bool = True,
+) -> list[Task]:
+    """The first molecules of arms SAMPLER:CALLS:MOLECULES, to be relaxed and checked, in parts of 10."""
+    return [
+        replace(task, first=first, count=min(10, task.first + task.count - first))
+        for task in tasks(weights=weights, arms=arms, seed=seed, shared=shared)
+        for first in range(task.first, task.first + task.count, 10)
+    ]
+
+
+def measure_checks(task: Task) -> list[dict]:
+    """A row a molecule: energy (kcal/mol) and shape (angstrom) that GFN2-xTB takes out of it, and PoseBusters' word.
+
+    Both are empty where the relaxation did not converge, or the number of electrons is odd.
+    """
+    made, sizes, _ = draw(task)
+    molecules = list(made.molecules)
+    rows = [{"num_atoms": size, "passed": False, "strain": None, "rmsd": None} for size in sizes]
+    kept = np.delete(np.arange(len(sizes)), list(made.failed))
+    for row, molecule, found in zip(kept, molecules, relax_all(molecules) if molecules else [], strict=True):
+        rows[row]["passed"] = all((pose_checks(molecule) or {"bonds": False}).values())
+        if isinstance(found, Strain) and found.converged and molecule.atomic_numbers.sum() % 2 == 0:
+            rows[row] |= {"strain": round(found.energy_drop, 3), "rmsd": round(found.rmsd, 4)}
+    return rows
+
+
+def checks(*rows: pd.DataFrame) -> pd.DataFrame:
+    """Medians of strain and displacement, and the share that passes every check of PoseBusters, for each arm."""
+    found = []
+    for name, group in pd.concat(rows).groupby(ARM, sort=False):
+        line = dict(zip(ARM, name, strict=True)) | {"n": len(group), "passed": share(group["passed"])}
+        for column in ("strain", "rmsd"):
+            values = group[column].dropna().to_numpy(float)
+            line[column] = bootstrap_interval(values, statistic=np.median) if len(values) else None
+        found.append(line | {"relaxed": int(group["strain"].notna().sum())})
+    return pd.DataFrame(found)
 
 
 def draw_shares(axis: Axes, x: Sequence[float], shares: Sequence[Interval], **look: object) -> None:
