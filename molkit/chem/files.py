@@ -3,20 +3,24 @@
 Reading forgives blank lines between frames, any newline and encoding, atomic numbers instead of symbols, Fortran
 exponents. Anything else that is wrong is an InvalidInput with the path, the line, what was expected and what came.
 Writing replaces the file in one step, so that nobody ever sees half of it.
+
+Molecules of an ASE database (SQLite), the format in which ISO17 is published. Nothing in it is unpickled.
 """
 
 import re
+import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ase.db import connect
 from scipy.spatial import cKDTree
 
 from molkit.chem.rdkit_tools import perceive_bonds
 from molkit.chem.sdf import sdf_record, sdf_records
 from molkit.chem.text_files import STANDARD, Frame, decoded, kind_of, read_bytes, shown, write_atomically
 from molkit.chem.xyz import xyz_frame, xyz_frames
-from molkit.errors import InvalidInput
+from molkit.errors import DataNotFound, InvalidInput
 from molkit.molecule import Molecule
 
 OVERLAP_ANGSTROM = 0.2  # no two nuclei of a molecule are ever this close
@@ -42,7 +46,7 @@ class Reading:
 def read_xyz(path: Path, *, check_overlap: bool = False) -> list[Molecule]:
     """All frames of an XYZ file, coordinates in angstrom; the comment line becomes the name.
 
-    Charge, spin and extended XYZ in the comment are understood (`molkit.chem.xyz_comments`). Raises InvalidInput at the
+    Charge, spin and extended XYZ in the comment are understood (`molkit.chem.xyz`). Raises InvalidInput at the
     first thing that is wrong, with `check_overlap` also for two atoms closer than 0.2 angstrom.
     """
     return _all_or_error(path, xyz_frames(Path(path)), check_overlap)
@@ -153,3 +157,24 @@ def _checked(frame: Frame, index: int, path: Path, check_overlap: bool) -> Frame
         f"{shown(path)}: atoms {pair[0] + 1} and {pair[1] + 1} of molecule {index + 1}{label} are closer than "
         f"{OVERLAP_ANGSTROM} angstrom; expected separate nuclei"
     )
+
+
+def read_database(path: Path, *, energy_key: str = "total_energy", limit: int | None = None) -> Iterator[Molecule]:
+    """Molecules in the order of the rows, the energy (in the file's unit) as property `energy` where there is one.
+
+    Raises DataNotFound for no file, InvalidInput for one that is no such database.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataNotFound(f"no file at {path}")
+    with open(path, "rb") as file:
+        if file.read(15) != b"SQLite format 3":
+            raise InvalidInput(f"{path}: expected an ASE database (SQLite), got another file")
+    try:
+        with connect(path, type="db") as database:
+            for row in database.select(limit=limit):
+                energy = row.key_value_pairs.get(energy_key)
+                known = {} if energy is None else {"energy": float(energy)}
+                yield Molecule(row.numbers, row.positions, name=f"{path.stem}_{row.id}", properties=known)
+    except (sqlite3.DatabaseError, KeyError, ValueError, OSError) as error:
+        raise InvalidInput(f"{path} is damaged or no ASE database: {error}") from error

@@ -1,14 +1,19 @@
-"""Conformers by RDKit's distance geometry, with and without a force field: what chemists use, and our baselines."""
+"""Conformers and force fields of RDKit: many by ETKDG, a fresh one like a geometry, MMFF94s energies as they are.
 
+What chemists use and start from, and our baselines.
+"""
+
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
 from rdkit import Chem, rdBase
-from rdkit.Chem import AllChem
+from rdkit.Chem import AllChem, rdForceFieldHelpers
 
 from molkit.chem.bond_graph import mol_with_conformers
-from molkit.chem.rdkit_tools import rdkit_seed, relax_mmff94
+from molkit.chem.rdkit_tools import perceive_bonds, rdkit_seed, relax_mmff94
 from molkit.errors import CalculationFailed, InvalidInput
+from molkit.molecule import Molecule
 
 Method = Literal["etkdgv3", "etkdgv1", "plain"]
 HARD_ATTEMPTS = 20  # conformers tried from random coordinates where the first search found none
@@ -70,3 +75,93 @@ def relax_conformers(
     relaxed = np.stack([conformer.GetPositions() for conformer in placed.GetConformers()])
     energies = np.array([outcome["mmff94_kcal"] for outcome in outcomes])
     return relaxed, energies, np.array([outcome["mmff94_converged"] == 1.0 for outcome in outcomes])
+
+
+ForceField = Literal["uff", "mmff94", "mmff94s"]
+VARIANTS = {"mmff94": "MMFF94", "mmff94s": "MMFF94s"}
+MAX_ITERATIONS = 200  # RDKit's default
+SEED = 42
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """A conformer by ETKDG of the graph perceived from a geometry; atoms in the order of that geometry."""
+
+    mol: Chem.Mol  # sanitized, one conformer
+    molecule: Molecule
+
+
+def embed_like(molecule: Molecule, *, seed: int = SEED) -> Embedded:
+    """A fresh conformer of the molecule's graph, with the stereochemistry of its geometry, by ETKDGv3.
+
+    Raises CalculationFailed where no graph was perceived, it falls into pieces, or nothing could be embedded.
+    """
+    found = perceive_bonds(molecule)
+    if found.mol is None:
+        raise CalculationFailed(f"no bonds perceived: {found.reason}")
+    mol = Chem.Mol(found.mol)
+    if len(Chem.GetMolFrags(mol)) > 1:
+        raise CalculationFailed("the graph falls into pieces")
+    with rdBase.BlockLogs():
+        Chem.AssignStereochemistryFrom3D(mol)
+        mol.RemoveAllConformers()
+        parameters = AllChem.ETKDGv3()
+        parameters.randomSeed = seed
+        if AllChem.EmbedMolecule(mol, parameters) != 0:
+            parameters.useRandomCoords = True  # cages often need it
+            parameters.maxIterations = 200
+        if mol.GetNumConformers() == 0 and AllChem.EmbedMolecule(mol, parameters) != 0:
+            raise CalculationFailed("no conformer could be embedded")
+    return Embedded(mol, molecule.with_positions(mol.GetConformer().GetPositions()))
+
+
+def force_field_minimum(embedded: Embedded, field: ForceField) -> Molecule:
+    """The conformer relaxed by a force field with RDKit's defaults (200 iterations at most).
+
+    The properties hold `converged` (1 or 0). Raises CalculationFailed where the field has no parameters.
+    """
+    if field not in ("uff", *VARIANTS):
+        raise InvalidInput(f"force field must be uff, mmff94 or mmff94s, got {field!r}")
+    mol = Chem.Mol(embedded.mol)
+    with rdBase.BlockLogs():
+        if field == "uff":
+            flag = (
+                AllChem.UFFOptimizeMolecule(mol, maxIters=MAX_ITERATIONS)
+                if AllChem.UFFHasAllMoleculeParams(mol)
+                else -1
+            )
+        else:
+            flag = AllChem.MMFFOptimizeMolecule(mol, mmffVariant=VARIANTS[field], maxIters=MAX_ITERATIONS)
+    if flag < 0:
+        raise CalculationFailed(f"{field} has no parameters for this molecule")
+    placed = embedded.molecule.with_positions(mol.GetConformer().GetPositions())
+    return replace(placed, properties={"converged": float(flag == 0)})
+
+
+@dataclass(frozen=True)
+class MmffEnergy:
+    """Energy of one geometry in kcal/mol, or the reason why there is none."""
+
+    energy_kcal: float | None
+    reason: str = ""  # "not perceived", "in pieces" or "no parameters", with a colon and details
+
+
+def mmff_energy(molecule: Molecule, *, charge: int | None = None, variant: str = "MMFF94s") -> MmffEnergy:
+    """Single point of the force field on the given coordinates; nothing is relaxed.
+
+    The bonds are perceived for the total charge (default: molecule.charge). There is no energy where no graph was
+    found, where the graph falls into pieces, or where an atom has no type in the force field.
+    Source: MMFF94s as in RDKit; Halgren, J. Comput. Chem. 20, 720 (1999).
+    """
+    found = perceive_bonds(molecule, charge=charge)
+    if found.mol is None:
+        return MmffEnergy(None, f"not perceived: {found.reason}")
+    pieces = len(Chem.GetMolFrags(found.mol))
+    if pieces > 1:
+        return MmffEnergy(None, f"in pieces: {pieces} of them")
+    with rdBase.BlockLogs():
+        properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(found.mol, mmffVariant=variant)
+        if properties is None:
+            return MmffEnergy(None, "no parameters: an atom has no MMFF type")
+        field = rdForceFieldHelpers.MMFFGetMoleculeForceField(found.mol, properties, nonBondedThresh=1e6)
+    return MmffEnergy(float(field.CalcEnergy()))

@@ -1,7 +1,17 @@
-"""The XYZ format: an atom count, a comment line, and one row per atom, repeated; plain, extended, and QM9's.
+"""XYZ files, their comment lines (charge, multiplicity, energies) among them.
+
+What the comment line of an XYZ frame says: name, charge, spin, and in extended XYZ the columns and the cell.
+
+Understood, in any case of the letters: `charge=`, `total_charge=`, `net_charge:` and their like, whole numbers in any
+form (+1, 1.0, "-1", 2-); `spin=` (2S), `unpaired=`, `uhf=`; `multiplicity=`, `mult=` (2S + 1); and a line of just two
+whole numbers, charge and multiplicity, where these fit the number of electrons. A statement that cannot be understood,
+contradicts another one, or a multiplicity that does not fit the number of electrons is an error, never left out; so are
+coordinates said to be in bohr.
+
+The XYZ format: an atom count, a comment line, and one row per atom, repeated; plain, extended, and QM9's.
 
 Extended XYZ says in `Properties=` which column is what; its comment is read by ASE. QM9's files have three more lines
-after the atoms. What a comment states about charge and spin is in `molkit.chem.xyz_comments`.
+after the atoms.
 """
 
 import re
@@ -12,9 +22,198 @@ from pathlib import Path
 import numpy as np
 
 from molkit.chem.text_files import Frame, line_error, read_text, shown
-from molkit.chem.xyz_comments import Columns, Comment, parse_comment
 from molkit.errors import InvalidInput
 from molkit.molecule import ATOMIC_NUMBER, SYMBOLS, Molecule
+
+VALUE = (  # after = or :, or a whole number after a blank
+    r"(?:\s*[=:]\s*|\s+(?=[+-]?\d{1,2}(?:$|[\s,;])))"
+    r"(\"[^\"]*\"|'[^']*'|\[[^\]]*\]|[^\s,;]+)[,;]?"
+)
+WHOSE = (  # a noun with a blank behind it is the name of the molecule
+    r"(?:(?:total|net|tot|overall|molecular|formal|ionic)[_ -]?|(?:molecule|mol|system|ion)[_-]?)?"
+)
+BARE_Q = r"q(?=\s*=\s*[\"']?[+-]?\d+(?:\.0*)?[\"']?(?:$|[\s,;]))"  # q=-1, not q=0.3 of something else
+CHARGE = re.compile(rf"(?i)(?<![\w:])(?:{WHOSE}(?:charge|chrg)[\"']?|{BARE_Q}){VALUE}")
+SPIN = re.compile(rf"(?i)(?<![\w:])(?:total[_ -]?)?(spin|unpaired(?:[_ ]electrons)?|n_?unpaired|uhf)[\"']?{VALUE}")
+MULTIPLICITY = re.compile(rf"(?i)(?<![\w:])(?:(?:spin|molecular)[_ -]?)?(?:multiplicity|mult)[\"']?{VALUE}")
+TWO_NUMBERS = re.compile(r"([+-]?\d{1,2})\s+(\d{1,2})")
+WHOLE = re.compile(r"([+-]?)(\d{1,3})(?:\.0*)?([+-]?)")
+BOHR = re.compile(r"(?i)(?<!\w)(?:units?\s*[=:]|in)\s*[\"']?(?:bohrs?|a\.u\.|au|atomic units)(?!\w)")
+EXTENDED = re.compile(r"(?i)(?<!\w)(properties|lattice|pbc)\s*=")
+QM9 = re.compile(r"gdb\s+\d+(?:\s+\S+){15}\s*")
+ELEMENTS = ("species", "symbols", "symbol", "elements", "element", "z", "numbers", "atomic_numbers", "atomic_number")
+POSITIONS = ("pos", "positions", "position", "coords", "coordinates", "xyz")
+MASSES = ("mass", "masses")
+LEAST_MASS_DIFFERENCE = 0.3  # of an isotope from the element's mean, in u; 35Cl is 0.48 away
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Where an atom row holds what, counted from 0."""
+
+    element: int = 0
+    position: int = 1
+    width: int = 4
+    charge: int | None = None  # ASE's initial_charges
+    isotope: int | None = None
+    mass: int | None = None
+    plain: bool = True  # no Properties=
+
+    def isotope_of(self, words: Sequence[str], number: int) -> int | None:
+        """The mass number of a row's label, 0 for none, None for something else than a number."""
+        column = self.mass if self.isotope is None else self.isotope
+        if column is None:
+            return 0
+        try:
+            value = float(words[column])
+            whole = round(value)
+        except (ValueError, OverflowError):
+            return None
+        if self.isotope is None:
+            whole = whole if abs(value - _mean_mass(number)) > LEAST_MASS_DIFFERENCE else 0
+        return whole if 0 <= whole < 400 else None
+
+
+@dataclass(frozen=True)
+class Comment:
+    """What a comment states; None where it is silent."""
+
+    name: str = ""
+    charge: int | None = None
+    spin: int | None = None  # 2S
+    by_multiplicity: bool = False  # the spin was
+    columns: Columns = Columns()
+    is_qm9: bool = False
+    two_numbers: tuple[int, int] | None = None  # perhaps charge and multiplicity
+
+    def state_of(self, numbers: Sequence[int], column_charge: float) -> tuple[int, int]:
+        """Charge and spin (2S) of the atoms. Raises InvalidInput where what is stated does not fit together."""
+        charge = self.charge
+        if abs(column_charge) > 0.5:
+            whole = round(column_charge)
+            if abs(whole - column_charge) > 0.05 or charge not in (None, whole):
+                said = "no total" if charge is None else f"a total charge of {charge}"
+                raise InvalidInput(
+                    f"initial_charges add up to {column_charge:.3f} beside {said}; expected whole charges that agree"
+                )
+            charge = whole
+        if self.two_numbers is not None and _fits(numbers, self.two_numbers[0], self.two_numbers[1] - 1):
+            return self.two_numbers[0], self.two_numbers[1] - 1
+        if self.by_multiplicity and not _fits(numbers, charge or 0, self.spin or 0):
+            electrons = sum(numbers) - (charge or 0)
+            raise InvalidInput(
+                f"a multiplicity of {(self.spin or 0) + 1} does not fit {electrons} electrons (charge {charge or 0})"
+            )
+        return charge or 0, self.spin or 0
+
+
+def _fits(numbers: Sequence[int], charge: int, spin: int) -> bool:
+    electrons = sum(numbers) - charge
+    return 0 <= spin <= electrons and (electrons - spin) % 2 == 0
+
+
+def parse_comment(line: str) -> Comment | InvalidInput:
+    """What a comment line says, or what is wrong with it."""
+    line = line.strip()
+    if BOHR.search(line):
+        return InvalidInput("coordinates in bohr; expected angstrom, multiply by 0.529177 and leave the unit out")
+    if QM9.fullmatch(line):
+        return Comment(name=" ".join(line.split()[:2]), is_qm9=True)
+    if two := TWO_NUMBERS.fullmatch(line):
+        return Comment(name=line, two_numbers=(int(two[1]), int(two[2]))) if int(two[2]) else Comment(name=line)
+    try:
+        if EXTENDED.search(line):
+            return _extended(line)
+        return Comment(" ".join(_without_statements(line).split()), *_stated(line))
+    except InvalidInput as error:
+        return error
+
+
+def _without_statements(line: str) -> str:
+    """The comment without charge and spin; as it is where it states none."""
+    for pattern in (CHARGE, SPIN, MULTIPLICITY):
+        line = pattern.sub(" ", line)
+    return line.strip()
+
+
+def _stated(line: str) -> tuple[int | None, int | None, bool]:
+    """Charge, spin (2S), whether by multiplicity. Raises InvalidInput for no whole number, or two that differ."""
+    charge = _only("charge", [_whole("charge", found) for found in CHARGE.findall(line)])
+    spins = [_whole(word.lower(), found) for word, found in SPIN.findall(line)]
+    multiplicities = [_whole("multiplicity", found) for found in MULTIPLICITY.findall(line)]
+    if any(value < 0 for value in spins) or any(value < 1 for value in multiplicities):
+        raise InvalidInput("spin= (2S) must be at least 0 and multiplicity= (2S + 1) at least 1")
+    return charge, _only("spin", spins + [value - 1 for value in multiplicities]), bool(multiplicities)
+
+
+def _only(what: str, values: Sequence[int]) -> int | None:
+    if len(set(values)) > 1:
+        raise InvalidInput(f"two statements of the {what} that differ: {' and '.join(map(str, values))}")
+    return values[0] if values else None
+
+
+def _whole(what: str, text: str) -> int:
+    """1, +1, 1.0, "-1", 2-, with a typographic minus too. Raises InvalidInput for anything else."""
+    plain = text.strip("\"'[](){} \t").replace("\N{MINUS SIGN}", "-")
+    match = WHOLE.fullmatch(plain)
+    if match is None or (match[1] and match[3]):
+        raise InvalidInput(f"expected a whole number for the {what}, got {text[:40]!r}")
+    return int(f"{match[1] or match[3]}{match[2]}")
+
+
+def _extended(line: str) -> Comment:
+    """A comment in extended XYZ. Raises InvalidInput for a periodic cell or columns that make no molecule."""
+    from ase.io.extxyz import key_val_str_to_dict  # half a second; plain files do without
+
+    try:
+        said = {key.lower(): value for key, value in key_val_str_to_dict(line).items()}
+    except (ValueError, IndexError, TypeError, RecursionError) as error:
+        raise InvalidInput(f"the comment begins as extended XYZ and cannot be read as such: {error}") from None
+    _refuse_cell(said)
+    columns = _columns(str(said["properties"])) if "properties" in said else Columns()
+    rest = re.sub(r"(?i)(?<!\w)properties\s*=\s*(\"[^\"]*\"|\S+)", " ", line)
+    name = next((str(said[key]) for key in ("name", "title", "label") if isinstance(said.get(key), str)), "")
+    return Comment(" ".join(name.split()), *_stated(rest), columns=columns)
+
+
+def _refuse_cell(said: dict[str, object]) -> None:
+    """Raise InvalidInput for a structure that repeats; a lattice without pbc repeats, as in ASE."""
+    if "pbc" in said:
+        periodic = np.any([value in (True, 1) for value in np.atleast_1d(np.asarray(said["pbc"], dtype=object))])
+    else:
+        periodic = "lattice" in said
+    if periodic:
+        raise InvalidInput(
+            'a periodic structure; expected one molecule in vacuum (pbc="F F F" if the box means nothing)'
+        )
+
+
+def _columns(properties: str) -> Columns:
+    """Columns by name:type:count triples. Raises InvalidInput where elements or coordinates are missing."""
+    parts = properties.split(":")
+    first, start = {}, 0
+    for name, kind, count in zip(parts[::3], parts[1::3], parts[2::3], strict=False):
+        if kind not in tuple("RISL") or not (count.isascii() and count.isdigit()) or not 0 < int(count) < 1000:
+            raise InvalidInput(f"Properties={properties[:60]}: expected name:type:count with a type R, I, S or L")
+        first[name.lower()] = (start, int(count))
+        start += int(count)
+    element = next((first[name][0] for name in ELEMENTS if name in first), None)
+    position = next((first[name][0] for name in POSITIONS if first.get(name, (0, 0))[1] == 3), None)
+    if len(parts) % 3 or element is None or position is None:
+        raise InvalidInput(
+            f"Properties={properties[:60]}: expected species:S:1 (or Z:I:1) and pos:R:3 among the columns"
+        )
+    mass = next((first[name][0] for name in MASSES if name in first), None)
+    isotope = next((first[name][0] for name in ("isotope", "isotopes") if name in first), None)
+    charge = first["initial_charges"][0] if "initial_charges" in first else None
+    return Columns(element, position, start, charge, isotope, mass, plain=False)
+
+
+def _mean_mass(number: int) -> float:
+    from ase.data import atomic_masses
+
+    return float(atomic_masses[number]) if 0 < number < len(SYMBOLS) else 0.0
+
 
 INTEGER = re.compile(r"[+-]?\d{1,9}")
 EXPONENT = re.compile(r"\*\^|[dD]")  # Mathematica's and Fortran's

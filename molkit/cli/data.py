@@ -17,8 +17,7 @@ def data() -> None:
 @data.command("list")
 def list_sets() -> None:
     """Name, size and content of every file that comes with the repository."""
-    from molkit.data.card import section_of
-    from molkit.data.registry import available_files, data_root
+    from molkit.data.registry import available_files, data_root, section_of
 
     root = data_root()
     for name in available_files():
@@ -32,8 +31,7 @@ def list_sets() -> None:
 @click.argument("name", required=False)
 def verify(name: str | None) -> None:
     """Compare files with their published checksums: all of them, or those that NAME means."""
-    from molkit.data.card import match_files
-    from molkit.data.registry import available_files, data_root, verify_file
+    from molkit.data.registry import available_files, data_root, match_files, verify_file
     from molkit.errors import ChecksumMismatch, DataNotFound
 
     names = match_files(name) if name else available_files()
@@ -57,8 +55,7 @@ def verify(name: str | None) -> None:
 @click.argument("name")
 def info(name: str) -> None:
     """What the data card says about NAME, and the arrays in its file."""
-    from molkit.data.card import match_files, section_of
-    from molkit.data.registry import data_path, load_arrays
+    from molkit.data.registry import data_path, load_arrays, match_files, section_of
 
     for file in match_files(name):
         section = section_of(file)

@@ -115,7 +115,7 @@ def trajectories(
     engine: Engine,
 ) -> None:
     """Langevin trajectories by GFN2-xTB of isomers of C7H10O2, like ISO17's but not ISO17; test and train by isomer."""
-    from molkit.chem.langevin import LangevinRules
+    from molkit.chem.xtb import LangevinRules
     from molkit.data.ensembles import write_ensembles
     from molkit.studies.reference_ensembles import collect
     from molkit.studies.trajectories import run_trajectories, split_by_isomer, trajectory_tasks

@@ -122,7 +122,7 @@ def _print_extras(extras: dict[str, dict]) -> None:
 def _data_row(rule: str) -> tuple[Score | None, frozenset[str] | None, str]:
     """The score of QM9's test molecules, the training SMILES, and what to say about both."""
     from molkit.chem.rdkit_tools import rdkit_version
-    from molkit.data.reference_smiles import load_reference_smiles
+    from molkit.data.qm9 import load_reference_smiles
     from molkit.metrics.score import score_of_qm9_test
 
     try:

@@ -30,7 +30,7 @@ from molkit.chem.rdkit_tools import (
 )
 from molkit.chem.text_files import read_text, shown
 from molkit.data.drug_size import split_of_key
-from molkit.data.geom import load_geom_test
+from molkit.data.geom_drugs import load_geom_test
 from molkit.data.qm9 import load_qm9
 from molkit.errors import InvalidInput
 from molkit.molecule import Molecule

@@ -15,7 +15,7 @@ import numpy as np
 
 from molkit.chem.bond_graph import mol_from_bonds
 from molkit.chem.rdkit_conformers import with_stereo_of
-from molkit.data.conformers import load_conformer_ensembles
+from molkit.data.drug_size import load_conformer_ensembles
 from molkit.data.drug_size import load_entries
 from molkit.data.packed import pack, unpack, write_arrays
 from molkit.data.registry import data_root, load_arrays, read_npz

@@ -1,4 +1,8 @@
-"""GEOM-Drugs as its authors published it: conformers of some 304,000 molecules, cut down to the lowest in energy.
+"""The test molecules of the conformer-generation papers on GEOM: SMILES and reference counts, without coordinates.
+
+Sources: GEOM, Axelrod and Gomez-Bombarelli, Sci. Data 9, 185 (2022); the list as distributed with GeoMol.
+
+GEOM-Drugs as its authors published it: conformers of some 304,000 molecules, cut down to the lowest in energy.
 
 Source: GEOM, Axelrod and Gomez-Bombarelli, Sci. Data 9, 185 (2022); `drugs_crude.msgpack` of doi 10.7910/DVN/JNGTDF.
 The file is a stream of maps SMILES -> {conformers: [{xyz: [[Z, x, y, z], ...], totalenergy, relativeenergy,
@@ -7,6 +11,12 @@ lowest total energy. Nothing is fetched here, and nothing unpickled: a person do
 `convert_geom_drugs` writes a folder of packed parts, once.
 """
 
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from molkit.data.registry import data_path
+from molkit.errors import InvalidInput
 import contextlib
 import json
 import tarfile
@@ -15,15 +25,33 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
-
 import numpy as np
-
 from molkit.data.drug_size import Split, size_histogram, split_of_key
 from molkit.data.message_stream import MessageReader
 from molkit.data.packed import pack, unpack, write_arrays
 from molkit.data.registry import data_root, load_arrays
 from molkit.errors import DataNotFound, InvalidInput
 from molkit.molecule import SYMBOLS, PackedMolecules
+
+SETS = {"drugs": "geom_drugs_test", "qm9": "geom_qm9_test"}
+
+
+@dataclass(frozen=True)
+class GeomTestMolecule:
+    """One test molecule."""
+
+    smiles: str
+    num_reference_conformers: int
+
+
+def load_geom_test(name: Literal["drugs", "qm9"], *, root: Path | None = None) -> list[GeomTestMolecule]:
+    """The 1,000 test molecules of GEOM-Drugs or GEOM-QM9, in their published order."""
+    if name not in SETS:
+        raise InvalidInput(f"unknown GEOM test set {name!r}: expected 'drugs' or 'qm9'")
+    with open(data_path("geom_test_smiles.csv", root=root), encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["set"] == SETS[name]]
+    return [GeomTestMolecule(row["smiles"], int(row["n_reference_conformers"])) for row in rows]
+
 
 ADDRESS = "https://dataverse.harvard.edu/api/access/datafile/4360331"
 ELEMENTS = (1, 5, 6, 7, 8, 9, 13, 14, 15, 16, 17, 33, 35, 53, 80, 83)  # H B C N O F Al Si P S Cl As Br I Hg Bi

@@ -40,7 +40,7 @@ def mmff_energies(molecules: PackedMolecules) -> EnergySample:
 
     Raises InvalidInput for an empty set.
     """
-    from molkit.chem.mmff import mmff_energy  # RDKit is not needed by the distances below
+    from molkit.chem.rdkit_conformers import mmff_energy  # RDKit is not needed by the distances below
 
     if len(molecules) == 0:
         raise InvalidInput("energies need at least one molecule, got none")

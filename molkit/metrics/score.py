@@ -10,14 +10,12 @@ import numpy as np
 
 from molkit.chem.rdkit_tools import rdkit_version
 from molkit.chem.text_files import write_atomically
-from molkit.data import reference_smiles
-from molkit.data.qm9 import FILES, load_qm9
+from molkit.data.qm9 import FILES, REFERENCE_SMILES, load_qm9, load_reference_smiles
 from molkit.data.registry import listed_checksums
 from molkit.errors import InvalidInput
-from molkit.metrics.connectedness import connectedness
 from molkit.metrics.stability import StabilityRule, charge_complaint, stability
 from molkit.metrics.statistics import Interval, proportion_interval, ratio_interval
-from molkit.metrics.validity import validity
+from molkit.metrics.validity import connectedness, validity
 from molkit.molecule import Molecule, PackedMolecules
 
 QM9_TEST = Path(__file__).resolve().parents[2] / "data" / "studies" / "qm9_test_score.json"
@@ -130,13 +128,11 @@ def store_qm9_test(path: Path = QM9_TEST) -> None:
 
 
 def _scored_qm9_test(rule: StabilityRule) -> Score:
-    reference = reference_smiles.load_reference_smiles().smiles
+    reference = load_reference_smiles().smiles
     return score_molecules(load_qm9(split="test"), rule=rule, reference=reference)
 
 
 def _origin() -> dict[str, str]:
     """SHA-256 of the data behind the score, and the version of RDKit."""
     listed = listed_checksums()
-    return {name: listed.get(name, "") for name in (FILES["packed"], reference_smiles.FILE)} | {
-        "rdkit": rdkit_version()
-    }
+    return {name: listed.get(name, "") for name in (FILES["packed"], REFERENCE_SMILES)} | {"rdkit": rdkit_version()}

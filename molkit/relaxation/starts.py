@@ -6,8 +6,8 @@ from time import process_time
 
 import numpy as np
 
-from molkit.chem.embedding import embed_like, force_field_minimum
 from molkit.chem.optimise import optimise
+from molkit.chem.rdkit_conformers import embed_like, force_field_minimum
 from molkit.chem.xtb import Method, XtbEnergy
 from molkit.errors import CalculationFailed
 from molkit.molecule import Molecule

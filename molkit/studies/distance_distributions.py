@@ -25,7 +25,7 @@ from molkit.data.ensembles import WHAT, Ensemble, ensemble_mol, load_ensembles
 from molkit.data.registry import data_root, sha256_of
 from molkit.errors import CalculationFailed, DataNotFound, InvalidInput
 from molkit.metrics.conformers import diversity
-from molkit.metrics.distance_mmd import distances_mmd, heavy_distances
+from molkit.metrics.distributions import distances_mmd, heavy_distances
 from molkit.metrics.statistics import Interval, bootstrap_interval
 from molkit.rng import generator_from
 from molkit.studies.conformers.arms import refined

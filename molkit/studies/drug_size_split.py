@@ -6,9 +6,14 @@ import io
 from pathlib import Path
 
 from molkit.chem.rdkit_tools import bonded_mol, connectivity, skeleton_smiles
-from molkit.data.conformers import ConformerEnsemble, load_conformer_ensembles
-from molkit.data.drug_size import Entry, split_of_key
-from molkit.data.large import load_druglike, load_tripeptides
+from molkit.data.drug_size import (
+    ConformerEnsemble,
+    Entry,
+    load_conformer_ensembles,
+    load_druglike,
+    load_tripeptides,
+    split_of_key,
+)
 
 
 def key_of_ensemble(ensemble: ConformerEnsemble) -> str:

@@ -9,8 +9,8 @@ import torch
 from molkit.chem.bond_orders import packed_bonds
 from molkit.chem.pose_checks import pose_checks
 from molkit.chem.rdkit_tools import perceive_bonds, smiles_by_distance
-from molkit.data.gschnet import load_gschnet
 from molkit.data.qm9 import load_qm9
+from molkit.data.registry import load_gschnet
 from molkit.edm.model import build, load
 from molkit.edm.published import num_failed_chains, stored_samples
 from molkit.edm.sampling import sample

@@ -18,12 +18,11 @@ from molkit.edm.samplers import Sampler, sampler_named
 from molkit.edm.sampling import sample
 from molkit.edm.schedule import sigma
 from molkit.errors import InvalidInput
-from molkit.metrics.connectedness import connectedness
 from molkit.metrics.distributions import element_fractions
 from molkit.metrics.energies import EnergySample, mmff_energies, null_distances, wasserstein_interval
 from molkit.metrics.stability import stability
 from molkit.metrics.statistics import Interval, bootstrap_interval, proportion_interval, ratio_interval
-from molkit.metrics.validity import validity
+from molkit.metrics.validity import connectedness, validity
 from molkit.molecule import Molecule, PackedMolecules
 from molkit.rng import generator_from
 

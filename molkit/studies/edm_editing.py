@@ -8,8 +8,7 @@ import numpy as np
 from molkit.chem.bond_orders import allowed_valences, packed_valences
 from molkit.chem.composition import parse_formula
 from molkit.chem.rdkit_tools import smiles_by_distance
-from molkit.data.qm9 import load_qm9
-from molkit.data.reference_smiles import load_reference_smiles
+from molkit.data.qm9 import load_qm9, load_reference_smiles
 from molkit.edm.editing import Edits, complete, vary, with_composition
 from molkit.edm.model import build, load
 from molkit.edm.published import stored_samples, training_facts

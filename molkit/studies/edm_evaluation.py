@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from molkit.data.gschnet import load_gschnet
 from molkit.data.packed import read_packed
-from molkit.data.qm9 import load_qm9
-from molkit.data.reference_smiles import load_reference_smiles
+from molkit.data.qm9 import load_qm9, load_reference_smiles
+from molkit.data.registry import load_gschnet
 from molkit.edm import likelihood
 from molkit.edm.likelihood import BoundTerms
 from molkit.edm.model import load

@@ -16,9 +16,8 @@ from molkit.edm.likelihood import bound
 from molkit.edm.model import build, load
 from molkit.edm.published import num_failed_chains, stored_samples, training_facts
 from molkit.edm.sampling import sample
-from molkit.metrics.connectedness import connectedness
 from molkit.metrics.statistics import Interval, bootstrap_interval, proportion_interval
-from molkit.metrics.validity import reference_smiles, validity
+from molkit.metrics.validity import connectedness, reference_smiles, validity
 from molkit.molecule import PackedMolecules
 
 LEAST_OF_A_SIZE = 20  # molecules, for a point of the curve by size

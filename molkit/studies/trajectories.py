@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from molkit.chem.bond_graph import mol_from_bonds
+from molkit.chem.bond_graph import mol_from_bonds, order_of_atoms
 from molkit.chem.ensembles import described
-from molkit.chem.graph_match import order_of_atoms
-from molkit.chem.langevin import LangevinRules, langevin
 from molkit.chem.rdkit_tools import perceive_bonds, plain_smiles
+from molkit.chem.xtb import LangevinRules, langevin
 from molkit.data.ensemble_molecules import choose_isomers, fair_key
 from molkit.data.ensembles import Ensemble
-from molkit.data.iso17 import split_of_graph
+from molkit.data.geom_ensembles import split_of_graph
 from molkit.errors import CalculationFailed, InvalidInput
 from molkit.farm.run import FarmReport, run_farm
 from molkit.molecule import Molecule

@@ -22,11 +22,10 @@ from molkit.graphs import is_out_of_memory
 from molkit.rng import generator_from
 from molkit.training import run_folder
 from molkit.training.batches import batches_for
-from molkit.training.config import TrainConfig
+from molkit.training.config import RECENT, NormQueue, TrainConfig, is_outlier, learning_rate
 from molkit.training.files import locked, write_yaml
 from molkit.training.precision import use_bfloat16
-from molkit.training.schedule import RECENT, NormQueue, is_outlier, learning_rate
-from molkit.training.session import Session, signals_to
+from molkit.training.run_folder import Session, signals_to
 
 log = logging.getLogger(__name__)
 

@@ -1,17 +1,25 @@
-"""A run on disk, written by temporary name and rename, so that a kill leaves it whole."""
+"""A run on disk, written by temporary name and rename, so that a kill leaves it whole.
+
+And one call of `train` in it: clock, progress bar, log lines, when to save and when to stop.
+"""
 
 import json
+import logging
 import os
 import platform
+import signal
+import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+from tqdm import tqdm
 
 import molkit
 from molkit.errors import InvalidInput, RunError
@@ -111,3 +119,121 @@ def _processor() -> str:
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
+
+
+if TYPE_CHECKING:
+    from molkit.training.loop import Trainer
+
+log = logging.getLogger(__name__)
+
+RATE_SECONDS = 60.0  # the rate measured in the first minute fixes the number of steps
+SAVING_SHARE = 0.97  # share of the time budget that steps may use
+
+
+class Session:
+    """Runs the steps of a trainer until its schedule ends, the time is up, or a signal asks it to stop."""
+
+    def __init__(self, trainer: "Trainer", time_budget: float | None, *, show: bool) -> None:
+        self.trainer, self.time_budget = trainer, time_budget
+        self.started = self.saved = self.logged = time.monotonic()
+        state = trainer.progress
+        self.earlier_seconds, self.first_step, self.shown_passes = state.seconds, state.step, state.passes
+        self.stop_asked = False
+        self.bar = tqdm(
+            total=state.total_steps or None, initial=state.step, disable=not show, unit="step", mininterval=2.0
+        )
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since this session began."""
+        return time.monotonic() - self.started
+
+    def ask_stop(self, signal_number: int, _: object) -> None:
+        """Signal handler: finish the step, save, leave."""
+        self.stop_asked = True
+        log.warning("%s: saving and stopping", signal.Signals(signal_number).name)
+
+    def must_stop(self) -> bool:
+        """Whether all processes leave the loop before the next step: time is up, or any of them was asked to."""
+        return self.agree(self.stop_asked or bool(self.time_budget and self.elapsed > SAVING_SHARE * self.time_budget))
+
+    def agree(self, vote: bool) -> bool:
+        """Whether any process votes yes; their clocks and signals differ, so each must ask at the same places."""
+        fabric = self.trainer.fabric
+        if fabric.world_size == 1:
+            return vote
+        votes = fabric.all_reduce(torch.tensor(float(vote), device=fabric.device), reduce_op="sum")
+        return bool(votes > 0)
+
+    def run(self, on_step: Callable[[int], None] | None = None) -> None:
+        """Steps until the schedule's end or a reason to stop; saves now and then."""
+        state = self.trainer.progress
+        while not state.total_steps or state.step < state.total_steps:
+            if self.must_stop():
+                break
+            for name, value in self.trainer.step().items():
+                state.sums[name] = state.sums.get(name, 0.0) + value
+            state.summed += 1
+            state.seconds = self.earlier_seconds + self.elapsed
+            self.fix_total()
+            if state.step % self.trainer.config.log_every == 0:
+                self.write_metrics()
+            self.bar.update(1)
+            self.keep()
+            if on_step is not None:
+                on_step(state.step)
+
+    def fix_total(self) -> None:
+        """Fix the number of steps once, from the rate measured so far and the time budget."""
+        state, budget = self.trainer.progress, self.time_budget
+        if state.total_steps or not budget or not self.agree(self.elapsed > min(RATE_SECONDS, 0.2 * budget)):
+            return
+        rate = (state.step - self.first_step) / self.elapsed
+        total = state.step + int(rate * (SAVING_SHARE * budget - self.elapsed))
+        state.total_steps = int(self.trainer.fabric.broadcast(total, src=0))
+        self.saved = -float("inf")  # a checkpoint follows, so that a kill cannot change the schedule
+        log.info("%.2f steps a second: the run will take %d steps", rate, state.total_steps)
+
+    def keep(self) -> None:
+        """Snapshot and checkpoint when due."""
+        trainer, step = self.trainer, self.trainer.progress.step
+        if trainer.snapshot_due() and trainer.fabric.is_global_zero:
+            trainer.require_finite()
+            trainer.task.save_weights(trainer.out / "snapshots" / f"step_{step:08d}", trainer.average.module)
+        if time.monotonic() - self.saved > trainer.config.checkpoint_seconds:
+            trainer.save()
+            self.saved = time.monotonic()
+
+    def write_metrics(self) -> None:
+        """One JSON line with the means since the last one (means of the first process), and the bar's text."""
+        state = self.trainer.progress
+        means = {name: float(value) / state.summed for name, value in state.sums.items()}
+        now = time.monotonic()
+        rate = (state.passes - self.shown_passes) / max(now - self.logged, 1e-9)
+        state.loss, state.sums, state.summed = means["loss"], {}, 0
+        self.logged, self.shown_passes = now, state.passes
+        self.bar.total = state.total_steps or None
+        self.bar.set_postfix(loss=f"{state.loss:.4f}", mol_s=f"{rate:.0f}")
+        if self.trainer.fabric.is_global_zero:
+            record = {"step": state.step, "epoch": state.epoch, "passes": state.passes, "rate": round(rate, 1)}
+            record |= {"seconds": round(state.seconds, 1)} | {name: round(value, 7) for name, value in means.items()}
+            append_json(self.trainer.out / "metrics.jsonl", record)
+
+    def last_loss(self) -> float:
+        """Mean loss since the last log line, or of that line."""
+        state = self.trainer.progress
+        return float(state.sums["loss"]) / state.summed if state.summed else state.loss
+
+
+@contextmanager
+def signals_to(handler: Callable[[int, object], None]) -> Iterator[None]:
+    """SIGINT and SIGTERM go to the handler while the context lasts; only the main thread can do that."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)

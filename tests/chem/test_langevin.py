@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from molkit.chem.langevin import LangevinRules, langevin
-from molkit.chem.xtb import EnergyForces
+from molkit.chem.xtb import EnergyForces, LangevinRules, langevin
 from molkit.errors import InvalidInput
 from molkit.molecule import Molecule
 from molkit.units import BOLTZMANN_EV

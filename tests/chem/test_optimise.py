@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from molkit.chem.dft import DftEnergy, DftLevel, single_point
-from molkit.chem.embedding import embed_like, force_field_minimum
 from molkit.chem.optimise import optimise
+from molkit.chem.rdkit_conformers import embed_like, force_field_minimum
 from molkit.chem.xtb import XtbEnergy
 from molkit.errors import CalculationFailed, InvalidInput
 from molkit.geometry import aligned_rmsd

@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 
-from molkit.data.gschnet import load_gschnet
+from molkit.data.registry import load_gschnet
 from molkit.data.qm9 import (
     PROPERTY_UNITS,
     SIZE_HISTOGRAM,

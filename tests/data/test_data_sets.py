@@ -3,10 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from molkit.data.card import read_card, section_of
-from molkit.data.conformers import load_conformer_ensembles
-from molkit.data.geom import load_geom_test
-from molkit.data.large import load_druglike, load_tripeptides
+from molkit.data.registry import read_card, section_of
+from molkit.data.drug_size import load_conformer_ensembles
+from molkit.data.geom_drugs import load_geom_test
+from molkit.data.drug_size import load_druglike, load_tripeptides
 from molkit.data.md17 import RMD17_AT_HAND, load_rmd17
 from molkit.data.pdb import load_pdb, read_pdb
 from molkit.data.registry import listed_checksums

@@ -10,7 +10,7 @@ from molkit.chem.conformer_rmsd import rmsd_matrix
 from molkit.chem.rdkit_conformers import rdkit_conformers
 from molkit.data.ensembles import ensemble_mol
 from molkit.data.geom_ensembles import later_split, read_geom_ensembles
-from molkit.data.iso17 import graph_ensembles, read_iso17, split_of_graph
+from molkit.data.geom_ensembles import graph_ensembles, read_iso17, split_of_graph
 from molkit.errors import DataNotFound, InvalidInput
 
 

@@ -12,7 +12,7 @@ from molkit.chem.conformer_rmsd import heavy_pairs, rmsd_matrix, self_matches
 from molkit.errors import InvalidInput
 from molkit.geometry import random_rotations
 from molkit.metrics.conformers import ScoreTask, diversity, score_all, score_conformers, summarise
-from molkit.metrics.distance_mmd import distance_mmd, mmd, two_of
+from molkit.metrics.distributions import distance_mmd, mmd, two_of
 
 
 def conformers(smiles: str, count: int = 6, seed: int = 1) -> tuple[Chem.Mol, np.ndarray]:

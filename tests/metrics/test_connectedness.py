@@ -3,7 +3,7 @@ import pytest
 
 from molkit.chem.rdkit_tools import embed_smiles
 from molkit.errors import InvalidInput
-from molkit.metrics.connectedness import connectedness
+from molkit.metrics.validity import connectedness
 from molkit.molecule import Molecule, PackedMolecules
 
 

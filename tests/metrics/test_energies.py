@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from molkit.chem.mmff import mmff_energy
+from molkit.chem.rdkit_conformers import mmff_energy
 from molkit.chem.rdkit_tools import embed_smiles
 from molkit.errors import InvalidInput
 from molkit.metrics.energies import mmff_energies, null_distances, wasserstein_interval

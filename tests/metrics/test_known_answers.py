@@ -2,8 +2,8 @@
 
 import pytest
 
-from molkit.data.gschnet import load_gschnet
 from molkit.data.qm9 import load_qm9
+from molkit.data.registry import load_gschnet
 from molkit.metrics.stability import stability
 from molkit.metrics.validity import validity
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from molkit.chem.rdkit_tools import embed_smiles, rdkit_version
-from molkit.data.qm9 import load_qm9
-from molkit.data.reference_smiles import load_reference_smiles, write_reference_smiles
+from molkit.data.qm9 import load_qm9, load_reference_smiles, write_reference_smiles
 from molkit.errors import InvalidInput
 from molkit.metrics.validity import reference_smiles, validity
 from molkit.molecule import Molecule, PackedMolecules

@@ -18,7 +18,7 @@ from molkit.cli import run
 from molkit.data.ensembles import Ensemble, write_ensembles
 from molkit.data.registry import sha256_of
 from molkit.errors import DataNotFound, InvalidInput
-from molkit.metrics.distance_mmd import distance_mmd, distances_mmd, heavy_distances
+from molkit.metrics.distributions import distance_mmd, distances_mmd, heavy_distances
 from molkit.studies import distance_distributions as study
 
 SMILES = "CCCCO"

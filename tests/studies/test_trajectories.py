@@ -3,7 +3,7 @@ import numpy as np
 from molkit.cli import run
 from molkit.data.ensemble_molecules import choose_isomers
 from molkit.data.ensembles import ensemble_mol, read_ensembles
-from molkit.data.iso17 import split_of_graph
+from molkit.data.geom_ensembles import split_of_graph
 
 
 def test_isomers_are_isomers_in_a_fixed_order():

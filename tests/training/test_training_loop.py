@@ -299,7 +299,7 @@ def test_the_time_budget_stops_the_run_inside_it(tmp_path):
 
 
 def test_the_number_of_steps_is_fixed_once_from_the_measured_rate_and_stored(tmp_path, monkeypatch):
-    monkeypatch.setattr("molkit.training.session.RATE_SECONDS", 0.01)
+    monkeypatch.setattr("molkit.training.run_folder.RATE_SECONDS", 0.01)
     first = run(tmp_path, config=settings(total_steps=0), time_budget=20.0, on_step=stop_at(30))
     assert first.total_steps > 0
     second = run(tmp_path, config=settings(total_steps=0), time_budget=0.5, resume=True)
@@ -308,7 +308,7 @@ def test_the_number_of_steps_is_fixed_once_from_the_measured_rate_and_stored(tmp
 
 
 def test_a_kill_after_the_number_of_steps_was_fixed_does_not_change_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("molkit.training.session.RATE_SECONDS", 0.01)
+    monkeypatch.setattr("molkit.training.run_folder.RATE_SECONDS", 0.01)
     fixed = []
 
     def kill_when_fixed(_):
@@ -462,10 +462,11 @@ class Spiky(EdmTask):
 
 
 def spiky_run(folder, monkeypatch, *, spikes, skip_above, steps=14):
-    from molkit.training import loop, schedule
+    from molkit.training import config as settings_of_a_run
+    from molkit.training import loop
 
     monkeypatch.setattr(loop, "RECENT", 8)
-    monkeypatch.setattr(schedule, "RECENT", 8)
+    monkeypatch.setattr(settings_of_a_run, "RECENT", 8)
     config = settings(total_steps=steps, skip_above=skip_above, clip="none")
     task = Spiky(TINY, random_molecules(), config)
     task.spikes = spikes

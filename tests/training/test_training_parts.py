@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from molkit.training.batches import PairBatches
-from molkit.training.config import TrainConfig
-from molkit.training.schedule import NormQueue, learning_rate
+from molkit.training.config import NormQueue, TrainConfig, learning_rate
 
 
 def rates(total: int, **changes) -> list[float]:

@@ -30,7 +30,7 @@ ON_EACH_PROCESS = """
 import hashlib, sys
 from pathlib import Path
 from molkit.edm.training import train_recipe
-from molkit.training import loop, session
+from molkit.training import loop, run_folder
 
 folder, seen = Path(sys.argv[1]), []
 class Spy(loop.Trainer):
@@ -38,11 +38,11 @@ class Spy(loop.Trainer):
         super().__init__(*arguments)
         seen.append(self)
 loop.Trainer = Spy
-plain = session.Session.__init__
+plain = run_folder.Session.__init__
 def ahead(self, trainer, *arguments, **options):
     plain(self, trainer, *arguments, **options)
     self.started -= 0.3 * trainer.fabric.global_rank
-session.Session.__init__ = ahead
+run_folder.Session.__init__ = ahead
 
 common = {"limit": 60, "device": "cpu", "progress_bar": False}
 runs = (("steps", "tiny", {"total_steps": 3}), ("clock", "tiny", {"time_budget": 2.5}))

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 
 from molkit.chem.pose_checks import pose_checks
 from molkit.config import whole_number
-from molkit.data.reference_smiles import load_reference_smiles
+from molkit.data.qm9 import load_reference_smiles
 from molkit.edm.farm import CHUNK, PART, request_of, settled, shared_edm
 from molkit.edm.samplers import Sampler, sampler_named
 from molkit.edm.sampling import SampleResult, sample
