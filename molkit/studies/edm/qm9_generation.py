@@ -14,10 +14,8 @@ from matplotlib.figure import Figure
 from molkit.chem.rdkit_tools import without_fluorine
 from molkit.claims.ledger import Measurement, find, load_claims
 from molkit.claims.record import record
-from molkit.data.gschnet import load_gschnet
-from molkit.data.qm9 import load_qm9, qm9_index, qm9_properties, qm9_smiles
-from molkit.data.reference_smiles import load_reference_smiles
-from molkit.data.registry import data_path
+from molkit.data.qm9 import load_qm9, load_reference_smiles, qm9_index, qm9_properties, qm9_smiles
+from molkit.data.registry import data_path, load_gschnet
 from molkit.edm.config import EdmConfig
 from molkit.edm.diffusion import add_noise
 from molkit.edm.edit_checks import check_sizes
