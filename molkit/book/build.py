@@ -12,7 +12,7 @@ from pathlib import Path
 from molkit.book.execute import KEEPS_RESULTS, Outcome, run_chapters
 from molkit.book.layout import REPOSITORY, Book
 from molkit.book.notebooks import MAX_OUTPUT_BYTES, canonical, read_notebook, write_notebook
-from molkit.book.profiles import Settings, load_profile
+from molkit.book.parameters import Settings, load_profile
 from molkit.book.stage import PACKAGE, gathered_results, stage
 from molkit.claims.provenance import combined_hash, hash_files
 from molkit.errors import InvalidInput, RunError

@@ -9,8 +9,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from molkit.book.browser import WINDOWS, console_complaints, find_browser, open_page, serving
-from molkit.errors import InvalidInput
+import numpy as np
+
+from molkit.book.browser import WINDOWS, console_complaints, find_browser, open_page, photograph, serving
+from molkit.errors import DataNotFound, InvalidInput
 
 LOADING = {  # tag -> attributes whose address the browser fetches by itself
     "script": ("src",),
@@ -207,3 +209,47 @@ def _wrong_addresses(site: Path, path: Path, addresses: list[str]) -> list[str]:
             if not target.exists():
                 wrong.append(f"{name} loads {local}, which the site does not have")
     return wrong
+
+
+TALLEST = {"desktop": 9_000, "phone": 14_000}  # pixels; a longer page is cut there
+EMPTIEST = 100  # equal rows that are kept one after another
+
+
+def take_pictures(site: Path, folder: Path, *, tallest: dict[str, int] = TALLEST) -> tuple[list[Path], list[str]]:
+    """One PNG a page and window under `folder`; the files, and what the browser complained of.
+
+    Raises DataNotFound where no Chromium is found, InvalidInput where the folder holds no page.
+    """
+    pages = [page for page in pages_of(site) if not is_redirect(page)]
+    program = find_browser()
+    if program is None:
+        raise DataNotFound("no Chromium found: install one, or name it with the variable CHROMIUM")
+    views = [(page, window) for page in pages for window in WINDOWS]
+
+    def picture(view: tuple[Path, str]) -> tuple[Path, list[str]]:
+        page, window = view
+        name = page.relative_to(site).with_suffix("").as_posix().replace("/", "__")
+        path = (folder / f"{name}__{window}.png").resolve()
+        size = (WINDOWS[window][0], tallest[window])
+        log = photograph(program, page.resolve().as_uri(), VIRTUAL_MILLISECONDS[0], size, path)
+        wrong = console_complaints(log)
+        if not path.is_file():
+            return path, [f"{name}, {window}: the browser made no picture", *wrong]
+        trim(path)
+        return path, [f"{name}, {window}: {text}" for text in wrong]
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(BROWSERS_AT_ONCE) as pool:
+        taken = list(pool.map(picture, views))
+    return [path for path, _ in taken if path.is_file()], [text for _, wrong in taken for text in wrong]
+
+
+def trim(path: Path) -> None:
+    """Shorten every run of equal rows of a PNG, such as the emptiness above the foot of a short page."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    fresh = np.append(True, (pixels[1:] != pixels[:-1]).any(axis=(1, 2)))
+    since = np.arange(len(pixels)) - np.flatnonzero(fresh)[np.cumsum(fresh) - 1]
+    Image.fromarray(pixels[since < EMPTIEST]).save(path)

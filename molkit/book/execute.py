@@ -27,7 +27,7 @@ from molkit.book.cache import (
 )
 from molkit.book.layout import Book
 from molkit.book.notebooks import read_notebook
-from molkit.book.profiles import Settings
+from molkit.book.parameters import Settings
 from molkit.claims import provenance
 from molkit.errors import RunError
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from molkit.book.execute import KEEPS_RESULTS, give_published_results, run_worker
 from molkit.book.layout import Book
-from molkit.book.profiles import Settings, with_overrides
+from molkit.book.parameters import Settings, with_overrides
 from molkit.errors import CalculationFailed, InvalidInput
 from molkit.farm.run import FarmReport, run_farm
 

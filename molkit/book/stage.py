@@ -1,4 +1,4 @@
-"""The folder that jupyter-book renders: sources, executed notebooks with their stamps, generated pages."""
+"""The folder that jupyter-book renders: sources, executed notebooks with their stamps, generated pages, verdicts."""
 
 import os
 import shutil
@@ -7,12 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from molkit.book.cache import RunRecord, read_record
-from molkit.book.colab import add_button, repository_address
+from molkit.book.archive import add_button, repository_address
+from molkit.book.cache import RunRecord, failure_notice, read_record, stamp, unexecuted_stamp
 from molkit.book.execute import KEEPS_RESULTS, Outcome, failed_cell
 from molkit.book.layout import CHAPTERS, Book
 from molkit.book.notebooks import INJECTED, PAPERMILL_TAGS, parameters_cell, read_notebook, tags, write_notebook
-from molkit.book.provenance import failure_notice, stamp, unexecuted_stamp
 from molkit.book.reference import ROOMS, module_page
 from molkit.book.status import status_markdown
 from molkit.errors import InvalidInput
@@ -69,7 +68,7 @@ def staged_notebook(book: Book, chapter: str, profile: str) -> dict[str, Any]:
 
 def _write_ledger(book: Book, profile: str, folder: Path, known: Sequence[Outcome]) -> None:
     """The generated ledger, its badge and the summaries, from published results and those of this profile's runs."""
-    from molkit.book.summaries import filled
+    from molkit.book.status import filled
     from molkit.claims.table import ledger_markdown, ledger_rows, write_badge
 
     with results_in_view(book, profile):
@@ -152,3 +151,20 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copytree(source, target)
     elif source.is_file():
         shutil.copy2(source, target)
+
+
+def changed_verdicts(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    """One line for each claim whose verdict is not the same in both."""
+    return [
+        f"{name}: {before.get(name, 'no verdict')} -> {after.get(name, 'no verdict')}"
+        for name in sorted({*before, *after})
+        if before.get(name) != after.get(name)
+    ]
+
+
+def verdicts(book: Book, profile: str | None = None) -> dict[str, str]:
+    """Verdict by claim from the published results and, when a profile is named, those of its last good runs."""
+    from molkit.claims.table import ledger_rows
+
+    with results_in_view(book, profile):
+        return {row.claim.id: row.verdict.word for row in ledger_rows()}

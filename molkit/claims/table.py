@@ -18,10 +18,16 @@ from molkit.claims.verdicts import (
     UNDECIDED,
     VERDICTS,
     Verdict,
+    cost_text,
+    count_text,
     differences,
     judge,
+    order_text,
+    ours_text,
+    published_text,
+    rule_text,
+    run_text,
 )
-from molkit.claims.wording import cost_text, count_text, order_text, ours_text, published_text, rule_text, run_text
 
 COLUMNS = ("Claim", "Published", "Ours", "n", "Profile", "Verdict", "Cost")
 THIS_RUN = "This run (no verdict)"

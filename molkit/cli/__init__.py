@@ -10,8 +10,7 @@ from contextlib import contextmanager
 import click
 from tqdm import tqdm
 
-from molkit.cli.outcome import EXIT_CODES
-from molkit.cli.outputs import disk_message, guard_outputs
+from molkit.cli.outputs import EXIT_CODES, disk_message, guard_outputs
 from molkit.errors import MolkitError, PartlyDone
 
 # name -> (module, attribute); modules are imported only when their command is asked for, so `--help` stays fast
@@ -22,20 +21,20 @@ COMMANDS = {
     "suite": ("molkit.cli.suite", "suite", "Train and compare the arms of a suite."),
     "sample": ("molkit.cli.edm", "sample", "Sample molecules from a trained model."),
     "conformers": ("molkit.cli.conformers", "conformers", "Generate conformers of SMILES from a trained flow."),
-    "edit": ("molkit.cli.edit", "edit", "Complete, vary or compose molecules with a trained model."),
+    "edit": ("molkit.cli.edm", "edit", "Complete, vary or compose molecules with a trained model."),
     "relax": ("molkit.cli.relax", "relax", "Relax structures with a diffusion model."),
     "pipeline": ("molkit.cli.pipeline", "pipeline", "From noise to electrons: all four methods on the same molecules."),
     "evaluate": ("molkit.cli.edm", "evaluate", "Stability, validity and likelihood of a trained model."),
     "labels": ("molkit.cli.ofdft", "labels", "Label Kohn-Sham densities for kinetic functionals."),
     "labels-pack": ("molkit.cli.ofdft", "labels_pack", "Thin labelled densities into one small file."),
-    "ensembles": ("molkit.cli.ensembles", "ensembles", "Make reference ensembles of conformers."),
+    "ensembles": ("molkit.cli.data", "ensembles", "Make reference ensembles of conformers."),
     "density": ("molkit.cli.ofdft", "density", "Electron density of a molecule from a learned functional."),
     "score": ("molkit.cli.score", "score", "Stability and validity of the molecules in a file."),
     "study": ("molkit.cli.study", "study", "Repeat the long measurements behind a chapter."),
     "book": ("molkit.cli.book", "book", "Run, build and inspect the book."),
-    "ledger": ("molkit.cli.ledger", "ledger", "Show the claims and what was measured for them."),
-    "doctor": ("molkit.cli.doctor", "doctor", "Say what this installation is and whether it is whole."),
-    "bench": ("molkit.cli.bench", "bench", "Measure speed side by side; prints JSON."),
+    "ledger": ("molkit.cli.report", "ledger", "Show the claims and what was measured for them."),
+    "doctor": ("molkit.cli.report", "doctor", "Say what this installation is and whether it is whole."),
+    "bench": ("molkit.cli.report", "bench", "Measure speed side by side; prints JSON."),
 }
 INTERRUPTED = "interrupted; where --keep or --out names a folder, finished work is there and the same command continues"
 
@@ -95,7 +94,7 @@ def terminated_as_interrupted() -> Iterator[None]:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code, as `molkit.cli.outcome.EXIT_CODES` says."""
+    """Run the command line and return its exit code, as `molkit.cli.outputs.EXIT_CODES` says."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which a killed process leaves behind
     try:

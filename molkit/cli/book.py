@@ -5,15 +5,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from molkit.cli.engines import Engine, engine_options, retry_option, whole_numbers
-from molkit.cli.numbers import Whole
+from molkit.cli.options import Engine, Whole, engine_options, retry_option, whole_numbers
 from molkit.cli.outputs import OutFolder
 from molkit.errors import InvalidInput, PartlyDone, RunError
 
 if TYPE_CHECKING:
     from molkit.book.execute import Outcome
     from molkit.book.layout import Book
-    from molkit.book.profiles import Settings
+    from molkit.book.parameters import Settings
 
 PROFILE = click.option("--profile", default="fast", show_default=True, help="smoke, fast or paper.")
 CHAPTERS = click.option("--chapters", multiple=True, metavar="NAME", help="Only this chapter; may be repeated.")
@@ -90,8 +89,7 @@ def build(
 @PACKAGE
 def status(profile: str, root: Path, package: tuple) -> None:
     """Say for each chapter what its last run was, and what has changed since."""
-    from molkit.book.cache import read_record, reasons_to_run
-    from molkit.book.provenance import duration, memory
+    from molkit.book.cache import duration, memory, read_record, reasons_to_run
 
     chosen = _book(root, package)
     for chapter, settings in _settings(chosen, profile, (), ()).items():
@@ -149,8 +147,8 @@ def grid(
 @ROOT
 def verdicts(profile: str, root: Path) -> None:
     """Print each verdict that the last runs would change if their results were published; nothing if none."""
-    from molkit.book.verdicts import changed_verdicts
-    from molkit.book.verdicts import verdicts as judged
+    from molkit.book.stage import changed_verdicts
+    from molkit.book.stage import verdicts as judged
 
     chosen = _book(root, ())
     for line in changed_verdicts(judged(chosen), judged(chosen, profile)):
@@ -179,7 +177,7 @@ def check(browser: bool, root: Path) -> None:
 @ROOT
 def pictures(out: Path, root: Path) -> None:
     """Take a picture of every rendered page, as wide as a desk and as a phone, opened from the disk."""
-    from molkit.book.pictures import take_pictures
+    from molkit.book.check import take_pictures
 
     taken, problems = take_pictures(_book(root, ()).build_folder / "html", out)
     _say_failed(problems)
@@ -193,7 +191,7 @@ def pictures(out: Path, root: Path) -> None:
 @ROOT
 def colab(out: Path, root: Path) -> None:
     """Write the chapters for Google Colab: each fetches the book first. MOLKIT_REPOSITORY says from where."""
-    from molkit.book.colab import VARIABLE, repository_address, write_notebooks
+    from molkit.book.archive import VARIABLE, repository_address, write_notebooks
     from molkit.claims.provenance import commit
 
     address = repository_address()
@@ -226,7 +224,7 @@ def _book(root: Path | None, packages: tuple[str, ...]) -> "Book":
 
 def _settings(chosen: "Book", profile: str, chapters: tuple, parameters: tuple) -> "dict[str, Settings]":
     """The chosen chapters with their checked settings."""
-    from molkit.book.profiles import load_profile, read_overrides, with_overrides
+    from molkit.book.parameters import load_profile, read_overrides, with_overrides
 
     loaded = load_profile(chosen, profile)
     settings = {chapter: loaded[chapter] for chapter in chosen.choose(chapters)}
@@ -234,7 +232,7 @@ def _settings(chosen: "Book", profile: str, chapters: tuple, parameters: tuple) 
 
 
 def _say(outcome: "Outcome") -> None:
-    from molkit.book.provenance import duration, memory
+    from molkit.book.cache import duration, memory
 
     record = outcome.record
     if outcome.state == "cached":

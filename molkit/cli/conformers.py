@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from molkit.cli.engines import Engine, Keep, engine_options, keep_options
-from molkit.cli.numbers import SEED, Whole
-from molkit.cli.outcome import end_of_parts, require_some
-from molkit.cli.outputs import STANDARD, OutFile, tell
+from molkit.cli.options import SEED, Engine, Keep, Whole, engine_options, keep_options
+from molkit.cli.outputs import STANDARD, OutFile, end_of_parts, require_some, tell
 from molkit.errors import InvalidInput
 
 if TYPE_CHECKING:

@@ -8,10 +8,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import click
 
-from molkit.cli.engines import Engine, engine_options
-from molkit.cli.numbers import Number, Whole
-from molkit.cli.outcome import EXIT_CODES
-from molkit.cli.outputs import OutFolder, guard_outputs
+from molkit.cli.options import Engine, Number, Whole, engine_options
+from molkit.cli.outputs import EXIT_CODES, OutFolder, guard_outputs
 from molkit.config import whole_number
 from molkit.errors import PartlyDone
 

@@ -5,10 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from molkit.cli.engines import Engine, engine_options, retry_option
-from molkit.cli.numbers import SEED, Number, Whole
-from molkit.cli.outcome import end_of_parts
-from molkit.cli.outputs import OutFile, OutFolder, read_input
+from molkit.cli.options import SEED, Engine, Number, Whole, engine_options, retry_option
+from molkit.cli.outputs import OutFile, OutFolder, end_of_parts, read_input
 
 if TYPE_CHECKING:
     from molkit.ofdft.density import MoleculeDensity

@@ -4,10 +4,8 @@ from pathlib import Path
 
 import click
 
-from molkit.cli.engines import Engine, Keep, engine_options, keep_options, retry_in
-from molkit.cli.numbers import SEED, Whole
-from molkit.cli.outcome import end_of_parts
-from molkit.cli.outputs import OutFolder
+from molkit.cli.options import SEED, Engine, Keep, Whole, engine_options, keep_options, retry_in
+from molkit.cli.outputs import OutFolder, end_of_parts
 from molkit.config import whole_ranges
 
 LARGEST = 400  # atoms
@@ -45,9 +43,8 @@ def pipeline(
     A molecule that a stage refuses is named there with the reason, and the others are finished.
     """
     from molkit.figures.pipeline_report import write_report
-    from molkit.pipeline.journey import STAGES
+    from molkit.pipeline.journey import STAGES, PipelineSettings
     from molkit.pipeline.run import run_pipeline, write_results
-    from molkit.pipeline.settings import PipelineSettings
 
     settings = PipelineSettings(
         generator=generator,

@@ -5,10 +5,17 @@ from pathlib import Path
 
 import click
 
-from molkit.cli.engines import Engine, Keep, engine_options, keep_options
-from molkit.cli.numbers import SEED, Whole
-from molkit.cli.outcome import end_of_parts, require_some
-from molkit.cli.outputs import OUT_HELP, STRUCTURE_FILES, OutFile, read_input, tell, write_output
+from molkit.cli.options import SEED, Engine, Keep, Whole, engine_options, keep_options
+from molkit.cli.outputs import (
+    OUT_HELP,
+    STRUCTURE_FILES,
+    OutFile,
+    end_of_parts,
+    read_input,
+    require_some,
+    tell,
+    write_output,
+)
 from molkit.errors import InvalidInput
 
 

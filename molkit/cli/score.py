@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from molkit.cli.engines import Engine, engine_options, retry_option
-from molkit.cli.outcome import end_of_parts, require_some
-from molkit.cli.outputs import OutFolder, read_input
+from molkit.cli.options import Engine, engine_options, retry_option
+from molkit.cli.outputs import OutFolder, end_of_parts, read_input, require_some
 from molkit.errors import DataNotFound
 
 if TYPE_CHECKING:

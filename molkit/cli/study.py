@@ -4,11 +4,9 @@ from pathlib import Path
 
 import click
 
-from molkit.cli.engines import Engine, engine_options
 from molkit.cli.experiment import StudyGroup
-from molkit.cli.numbers import SEED, Number, Whole
-from molkit.cli.outcome import end_of_parts
-from molkit.cli.outputs import OutFile, OutFolder
+from molkit.cli.options import SEED, Engine, Number, Whole, engine_options
+from molkit.cli.outputs import OutFile, OutFolder, end_of_parts
 
 
 @click.group(cls=StudyGroup)

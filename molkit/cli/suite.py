@@ -4,9 +4,8 @@ from pathlib import Path
 
 import click
 
-from molkit.cli.engines import Engine, engine_options, whole_numbers
-from molkit.cli.outcome import end_of_parts
-from molkit.cli.outputs import OutFolder
+from molkit.cli.options import Engine, engine_options, whole_numbers
+from molkit.cli.outputs import OutFolder, end_of_parts
 
 
 @click.group()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from molkit.cli.numbers import SEED, Number, Whole
+from molkit.cli.options import SEED, Number, Whole
 from molkit.cli.outputs import OutFolder
 
 

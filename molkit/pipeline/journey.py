@@ -1,4 +1,4 @@
-"""What is known of one molecule on its way from noise to electrons."""
+"""What a pipeline is made of, and what is known of one molecule on its way from noise to electrons."""
 
 import json
 from collections.abc import Mapping
@@ -6,7 +6,26 @@ from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
+from molkit.errors import InvalidInput
 from molkit.molecule import Molecule
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineSettings:
+    """Weights and numbers that every journey depends on."""
+
+    generator: str = "edm_qm9"
+    num_calls: int = 100
+    flow: str = "cgcf_qm9"
+    energy: str = "etm_qm9"  # empty: conformers of the flow as they are
+    num_conformers: int = 10
+    functional: str = "ofdft_small"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_conformers < 1 or self.num_calls < 1:
+            raise InvalidInput("a pipeline needs at least one conformer and one network call")
+
 
 DRAWN, PRE_RELAXED, CONFORMERS, MINIMA, ORBITAL_FREE, KOHN_SHAM = STAGES = (
     "drawn",

@@ -19,8 +19,7 @@ from molkit.farm.folder import FarmFolder
 from molkit.farm.run import run_farm
 from molkit.metrics.stability import stability
 from molkit.molecule import Molecule, PackedMolecules
-from molkit.pipeline.journey import DRAWN, LOWEST, Journey, Stage, from_arrays, to_arrays
-from molkit.pipeline.settings import PipelineSettings
+from molkit.pipeline.journey import DRAWN, LOWEST, Journey, PipelineSettings, Stage, from_arrays, to_arrays
 from molkit.pipeline.stages import Task, load_all, travel
 from molkit.training.files import write_text
 from molkit.training.weights import fingerprint

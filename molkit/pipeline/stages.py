@@ -29,9 +29,9 @@ from molkit.pipeline.journey import (
     ORBITAL_FREE,
     PRE_RELAXED,
     Journey,
+    PipelineSettings,
     Stage,
 )
-from molkit.pipeline.settings import PipelineSettings
 from molkit.relaxation.recipe import pre_relax
 from molkit.rng import generator_from
 from molkit.units import EV_TO_KCAL

@@ -5,8 +5,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from molkit.farm.engines import engine
+from molkit.pipeline.journey import PipelineSettings
 from molkit.pipeline.run import PipelineResult, run_pipeline
-from molkit.pipeline.settings import PipelineSettings
 
 
 def from_noise(

@@ -13,14 +13,12 @@ import pytest
 
 from molkit.book import build as building
 from molkit.book.build import first_complaint, refresh
-from molkit.book.cache import read_record
+from molkit.book.cache import duration, memory, read_record, stamp
 from molkit.book.execute import Outcome, run_chapter
 from molkit.book.notebooks import canonical, problems, read_notebook
-from molkit.book.profiles import Settings
-from molkit.book.provenance import duration, memory, stamp
-from molkit.book.stage import stage, staged_notebook
+from molkit.book.parameters import Settings
+from molkit.book.stage import changed_verdicts, stage, staged_notebook
 from molkit.book.status import status_markdown
-from molkit.book.verdicts import changed_verdicts
 from molkit.cli import run as molkit
 from molkit.errors import RunError
 

@@ -6,7 +6,7 @@ import pytest
 
 from molkit.book.cache import dependency_hashes, read_record, reasons_to_run
 from molkit.book.execute import run_chapters
-from molkit.book.profiles import load_profile
+from molkit.book.parameters import load_profile
 
 
 def run(book, profile="smoke", **options):

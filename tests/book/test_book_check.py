@@ -9,6 +9,7 @@ from PIL import Image
 
 from molkit.book.browser import WINDOWS, console_complaints, find_browser, serving
 from molkit.book.check import (
+    EMPTIEST,
     check_files,
     check_in_browser,
     check_pages,
@@ -16,8 +17,9 @@ from molkit.book.check import (
     is_outside,
     judge_page,
     page_content,
+    take_pictures,
+    trim,
 )
-from molkit.book.pictures import EMPTIEST, take_pictures, trim
 from molkit.cli import run as molkit
 from molkit.errors import DataNotFound, InvalidInput
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from nbclient import NotebookClient
 
-from molkit.book.colab import BRANCH, SERVICE, add_button, repository_address, write_notebooks
+from molkit.book.archive import BRANCH, SERVICE, add_button, repository_address, write_notebooks
 from molkit.book.layout import Book
 from molkit.book.notebooks import write_notebook
 from molkit.cli import run as molkit

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from molkit.book.grid import cells, run_cell, run_grid, spreads
-from molkit.book.profiles import Settings
+from molkit.book.parameters import Settings
 from molkit.cli import run as molkit
 from molkit.errors import CalculationFailed, InvalidInput
 from molkit.farm.engines import engine

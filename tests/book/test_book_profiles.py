@@ -6,8 +6,15 @@ import pytest
 
 from molkit.book.layout import Book
 from molkit.book.notebooks import code_cells, read_notebook
-from molkit.book.parameters import check_here, read_parameters
-from molkit.book.profiles import check_parameters, load_profile, parameters_of, read_overrides, with_overrides
+from molkit.book.parameters import (
+    check_here,
+    check_parameters,
+    load_profile,
+    parameters_of,
+    read_overrides,
+    read_parameters,
+    with_overrides,
+)
 from molkit.cli import run as molkit
 from molkit.errors import InvalidInput
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from molkit.book.summaries import LINE, claims_table, costs_table, filled, verdicts_sentence
+from molkit.book.status import LINE, claims_table, costs_table, filled, verdicts_sentence
 from molkit.claims.ledger import REPOSITORY, load_claims
 from molkit.claims.table import ledger_rows
 from molkit.errors import InvalidInput

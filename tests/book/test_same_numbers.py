@@ -9,7 +9,7 @@ import pytest
 
 from molkit.book.execute import run_worker
 from molkit.book.layout import Book
-from molkit.book.profiles import load_profile
+from molkit.book.parameters import load_profile
 
 BOOK = Book()
 QUICK = "edm/likelihood"

@@ -17,7 +17,7 @@ from molkit.claims.ledger import (
     select,
     study_of,
 )
-from molkit.claims.wording import published_text
+from molkit.claims.verdicts import published_text
 from molkit.errors import DataNotFound, InvalidInput
 
 GOOD = """

@@ -10,7 +10,7 @@ import pytest
 from molkit.claims.ledger import load_claims
 from molkit.claims.store import record
 from molkit.claims.table import badge_svg, count_verdicts, ledger_markdown, ledger_rows, table
-from molkit.claims.wording import rule_text
+from molkit.claims.verdicts import rule_text
 from molkit.errors import InvalidInput
 
 CLAIM = "edm.qm9.gschnet.molecule_stable"

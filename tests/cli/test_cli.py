@@ -9,8 +9,8 @@ import pytest
 
 from molkit.claims.ledger import REPOSITORY
 from molkit.cli import COMMANDS, main, run
-from molkit.cli.numbers import Number, Whole
-from molkit.cli.outcome import EXIT_CODES, end_of_parts, require_some
+from molkit.cli.options import Number, Whole
+from molkit.cli.outputs import EXIT_CODES, end_of_parts, require_some
 from molkit.errors import InvalidInput, PartlyDone
 
 

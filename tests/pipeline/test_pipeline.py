@@ -19,10 +19,10 @@ from molkit.pipeline.journey import (
     ORBITAL_FREE,
     PRE_RELAXED,
     STAGES,
+    PipelineSettings,
     from_arrays,
     to_arrays,
 )
-from molkit.pipeline.settings import PipelineSettings
 from molkit.pipeline.stages import Task, travel
 
 CYANIDE = Molecule([6, 7, 1], [[0.0, 0.0, 0.0], [0.0, 0.0, 1.16], [0.0, 0.0, -1.07]])

@@ -1,12 +1,66 @@
-"""`molkit bench`: measure speed side by side; prints JSON."""
+"""`molkit ledger`, `molkit doctor` and `molkit bench`: claims, this installation, its speed."""
 
 from pathlib import Path
 
 import click
 
-from molkit.cli.engines import Engine, engine_options
-from molkit.cli.numbers import SEED, Whole
+from molkit.cli.options import SEED, Engine, Whole, engine_options
 from molkit.cli.outputs import OutFile
+
+
+@click.command()
+@click.argument("prefix", default="")
+@click.option("--json", "as_json", is_flag=True, help="Print every selected claim with its result and verdict as JSON.")
+def ledger(prefix: str, as_json: bool) -> None:
+    """Show the claims whose id begins with PREFIX (all without one): published, ours, verdict."""
+    from molkit.claims.table import LedgerTable, ledger_rows
+
+    rows = ledger_rows(prefix)
+    if as_json:
+        click.echo(_as_json(rows))
+        return
+    click.echo(repr(LedgerTable(tuple(rows), {})))
+    click.echo(_summary(rows))
+
+
+def _as_json(rows: list) -> str:
+    import json
+    from dataclasses import asdict
+
+    entries = [
+        {
+            "claim": asdict(row.claim),
+            "result": None if row.measurement is None else asdict(row.measurement),
+            "verdict": row.verdict.word,
+            "reason": row.verdict.reason,
+            "stale": list(row.verdict.stale),
+        }
+        for row in rows
+    ]
+    return json.dumps(entries, indent=1, ensure_ascii=False)
+
+
+def _summary(rows: list) -> str:
+    from molkit.claims.table import count_verdicts
+
+    counts = count_verdicts(rows)
+    return f"\n{len(rows)} claims: " + ", ".join(f"{number} {word}" for word, number in counts.items())
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Leave out the checksums of data and weights.")
+def doctor(quick: bool) -> None:
+    """Versions, processor, engine, disk, data and weights on one screen; a line with ! needs attention."""
+    from molkit.doctor import examine
+    from molkit.errors import RunError
+
+    wrong = 0
+    for line in examine(quick=quick):
+        click.echo(str(line))
+        wrong += line.ok is False
+    if wrong:
+        raise RunError(f"{wrong} of these need attention: the lines that begin with !")
+
 
 ISAS = ("auto", "amx_bf16", "avx512_bf16", "avx512", "avx2")
 
