@@ -35,7 +35,7 @@ GUIDANCE_HELP = "Weight of the conditions: 1 as trained, 2 to listen harder at t
 @click.option("--calls", help="Network calls a molecule, or all for the full chain; default: 100.")
 @click.option(
     "--sampler",
-    help="How steps are taken; default: sde-2m, and ancestral for the full chain; sde-2m-extra loses fewer molecules.",
+    help="How steps are taken; default: sde-2m-extra, sde-2m below 50 calls, and ancestral for the full chain.",
 )
 @click.option("--condition", "conditions", multiple=True, metavar="NAME=VALUE", help=CONDITION_HELP)
 @click.option("--guidance", default=1.0, show_default=True, type=Number(min=0.0), help=GUIDANCE_HELP)
@@ -66,7 +66,7 @@ def sample(
     """
     from molkit.edm.farm import check_request, draw_many, request_of
     from molkit.edm.model import load
-    from molkit.edm.samplers import ANCESTRAL, DEFAULT
+    from molkit.edm.samplers import DEFAULT, default_sampler
     from molkit.errors import InvalidInput, PartlyDone
 
     require_device(device, engine)
@@ -77,7 +77,7 @@ def sample(
         weights,
         seed=seed,
         num_calls=num_calls,
-        sampler=sampler or (ANCESTRAL.name if num_calls is None else DEFAULT.sampler),
+        sampler=sampler or default_sampler(num_calls),
         num_atoms=num_atoms,
         conditions=asked,
         guidance=guidance,

@@ -14,51 +14,6 @@ def study() -> None:
     """Compute the experiment of a page, or one of the long measurements that write one JSON file each."""
 
 
-@study.command("fewer-steps")
-@click.argument("weights")
-@click.option("--full", default=10_000, show_default=True, type=Whole(min=0), help="Molecules by full chains.")
-@click.option(
-    "--best",
-    default=10_000,
-    show_default=True,
-    type=Whole(min=0),
-    help="By the default sampler, each at 100 and 50 calls.",
-)
-@click.option("--curve", default=1000, show_default=True, type=Whole(min=0), help="At each point of a curve.")
-@click.option("--samplers", default="", help="Names with commas, for the curves; default: all.")
-@click.option(
-    "--largest", default=500, show_default=True, type=Whole(min=2), help="Number of calls at which the curves end."
-)
-@click.option("--seed", default=0, show_default=True, type=SEED)
-@click.option("--keep", type=OutFolder(), help="Folder for finished chunks (resume).")
-@click.option("--out", type=OutFile(makes_folder=True), required=True, help="A .json file.")
-def fewer_steps(
-    weights: str,
-    full: int,
-    best: int,
-    curve: int,
-    samplers: str,
-    largest: int,
-    seed: int,
-    keep: Path | None,
-    out: Path,
-) -> None:
-    """Quality of samples of WEIGHTS against the number of network calls, all arms from the same noise."""
-    from molkit.edm.samplers import SAMPLERS, sampler_named
-    from molkit.errors import InvalidInput
-    from molkit.studies import edm_fewer_steps
-
-    names = [name.strip() for name in samplers.split(",") if name.strip()] or list(SAMPLERS)
-    for name in names:
-        sampler_named(name)
-    if not (full or best or curve):
-        raise InvalidInput("--full, --best and --curve are all 0: nothing to draw")
-    arms = edm_fewer_steps.default_arms(full=full, best=best, curve=curve, samplers=names, largest=largest)
-    result = edm_fewer_steps.run_study(weights, arms, seed=seed, folder=keep, report=click.echo)
-    edm_fewer_steps.write_study(result, out)
-    click.echo(f"{out}: {len(result.arms)} arms")
-
-
 @study.command("relaxation-chains")
 @click.argument("weights", default="edm_qm9")
 @click.option("--count", default=100, show_default=True, type=Whole(min=1), help="Chains of 19 atoms.")

@@ -14,7 +14,7 @@ from molkit.edm.edit_checks import check_elements, check_molecule, check_neutral
 from molkit.edm.features import State, encode
 from molkit.edm.holding import JUMP, Counted, Guidance, Holding, Known, resampled
 from molkit.edm.model import Edm
-from molkit.edm.samplers import DEFAULT, SAMPLERS, Sampler
+from molkit.edm.samplers import SAMPLERS, Sampler
 from molkit.edm.sampling import MoleculeNoise, Plan, SampleResult, make_plan, run_batches
 from molkit.errors import InvalidInput
 from molkit.graphs import Graph
@@ -22,7 +22,7 @@ from molkit.molecule import Molecule, PackedMolecules
 from molkit.rng import fork
 
 GUIDANCE = 4.0  # chosen on validation molecules
-SAMPLER = SAMPLERS[DEFAULT.sampler]
+SAMPLER = SAMPLERS["sde-2m"]  # with which the strength was chosen
 POSITION_VARIANCE = 2.0  # angstrom^2, of a coordinate of a QM9 molecule about its centre
 TYPE_VARIANCE = 0.16  # of a one-hot channel, mean over the elements of QM9
 ATOMIC_NUMBER_VARIANCE = 8.0

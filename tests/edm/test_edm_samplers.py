@@ -23,6 +23,7 @@ from molkit.edm.samplers import (
     SAMPLERS,
     NoiseWindow,
     ancestral_weights,
+    default_sampler,
     exponential_weights,
     sampler_named,
     take_step,
@@ -300,3 +301,8 @@ def test_the_noise_of_a_shared_path_has_variance_one():
 def test_an_unknown_sampler_is_refused_with_the_names_that_exist():
     with pytest.raises(InvalidInput, match="sampler must be one of ancestral, .*, got 'heun'"):
         sampler_named("heun")
+
+
+def test_without_a_name_the_sampler_follows_from_the_number_of_calls():
+    names = [default_sampler(calls).name for calls in (10, 49, 50, 1001, None)]
+    assert names == ["sde-2m", "sde-2m", "sde-2m-extra", "sde-2m-extra", "ancestral"]
