@@ -14,40 +14,6 @@ def study() -> None:
     """Compute the experiment of a page, or one of the long measurements that write one JSON file each."""
 
 
-@study.command("relaxation-chains")
-@click.argument("weights", default="edm_qm9")
-@click.option("--count", default=100, show_default=True, type=Whole(min=1), help="Chains of 19 atoms.")
-@click.option("--seed", default=0, show_default=True, type=SEED)
-@click.option("--out", type=OutFile(".npz"), required=True, help="An .npz file.")
-def relaxation_chains(weights: str, count: int, seed: int, out: Path) -> None:
-    """Full chains of WEIGHTS with their frames, for the chapter on the two phases of inference."""
-    from molkit.studies import relaxation_phases
-
-    chains = relaxation_phases.run_chains(weights, count, seed=seed)
-    relaxation_phases.write_chains(chains, out)
-    click.echo(f"{out}: {len(chains)} chains, {chains.num_failed} failed, {chains.seconds:.2f} s each")
-
-
-@study.command("relaxation-learning")
-@click.argument("checkpoints", nargs=-1, required=True, metavar="WEIGHTS=PASSES...")
-@click.option("--count", default=14, show_default=True, type=Whole(min=2), help="Test molecules.")
-@click.option("--seed", default=0, show_default=True, type=SEED)
-@click.option("--out", type=OutFile(makes_folder=True), required=True, help="A .json file.")
-def relaxation_learning(checkpoints: tuple[str, ...], count: int, seed: int, out: Path) -> None:
-    """How chains of checkpoints (weights or run folders, with the molecules they were shown) follow the forces."""
-    from molkit.errors import InvalidInput
-    from molkit.studies import relaxation_learning as learning
-
-    pairs = [entry.rpartition("=") for entry in checkpoints]
-    for (place, _, passes), entry in zip(pairs, checkpoints, strict=True):
-        if not place or not _is_positive(passes):
-            raise InvalidInput(f"expected WEIGHTS=PASSES with a positive number of passes, got {entry!r}")
-    named = [(place, float(passes)) for place, _, passes in pairs]
-    made = learning.study(named, num_molecules=count, seed=seed)
-    learning.write_study(made, out, seed=seed)
-    click.echo(f"{out}: {len(made)} rows")
-
-
 @study.command("ofdft-water")
 @click.option("--arms", default="", help="Names with commas; default: all.")
 @click.option("--seeds", default=3, show_default=True, type=Whole(min=1), help="Trainings of each arm.")

@@ -1,7 +1,5 @@
 """Two phases of a chain: from which step on something no longer changes, and how far atoms and bonds move."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from molkit.chem.bond_orders import packed_bonds
@@ -50,17 +48,6 @@ def bond_length_errors(positions: np.ndarray, atomic_numbers: np.ndarray) -> np.
         return np.full(len(positions), np.nan)
     lengths = np.linalg.norm(positions[:, bonds.first] - positions[:, bonds.second], axis=-1)
     return np.abs(lengths - lengths[-1]).mean(axis=-1)
-
-
-@dataclass(frozen=True)
-class PathEnergies:
-    """Energies in kcal/mol above the end point along a chain and along the straight line; failed frames are NaN."""
-
-    steps: np.ndarray  # [F]
-    diffusion: np.ndarray  # [F]
-    straight: np.ndarray  # [G], evenly from the first to the last frame
-    num_failed: int
-    odd_electrons: bool
 
 
 def highest_rise(energies: np.ndarray) -> float:

@@ -9,10 +9,10 @@ from molkit.cli import run
     ("arguments", "words"),
     [
         (["dft_warm_start", "--weights", "nowhere", "--store", "k"], "published weights"),
+        (["learning_order", "--models", "nowhere", "--store", "k"], "published weights"),
+        (["two_phases", "--chains", "0", "--store", "k"], "at least one chain"),
+        (["boltzmann", "--thin", "0", "--store", "k"], "at least 0, got"),
         (["dft_warm_start", "--heavy", "3", "--counts", "0", "--store", "k"], "asked for 0"),
-        (["relaxation-learning", "edm_qm9", "--out", "o.json"], "WEIGHTS=PASSES"),
-        (["relaxation-learning", "edm_qm9=none", "--out", "o.json"], "positive number"),
-        (["relaxation-chains", "nowhere", "--out", "o.npz"], "published weights"),
     ],
 )
 def test_a_mistake_is_named(arguments, words, tmp_path, monkeypatch, capsys):

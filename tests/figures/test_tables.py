@@ -2,11 +2,8 @@
 
 import math
 
-import matplotlib
 import pytest
 
-from molkit.figures.relaxation_learning import _points
-from molkit.figures.style import BLUE
 from molkit.figures.tables import with_interval
 from molkit.metrics.statistics import Interval
 
@@ -25,15 +22,3 @@ MINUS = "\u2212"
 )
 def test_a_cell_shows_value_and_interval_and_says_where_there_is_none(found, options, expected):
     assert with_interval(found, **options) == expected
-
-
-def test_a_point_of_one_item_is_drawn_without_a_bar():
-    matplotlib.use("agg")
-    from matplotlib.figure import Figure
-
-    axes = Figure().add_subplot()
-    _points(axes, [1.0, 2.0], [Interval(0.3, math.nan, math.nan), Interval(0.4, 0.3, 0.6)], BLUE, "x")
-    (bars,) = axes.containers[0][2]
-    lengths = [abs(segment[1, 1] - segment[0, 1]) for segment in bars.get_segments() if len(segment) == 2]
-    finite = [length for length in lengths if not math.isnan(length)]
-    assert finite == pytest.approx([0.3])

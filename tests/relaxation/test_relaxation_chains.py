@@ -15,7 +15,6 @@ from molkit.relaxation import boltzmann, phases
 from molkit.relaxation.chains import generate, relax_from, walk_on_the_spot
 from molkit.relaxation.denoisers import ExactDenoiser, NetworkDenoiser
 from molkit.rng import generator_from
-from molkit.studies.relaxation_boltzmann import run_study
 
 CONFIG = EdmConfig()
 TABLE = log_snr_table(CONFIG)
@@ -116,8 +115,6 @@ def test_a_chain_of_which_no_frame_would_be_kept_is_refused():
     known = blob(3, seed=3)
     with pytest.raises(InvalidInput, match=r"thin must lie in 1..4, the number of steps, got 5"):
         walk_on_the_spot(exact([known]), [known], step=20, num_steps=4, generator=generator_from("w"), thin=5)
-    with pytest.raises(InvalidInput, match="must be at least 50, got 60 and 1"):
-        run_study("edm_qm9", num_molecules=1, num_steps=60, metropolis_steps=1)
 
 
 def test_the_null_of_the_elements_follows_from_scale_and_schedule():

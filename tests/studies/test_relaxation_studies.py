@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from molkit.edm.config import EdmConfig
 from molkit.edm.model import build, save
@@ -12,12 +13,13 @@ from molkit.errors import InvalidInput
 from molkit.experiments.show import show
 from molkit.experiments.store import Store
 from molkit.molecule import Molecule
+from molkit.relaxation.chains import Trajectory
 from molkit.relaxation.denoisers import NetworkDenoiser
 from molkit.relaxation.starts import Starts, classical_starts, edm_name, with_diffusion, with_xtb
-from molkit.studies import relaxation_boltzmann as boltzmann
-from molkit.studies import relaxation_phases as phases
-from molkit.studies.relaxation import comparison
+from molkit.studies.relaxation import boltzmann, comparison
 from molkit.studies.relaxation import dft_warm_start as dft
+from molkit.studies.relaxation import learning_order as learning
+from molkit.studies.relaxation import two_phases as phases
 from molkit.studies.relaxation import versus_force_field as page
 
 METHANOL = Molecule(
@@ -154,7 +156,8 @@ def test_ways_are_ranked_by_their_mean_over_molecules_and_the_best_of_the_weight
     assert second[:3] == ("w", "0.1000", "ddim") and second[3].startswith("1.50") and second[5].startswith("4.00")
     assert third[1] == "0.2000" and third[5].startswith("1.50")
     assert last[:3] == ("MMFF94", "–", "–") and last[3].startswith("6.00") and last[-2:] == ("2", "0")
-    assert page.chosen(recipe_rows(), "w") == {"levels": (0.1,), "samplers": ("ddim",)}
+    assert page.chosen(recipe_rows(), "w") == {"levels": (0.1,), "samplers": ("ddim",), "seeds": (0,)}
+    assert page.chosen(recipe_rows(), "other") == {"levels": (0.1,), "samplers": ("ancestral",), "seeds": (0, 1)}
     with pytest.raises(InvalidInput, match="no row was made by the weights 'third'"):
         page.chosen(recipe_rows(), "third")
 
@@ -196,33 +199,199 @@ def stored(name: str) -> list[dict]:
     return [entry.task for entry in Store(name).read().entries.values()]
 
 
-def test_chains_go_to_a_file_and_give_the_same_curves(tmp_path):
-    folder = tmp_path / "toy"
-    save(build(EdmConfig(width=16, num_layers=1, num_steps=200), seed=1), folder)
-    chains = phases.run_chains(str(folder), 2, seed=0, num_atoms=5)
-    phases.write_chains(chains, tmp_path / "chains.npz")
-    stored = phases.stored_chains(tmp_path / "chains.npz")
-    assert chains.positions.shape == (2, 201, 5, 3) and len(stored.steps) == 1 + 100 + 1
-    one, other = phases.curves(chains), phases.curves(stored)
-    for name in ("elements", "predicted elements", "bond orders"):
-        np.testing.assert_array_equal(one.settled[name], other.settled[name])
-        assert one.shares[f"atoms, {name}"][-1] == 100.0
-        assert (np.diff(one.shares[f"molecules, {name}"]) >= 0).all()
-    null = phases.element_null(stored, count=2, seed=0)
-    assert null.molecules[-1] == 100.0
+def learning_rows() -> pd.DataFrame:
+    """Two molecules and four models at lags 1 and 10; at lag 10 the cosines are those of the names."""
+    cosines = {"untrained": (0.0, 0.1), "small": (0.1, 0.2), "large": (0.6, 0.4), "perfect model": (0.5, 0.9)}
+    lines = []
+    for (model, pair), passes in zip(cosines.items(), (0, 1000, 9000, None), strict=True):
+        for molecule, more in (("a", 0.0), ("b", 0.02)):
+            about = {"model": model, "molecule": molecule, "seed": 0, "passes": passes, "force_with_minimum": 0.7}
+            for lag, factor in ((1, 0.1), (10, 1.0), (30, 1.0)):
+                with_force, with_minimum = (factor * (value + more) for value in pair)
+                lines.append(about | {"lag": lag, "with_force": with_force, "with_minimum": with_minimum})
+    return pd.DataFrame(lines)
+
+
+def test_cosines_of_each_model_stand_in_their_own_columns():
+    table = show(learning.by_model(learning_rows(), 10), learning.COLUMNS, "")
+    assert table.heads[2:5] == ("step with force", "step with minimum", "minimum less force")
+    large = table.cells[2]
+    assert large[:2] == ("large", "9,000") and large[2].startswith("0.61") and large[3].startswith("0.41")
+    assert large[4].startswith("\u22120.20") and large[5].startswith("0.70") and large[6] == "2"
+    assert [line[1] for line in table.cells] == ["0", "1,000", "9,000", "–"]
+
+
+def test_training_is_drawn_by_lag_with_both_cosines_and_the_perfect_model_as_lines():
+    axes = learning.draw_training(learning_rows()).axes
+    assert [one.get_title() for one in axes] == ["lag 1", "lag 10", "lag 30"]
+    drawn = {box.get_label(): box.lines[0].get_xydata().round(3).tolist() for box in axes[1].containers}
+    assert drawn == {"minimum": [[1000, 0.21], [9000, 0.41]], "force": [[1000, 0.11], [9000, 0.61]]}
+    levels = [line.get_ydata()[0] for line in axes[1].lines if line.get_linestyle() == "--"]
+    assert levels == pytest.approx([0.91, 0.51])
+    low, high = axes[1].containers[0][2][0].get_segments()[0][:, 1]
+    assert (low, high) == pytest.approx((0.2, 0.22)), "the bar is the interval, not the value"
+
+
+def test_the_first_and_last_checkpoint_go_to_the_ledger(monkeypatch):
+    kept = {}
+    monkeypatch.setattr(
+        learning, "record", lambda name, value, rows, **about: kept.update({name: (value.value, about)})
+    )
+    learning.measurements(learning_rows().sample(frac=1.0, random_state=0))
+    found = {claim.removeprefix("relaxation.learning."): round(value, 3) for claim, (value, _) in kept.items()}
+    assert found == {
+        "minimum.first": 0.21, "force.first": 0.11, "excess_over_force.first": 0.1,
+        "minimum.last": 0.41, "force.last": 0.61, "excess_over_force.last": -0.2,
+    }  # fmt: skip
+    assert kept["relaxation.learning.force.last"][1]["training_passes"] == 9000
+
+
+def test_a_chain_of_a_network_and_of_a_perfect_model_are_compared_with_forces_and_minimum(monkeypatch):
+    """Methanol: at lag 30 a perfect model points at the minimum, a network without training does not."""
+    monkeypatch.setattr(learning, "_row", lambda name: 0)
+    monkeypatch.setattr(learning, "load_qm9", lambda **options: [METHANOL])
+    monkeypatch.setattr(learning, "load", lambda *given, **options: build(EdmConfig(width=16, num_layers=1), seed=1))
+    rows = {
+        model: learning.measure(learning.Task("methanol", model, "toy", 0))[-1]
+        for model in ("untrained", "perfect model")
+    }
+    assert [one["lag"] for one in rows.values()] == [30, 30] and rows["untrained"]["passes"] == 0
+    assert rows["perfect model"]["with_minimum"] > 0.8 > rows["untrained"]["with_minimum"]
+
+
+def chain(elements: list[int], *, late: int) -> Trajectory:
+    """Methanol that flies together: its first atom is `late` steps from the end before it is the right element."""
+    steps = np.arange(199, -2, -1)
+    places = METHANOL.positions[None] * (1.0 + 0.002 * np.maximum(steps, 0))[:, None, None]
+    every = np.tile(elements, (len(steps), 1))
+    noisy = every.copy()
+    noisy[steps > late, 0] = 7
+    return Trajectory(steps, places, noisy, places, every)
+
+
+def phase_rows() -> pd.DataFrame:
+    """Two even molecules and an odd one."""
+    even, odd = METHANOL.atomic_numbers.tolist(), [6, 7, 1, 1, 1, 1]
+    runs = [chain(even, late=50), chain(even, late=70), chain(odd, late=20)]
+    about = {"weights": "edm_qm9", "num_atoms": 6, "seed": 0}
+    return pd.DataFrame([about | {"chain": k, **phases.row_of(run)} for k, run in enumerate(runs)])
+
+
+def test_a_chain_says_when_each_property_is_final_and_how_far_it_moves():
+    row = phases.row_of(chain(METHANOL.atomic_numbers.tolist(), late=50))
+    assert (row["elements"], row["predicted_elements"], row["odd"]) == (50, 199, False)
+    assert row["atoms_elements"] == [50, 199, 199, 199, 199, 199]
+    assert len(row["steps"]) == len(row["bond_error"]) == 1 + 100 + 1 and row["steps"][0] == 100
+    error = row["bond_error"][row["steps"].index(20)]
+    lengths = np.linalg.norm(METHANOL.positions[1:] - METHANOL.positions[[0, 0, 0, 0, 1]], axis=1)
+    assert error == pytest.approx(0.04 * lengths.mean(), rel=1e-3)
+    assert row["bond_lengths"] == pytest.approx(0.05 / 0.002 / lengths.mean(), abs=1.0)
+    moved = 0.002 * np.linalg.norm(METHANOL.positions, axis=1).mean()
+    assert row["step_size"][row["steps"].index(20)] == pytest.approx(moved, rel=1e-2)
+
+
+def test_molecules_with_odd_electron_counts_stand_in_a_column_of_their_own():
+    null = pd.DataFrame({"elements": [40, 44], "atoms_elements": [[40, 90], [44, 80]]})
+    table = show(phases.order(phase_rows(), null), phases.ORDER, "")
+    cells = {line[0]: [cell.split("\n")[0] for cell in line[1:]] for line in table.cells}
+    assert cells["elements"] == ["50", "60", "20"] and cells["number of molecules"] == ["3", "2", "1"]
+    assert cells[phases.NULL] == ["42", "–", "–"] and cells["predicted elements"] == ["199"] * 3
+
+
+def test_shares_are_drawn_for_atoms_on_the_left_and_molecules_on_the_right():
+    null = pd.DataFrame({"elements": [40, 44], "atoms_elements": [[40, 90], [44, 80]]})
+    atoms, molecules = phases.draw_shares(phase_rows(), null).axes
+    left = {line.get_label(): line.get_ydata() for line in atoms.lines}
+    right = {line.get_label(): line.get_ydata() for line in molecules.lines}
+    assert right["elements"][60] == pytest.approx(100 / 3) and left["elements"][60] == pytest.approx(100 * 16 / 18)
+    assert right[phases.NULL][42] == 50.0 and left[phases.NULL][42] == 75.0 and right["elements"][0] == 100.0
+    assert molecules.get_ylabel() == "molecules with their final value (%)"
+    steps, errors = phases.draw_movements(phase_rows()).axes
+    place = list(errors.lines[0].get_xdata()).index(21)
+    mean = np.mean([row["bond_error"][row["steps"].index(20)] for _, row in phase_rows().iterrows()])
+    assert errors.lines[0].get_ydata()[place] == pytest.approx(mean) and "step (Å)" in steps.get_ylabel()
+
+
+def test_a_path_is_measured_above_its_end_and_an_odd_molecule_has_none():
+    even = phases.path_of(chain(METHANOL.atomic_numbers.tolist(), late=20))
+    assert even["steps"][0] == 20 and even["steps"][-1] == -1 and len(even["straight"]) == 11
+    assert even["diffusion"][-1] == 0.0 == even["straight"][-1] and even["diffusion"][0] == even["straight"][0] > 0.0
+    odd = phases.path_of(chain([6, 7, 1, 1, 1, 1], late=20))
+    assert odd["odd"] and odd["diffusion"] == []
+    rows = pd.DataFrame([{"chain": 0, **even, "diffusion": [1.0, 9.0, 0.0]}, {"chain": 1, **odd}])
+    assert phases.rises(rows)[["chain", "diffusion", "straight"]].to_numpy().tolist() == [[0, 8.0, 0.0]]
+
+
+def test_a_model_that_knows_the_answer_has_its_elements_final_late():
+    """40 QM9 molecules of 19 atoms: half of the molecules with about 50 steps left, from scale and schedule alone."""
+    (task,) = phases.tasks_null(molecules=40)
+    found = [row["elements"] for row in phases.measure_null(task)]
+    assert len(found) == 40 and np.median(found) == pytest.approx(50, abs=6)
+
+
+def boltzmann_rows() -> pd.DataFrame:
+    """Two molecules of four modes: variances fall as the force constant for Metropolis, not for the others."""
+    constants, lines = [0.5, 2.0, 8.0, 32.0], []
+    for molecule in ("a", "b"):
+        for kind, step in boltzmann.KINDS:
+            power = {"Metropolis": -1.0, "diffusion": -0.5}.get(kind, 0.0)
+            energy = 3.0 * (step / 20) ** 2 if step else 4.0
+            line = {"molecule": molecule, "smiles": f"C{molecule}", "kind": kind, "step": step, "energy": energy}
+            line |= {"constants": constants, "variances": [0.01 * one**power for one in constants], "failure": ""}
+            line |= {"kelvin": 100.0 * energy, "spread": 0.3, "effective": 9.0 if molecule == "a" else 5.0}
+            lines.append(line | {"num_failed": 1, "angles": [[1.0] + [0.0] * 59], "weights": "edm_qm9", "seed": 0})
+    return pd.DataFrame(lines)
+
+
+def test_the_slope_tells_boltzmann_from_isotropic_noise():
+    table = show(boltzmann.table(boltzmann_rows()), boltzmann.COLUMNS, "")
+    cells = {line[0]: line for line in table.cells}
+    assert cells["Metropolis"][1].startswith("\u22121.00") and cells["perfect model, step 20"][1].startswith("0.00")
+    assert cells["diffusion, step 20"][1].startswith("\u22120.50")
+    assert cells["diffusion, step 20"][2:] == ("3.0", "300", "0.30", "5", "2", "2")
+    assert cells["isotropic noise, exact"][4] == "1.10" and cells["harmonic Boltzmann, exact"][4] == "0.71"
+    assert boltzmann.room_temperature_step(boltzmann_rows()) == 20
+    assert boltzmann.energy_exponent(boltzmann_rows()).value == pytest.approx(2.0)
+
+
+def test_the_figures_of_boltzmann_sampling_draw_what_the_rows_say():
+    left, right = boltzmann.draw_energies(boltzmann_rows()).axes
+    assert left.lines[0].get_xydata().tolist() == [[100, 0.75], [400, 3.0], [900, 6.75], [1600, 12.0]]
+    assert right.lines[0].get_xydata()[1].tolist() == [20, 300.0] and "K" in right.get_ylabel()
+    axes = boltzmann.draw_slopes(boltzmann_rows()).axes
+    assert "0.00 [" in axes[0].get_title() and "slope -1.00" in axes[-1].get_title()
+    assert axes[-1].lines[0].get_xydata()[:2].tolist() == [[0.5, 0.02], [2.0, 0.005]]
+    (angles,) = boltzmann.draw_dihedrals(boltzmann_rows()).axes
+    assert [patch.get_data().values[0] for patch in angles.patches] == [1.0, 1.0, 1.0]
+
+
+def test_a_task_of_the_page_on_boltzmann_sampling_has_a_row_for_each_chain(monkeypatch):
+    monkeypatch.setattr(boltzmann, "_choices", lambda: {"methanol": (METHANOL, "CO")})
+    monkeypatch.setattr(boltzmann, "dihedrals", lambda *molecule: np.array([[2, 0, 1, 5]]))
+    monkeypatch.setattr(boltzmann, "load", lambda name: build(EdmConfig(width=16, num_layers=1), seed=1))
+    (task,) = boltzmann.tasks(molecules=1, num_steps=60, metropolis_steps=60)
+    rows = pd.DataFrame(boltzmann.measure(task))
+    assert list(zip(rows["kind"], rows["step"], strict=True)) == boltzmann.KINDS
+    exact = rows[rows["kind"] == "perfect model"].set_index("step")
+    assert (exact["failure"] == "").all() and (np.diff(exact["energy"]) > 0).all()
+    assert len(exact.loc[20, "variances"]) == len(exact.loc[20, "constants"]) == 12
+    assert sum(exact.loc[20, "angles"][0]) == pytest.approx(1.0, abs=1e-3)
+    for options, words in (
+        ({"metropolis_steps": 1}, "must be at least 50, got 60 and 1"),
+        ({"molecules": 2}, "1 to 1 such"),
+    ):
+        with pytest.raises(InvalidInput, match=words):
+            boltzmann.tasks(**{"molecules": 1, "num_steps": 60, "metropolis_steps": 60} | options)
 
 
 def test_only_acyclic_neutral_single_bonded_molecules_are_chosen():
     assert boltzmann.is_acyclic_single_bonded("CCC(C)OC")
     for smiles in ("C1CC1", "C=O", "C#N", "[NH3+]C", None, "c1ccccc1", "C.C"):
         assert not boltzmann.is_acyclic_single_bonded(smiles)
-    assert all(boltzmann.is_acyclic_single_bonded(smiles) for _, smiles in boltzmann.choose_molecules(3))
 
 
 def test_shaped_noise_makes_a_perfect_model_boltzmann():
     """500 draws: variance kT / w along every mode that is not cut off, and nothing along rigid motions."""
-    import torch
-
     one = boltzmann.harmonic(METHANOL, "CO")
     variance = 3.8e-4
     shape = boltzmann.shaped_noise(one.modes, variance, 300.0)

@@ -265,14 +265,17 @@ def ways(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def chosen(rows: pd.DataFrame, weights: str) -> dict[str, Any]:
-    """Levels and samplers for `tasks_recipe`: the way of these weights with the lowest mean excess.
+    """Levels, samplers and seeds for `tasks_recipe`: the way of these weights with the lowest mean excess.
 
+    Without noise in the steps (ddim) all seeds give the same, so one is enough.
     Raises InvalidInput where no row is of these weights.
     """
     if weights not in set(rows["way"]):
         raise InvalidInput(f"no row was made by the weights {weights!r}")
     best = ways(rows[rows["way"].isin([REFERENCE, weights])]).set_index("way").loc[[weights]].iloc[0]
-    return {"levels": (float(best["sigma"]),), "samplers": (best["sampler"],)}
+    seeds = sorted(rows["seed"].unique().tolist())
+    seeds = seeds[:1] if best["sampler"] == "ddim" else seeds
+    return {"levels": (float(best["sigma"]),), "samplers": (best["sampler"],), "seeds": tuple(seeds)}
 
 
 WAYS = {
