@@ -198,13 +198,6 @@ def ofdft_classical(steps: int, geometries: str, functionals: str, out: Path) ->
     classical.write_classical(found, out, report=click.echo)
 
 
-def _is_positive(text: str) -> bool:
-    try:
-        return 0.0 < float(text) < float("inf")
-    except ValueError:
-        return False
-
-
 @study.command("conformer-baselines")
 @click.argument("name", type=click.Choice(["conformers_dft", "ensembles_qm9", "ensembles_drugs"]))
 @click.option("--count", default=0, show_default=True, type=Whole(min=0), help="Test molecules; 0 for all.")
