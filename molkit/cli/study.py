@@ -149,40 +149,6 @@ def ofdft_extrapolation(
     click.echo(f"{out}: {len(found.errors)} energies")
 
 
-@study.command("ofdft-scaling")
-@click.option("--methods", default="orbital-free,Kohn-Sham", show_default=True, help="Names with commas.")
-@click.option("--families", default="alkane,peptide", show_default=True, help="Names with commas.")
-@click.option("--largest", default=3000, show_default=True, type=Whole(min=26), help="Electrons.")
-@click.option("--steps", default=200, show_default=True, type=Whole(min=1), help="Of the descent, measured.")
-@click.option("--grid-level", default=1, show_default=True, type=Whole(0, 9), help="Of Kohn-Sham.")
-@click.option("--weights", default="ofdft_small", show_default=True, help="An attention functional, for its size.")
-@click.option("--memory", default=8.0, show_default=True, type=Number(min=0.0), help="GiB of Coulomb terms.")
-@click.option("--minutes", type=Number(min=0.0, min_open=True), help="Begin no molecule after this time.")
-@click.option("--keep", type=OutFolder(), required=True, help="Folder; continued.")
-@click.option("--out", type=OutFile(makes_folder=True), required=True, help="A .json file.")
-def ofdft_scaling(
-    methods: str,
-    families: str,
-    largest: int,
-    steps: int,
-    grid_level: int,
-    weights: str,
-    memory: float,
-    minutes: float | None,
-    keep: Path,
-    out: Path,
-) -> None:
-    """Time and memory of a density without orbitals and of Kohn-Sham, from tens to thousands of electrons."""
-    from molkit.studies import ofdft_scaling as scaling
-
-    names = [[name.strip() for name in text.split(",") if name.strip()] for text in (methods, families)]
-    settings = {"steps": steps, "grid_level": grid_level, "weights": weights, "memory_gib": memory}
-    tasks = scaling.tasks_of(*names, largest, **settings)
-    found = scaling.run_study(tasks, keep, minutes=minutes, report=click.echo)
-    scaling.write_study(found, out)
-    click.echo(f"{out}: {len(found.costs)} molecules")
-
-
 @study.command("ofdft-classical")
 @click.option("--steps", default=300, show_default=True, type=Whole(min=1), help="L-BFGS steps at most.")
 @click.option("--geometries", default="water:0", show_default=True, help="Test geometries, CLASS:NUMBER with commas.")

@@ -6,18 +6,20 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from pyscf import dft
 
 from molkit.chem.chains import alkane, molecule_of, peptide
 from molkit.errors import InvalidInput
 from molkit.ofdft import channel_coulomb
 from molkit.ofdft.attention_functional import load
-from molkit.ofdft.basis import density_mole
+from molkit.ofdft.basis import density_mole, orbital_mole
 from molkit.ofdft.channel_coulomb import ChannelCoulomb
 from molkit.ofdft.channels import neighbourhood
 from molkit.ofdft.edges import edges_within, following_pairs
 from molkit.ofdft.integrals import density_integrals
 from molkit.ofdft.large import LargeEnergy
 from molkit.ofdft.local_frames import candidate_frames
+from molkit.ofdft.tuned_kohn_sham import tuned_energy
 
 
 @pytest.fixture(scope="module")
@@ -118,3 +120,12 @@ def test_chains_have_the_atoms_their_names_say():
     for wrong in (("alkane", 0), ("peptide", 0), ("ring", 3)):
         with pytest.raises(InvalidInput):
             molecule_of(*wrong)
+
+
+def test_kept_basis_values_change_no_energy():
+    molecule, stages = alkane(1), []
+    found = tuned_energy(molecule, grid_level=0, note=stages.append)
+    plain = dft.RKS(orbital_mole(molecule), xc="pbe,pbe").density_fit(auxbasis="def2-universal-jfit")
+    plain.grids.level, plain.grids.prune, plain.conv_tol = 0, dft.gen_grid.nwchem_prune, 1e-6
+    assert found.kept and abs(found.energy - plain.kernel()) < 1e-8
+    assert stages == ["set-up", "guess", "optimisation"]
