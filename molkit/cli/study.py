@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from molkit.cli.experiment import StudyGroup
-from molkit.cli.options import SEED, Engine, Number, Whole, engine_options
+from molkit.cli.options import SEED, Engine, Whole, engine_options
 from molkit.cli.outputs import OutFile, OutFolder, end_of_parts
 
 
