@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from molkit.cli.options import SEED, Engine, Whole, engine_options
+from molkit.cli.options import SEED, Whole
 from molkit.cli.outputs import OutFile
 
 
@@ -117,31 +117,6 @@ def edm(
     if out is not None:
         _write(out, text + "\n")
     click.echo(text)
-
-
-@bench.command()
-@click.argument("weights", default="edm_qm9")
-@click.option("--count", default=2000, show_default=True, type=Whole(min=1), help="Pairs of trajectories.")
-@click.option("--calls", default=100, show_default=True, type=Whole(min=2), help="Network calls of each.")
-@click.option("--seed", default=7, show_default=True, type=SEED)
-@engine_options
-@click.option("--out", type=OutFile(makes_folder=True), required=True, help="A .json file.")
-def trajectories(weights: str, count: int, calls: int, seed: int, engine: Engine, out: Path) -> None:
-    """The same trajectories of WEIGHTS with float32 and with bfloat16 products: what rounding costs in stability."""
-    from molkit.errors import ToolNotFound
-    from molkit.studies.edm_engine import trajectories as run
-    from molkit.studies.edm_engine import write_trajectories
-
-    with engine.open() as executor:
-        found = run(weights, num_chains=count, num_calls=calls, seed=seed, executor=executor)
-    if found is None:
-        raise ToolNotFound("the kernel has no bfloat16 products on this CPU (AVX512_BF16 and a C compiler are needed)")
-    write_trajectories(weights, out, found, seed=seed)
-    difference = found.molecule_difference.scaled(100.0)
-    click.echo(
-        f"{out}: {found.num_chains} pairs, stable molecules {difference.value:+.2f} points "
-        f"[{difference.low:+.2f}, {difference.high:+.2f}] with bfloat16"
-    )
 
 
 def _launcher():
