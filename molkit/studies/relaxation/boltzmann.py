@@ -37,7 +37,7 @@ from molkit.rng import generator_from
 from molkit.training.weights import weight_files
 from molkit.units import BOLTZMANN_EV, EV_TO_KCAL
 
-HEAVY = (5, 6)
+HEAVY = (5, 7)
 STEPS = (10, 20, 30, 40)
 KELVIN = 300.0
 SHAPED_STEP = 20
@@ -78,7 +78,7 @@ def tasks(
     thin: int = 5,
     seed: int = 0,
 ) -> list[Task]:
-    """Held-back acyclic molecules of five or six heavy atoms, spread evenly: a task for each.
+    """Held-back acyclic molecules of five to seven heavy atoms, spread evenly: a task for each.
 
     Raises InvalidInput for chains too short to have a variance, or more molecules than there are.
     """
@@ -143,7 +143,7 @@ def is_acyclic_single_bonded(smiles: str | None) -> bool:
 
 @lru_cache(maxsize=1)
 def _choices() -> dict[str, tuple[Molecule, str]]:
-    """Held-back molecules of five or six heavy atoms of that kind, with their SMILES, by name."""
+    """Held-back molecules of five to seven heavy atoms of that kind, with their SMILES, by name."""
     pack = load_qm9(split="test")
     heavy = np.add.reduceat((pack.atomic_numbers > 1).astype(int), pack.ptr[:-1])
     rows = np.flatnonzero((heavy >= HEAVY[0]) & (heavy <= HEAVY[1]))

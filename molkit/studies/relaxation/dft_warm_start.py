@@ -1,7 +1,7 @@
 """Starts of a relaxation on a DFT surface: MMFF94, GFN2-xTB, diffusion, a perfect model."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from molkit.training.weights import weight_files
 SIGMA = LEVELS[0]  # the level with the lowest mean excess over GFN2-xTB minima on 12 validation molecules
 SAMPLED = edm_name(SIGMA, ENDINGS[0])
 RUNS = {CARTESIAN: (REFERENCE, SAMPLED, PERFECT), INTERNAL: (REFERENCE, SAMPLED, GFN2, PERFECT)}
-AUDIT = comparison.AUDIT
+AUDIT = replace(comparison.AUDIT, alike={"excess": 6.0})  # a task takes minutes
 
 
 @dataclass(frozen=True)
