@@ -26,6 +26,13 @@ from molkit.errors import InvalidInput
     "--sigma", default="0.0285", show_default=True, help="Noise in angstrom, or auto for each molecule's own."
 )
 @click.option("--ending", type=click.Choice(["mean", "sample"]), default="mean", show_default=True, help="Last step.")
+@click.option(
+    "--sampler",
+    type=click.Choice(["ancestral", "ddim"]),
+    default="ancestral",
+    show_default=True,
+    help="Path down the chain: with fresh noise, or without.",
+)
 @click.option("--copies", default=1, show_default=True, type=Whole(min=1), help="Chains to average.")
 @click.option("--seed", default=0, show_default=True, type=SEED)
 @engine_options
@@ -36,6 +43,7 @@ def relax(
     weights: str,
     sigma: str,
     ending: str,
+    sampler: str,
     copies: int,
     seed: int,
     engine: Engine,
@@ -53,11 +61,12 @@ def relax(
     from molkit.studies.relaxation.versus_force_field import known_error
 
     options = {"sigma": sigma if sigma == "auto" else _number(sigma), "ending": ending, "copies": copies, "seed": seed}
+    options["sampler"] = sampler
     reading = read_input(structures)
     name = "edm_qm9" if weights == "edm" else weights
     with keep.open(engine, out) as folder, engine.open() as executor:
         found = relax_many(name, reading.molecules, folder=folder, executor=executor, progress=True, **options)
-    tested = known_error(name, options["sigma"], ending)
+    tested = known_error(name, options["sigma"], ending, sampler)
     problems = {problem.index: problem.reason for problem in reading.problems}
     problems |= {reading.indices[row]: reason for row, reason in found.problems.items()}
     made, sizes = [], []

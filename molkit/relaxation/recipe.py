@@ -17,7 +17,7 @@ from molkit.edm.editing import noise_angstrom
 from molkit.edm.farm import shared_edm
 from molkit.edm.features import State
 from molkit.edm.model import Edm
-from molkit.edm.samplers import ANCESTRAL, Sampler, clean_state
+from molkit.edm.samplers import ANCESTRAL, Sampler, clean_state, sampler_named
 from molkit.edm.schedule import alpha
 from molkit.errors import InvalidInput
 from molkit.farm.folder import place_for
@@ -109,6 +109,7 @@ class RelaxRequest:
     sigma: float | Literal["auto"]
     ending: Ending
     copies: int
+    sampler: str
     seed: int
     fingerprint: str
 
@@ -121,6 +122,7 @@ def relax_many(
     sigma: float | Literal["auto"] = SIGMA,
     ending: Ending = "mean",
     copies: int = 1,
+    sampler: str = ANCESTRAL.name,
     folder: Path | None = None,
     executor: Executor | None = None,
     progress: bool = False,
@@ -129,7 +131,7 @@ def relax_many(
 
     With `folder` finished parts are kept there. Raises as `pre_relax`, loading the weights, and `run_farm` do.
     """
-    request = RelaxRequest(portable(weights), sigma, ending, copies, seed, fingerprint(weights, TABLE))
+    request = RelaxRequest(portable(weights), sigma, ending, copies, sampler, seed, fingerprint(weights, TABLE))
     edm = shared_edm(request.weights, known=request.fingerprint)
     pre_relax(edm, [], sigma=sigma, ending=ending, copies=copies, generator=generator_from("nothing"))  # refuses now
     tasks = {f"{row:06d}": (row, tuple(molecules[row : row + PART])) for row in range(0, len(molecules), PART)}
@@ -153,6 +155,7 @@ def _relax_part(request: RelaxRequest, task: tuple[int, tuple[Molecule, ...]]) -
     first, molecules = task
     edm = shared_edm(request.weights, known=request.fingerprint)
     options = {"sigma": request.sigma, "ending": request.ending, "copies": request.copies}
+    options["sampler"] = sampler_named(request.sampler)
     found = pre_relax(edm, molecules, **options, generator=generator_from("relax", request.seed, first))
     made = [row for row, one in enumerate(found.molecules) if one is not None]
     return {

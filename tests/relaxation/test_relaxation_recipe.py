@@ -25,7 +25,9 @@ from molkit.relaxation import recipe
 from molkit.relaxation.denoisers import ExactDenoiser, enter
 from molkit.relaxation.recipe import _averaged, fitting_levels, pre_relax
 from molkit.rng import generator_from
+from molkit.studies.relaxation import versus_force_field
 from molkit.studies.relaxation.versus_force_field import known_error
+from molkit.training.weights import weight_files
 
 WATER = Molecule([8, 1, 1], [[5.0, 0.0, 0.0], [5.96, 0.0, 0.0], [4.76, 0.93, 0.0]], name="water")
 SULFIDE = Molecule([16, 1, 1], WATER.positions, name="sulfide")
@@ -171,6 +173,26 @@ def test_what_was_tested_is_read_from_the_stored_runs():
     found = known_error("edm_qm9", 0.0707, "mean")
     assert (found.median, found.num_molecules) == (pytest.approx(np.median(excesses)), len(excesses))
     assert known_error("edm_qm9", 0.3, "mean") is None and known_error("edm_drug", 0.0285, "mean") is None
+    assert known_error("edm_qm9", 0.0707, "mean", "ddim") is None
+
+
+def test_what_older_weights_of_the_name_were_tested_on_says_nothing(monkeypatch):
+    now = versus_force_field.hash_files(weight_files("edm_qm9")[:1])
+    monkeypatch.setattr(versus_force_field, "hash_files", lambda paths: dict.fromkeys(now, "other bytes"))
+    assert known_error("edm_qm9", 0.0707, "mean") is None
+
+
+def test_without_noise_on_the_way_a_relaxation_has_no_seed(tmp_path):
+    save(EDM, tmp_path / "toy")
+    write_xyz(tmp_path / "in.xyz", [WATER])
+    bare = ["relax", str(tmp_path / "in.xyz"), "--with", str(tmp_path / "toy")]
+
+    def made(sampler: str, seed: int) -> str:
+        out = tmp_path / f"{sampler}{seed}.xyz"
+        assert run([*bare, "--sampler", sampler, "--seed", str(seed), "--out", str(out)]) == 0
+        return out.read_text()
+
+    assert made("ddim", 1) == made("ddim", 2) and made("ancestral", 1) != made("ancestral", 2)
 
 
 def test_the_packed_set_of_the_published_weights_holds_no_fluorine():

@@ -1,7 +1,6 @@
 """Starts of a relaxation on the GFN2-xTB surface: force fields, GFN1-xTB, diffusion, a perfect model; and how the way
 to use a model was chosen."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,10 +16,11 @@ import torch
 from molkit.chem.optimise import optimise
 from molkit.chem.xtb import XtbEnergy
 from molkit.claims.ledger import Measurement
+from molkit.claims.provenance import hash_files
 from molkit.data.qm9 import load_qm9
 from molkit.data.registry import data_root
 from molkit.edm.model import Edm, load
-from molkit.edm.samplers import SAMPLERS
+from molkit.edm.samplers import ANCESTRAL, SAMPLERS
 from molkit.errors import CalculationFailed, InvalidInput
 from molkit.experiments.experiment import Comparison, asked
 from molkit.experiments.run import table_of
@@ -129,23 +129,36 @@ class KnownError:
         )
 
 
-def known_error(weights: str, sigma: float | str, ending: str) -> KnownError | None:
-    """What the stored rows say about relaxations with these settings (one chain); None where they have none of them."""
-    entries = Store("versus_force_field").read().entries.values()
-    rows = table_of(one for one in entries if one.task["weights"] == str(weights))
+def known_error(weights: str, sigma: float | str, ending: str, sampler: str = ANCESTRAL.name) -> KnownError | None:
+    """What the stored rows of these weights say about relaxations with these settings (one chain); None without any."""
+    name = "versus_force_field" if sampler == ANCESTRAL.name else "versus_force_field_recipe"
+    rows = stored_rows(name, weights)
     if sigma == "auto" or rows.empty:
         return None
-    asked_for = (rows["start"] == edm_name(float(sigma), ending)) & (rows["optimiser"] == INTERNAL)
-    own = rows[asked_for & (rows["failure"] == "")]
-    if own.empty:
+    if sampler == ANCESTRAL.name:
+        own = (rows["start"] == edm_name(float(sigma), ending)) & (rows["optimiser"] == INTERNAL)
+    else:
+        own = (rows["split"] == "test") & (rows["sigma"] == float(sigma)) & (rows["sampler"] == sampler)
+        own &= ending == "mean"
+    heights = rows[own].groupby("molecule")["excess"].mean().dropna()
+    if heights.empty:
         return None
+    tested = [_molecules("test")[molecule] for molecule in heights.index]
+    sizes = [one.num_atoms for one in tested]
     return KnownError(
-        num_molecules=len(own),
-        elements=tuple(sorted({element for text in own["formula"] for element in re.findall("[A-Z][a-z]?", text)})),
-        num_atoms=(int(own["num_atoms"].min()), int(own["num_atoms"].max())),
-        median=float(own["excess"].median()),
-        ninth=float(own["excess"].quantile(0.9)),
+        num_molecules=len(heights),
+        elements=tuple(sorted({symbol for one in tested for symbol in one.symbols})),
+        num_atoms=(min(sizes), max(sizes)),
+        median=float(heights.median()),
+        ninth=float(heights.quantile(0.9)),
     )
+
+
+def stored_rows(name: str, weights: str) -> pd.DataFrame:
+    """Stored rows of an experiment by weights of this name, as they are now: rows of older ones do not count."""
+    stored, now = Store(name).read(), hash_files(weight_files(weights)[:1])
+    own = [one for one in stored.entries.values() if one.task["weights"] == str(weights)]
+    return table_of(one for one in own if now.items() <= stored.batches[one.batch].inputs.items())
 
 
 def measurements(rows: pd.DataFrame, level: float) -> list[Measurement]:
