@@ -18,7 +18,6 @@ COMMANDS = {
     "data": ("molkit.cli.data", "data", "List, verify, describe and fetch data sets."),
     "train": ("molkit.cli.train", "train", "Train a model, or continue a run."),
     "publish": ("molkit.cli.train", "publish", "Write the weights of a run to data/weights."),
-    "suite": ("molkit.cli.suite", "suite", "Train and compare the arms of a suite."),
     "sample": ("molkit.cli.edm", "sample", "Sample molecules from a trained model."),
     "conformers": ("molkit.cli.conformers", "conformers", "Generate conformers of SMILES from a trained flow."),
     "edit": ("molkit.cli.edm", "edit", "Complete, vary or compose molecules with a trained model."),

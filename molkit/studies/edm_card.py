@@ -3,16 +3,25 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from molkit.data.qm9 import load_qm9
 from molkit.data.qm9_labels import PROPERTIES, Part, load_generator_molecules, load_labelled
 from molkit.edm.conditions import make_table, write_table
 from molkit.edm.model import load, resolve
 from molkit.edm.property_network import load_property
 from molkit.edm.publish import property_publication, publication
-from molkit.edm.published import TrainingFacts, learning_curve, sessions, training_facts
+from molkit.edm.published import (
+    TrainingFacts,
+    learning_curve,
+    num_failed_chains,
+    sessions,
+    stored_samples,
+    training_facts,
+)
 from molkit.edm.recipes import DataChoice, load_training_set
 from molkit.figures.tables import with_interval
 from molkit.metrics.statistics import Interval
-from molkit.studies import edm_drug_size, edm_heavy
+from molkit.studies import edm_drug_size
+from molkit.studies.edm import ablations
 from molkit.studies.edm.conditional import judge_error
 from molkit.studies.edm_evaluation import nll_on_test, score_data, score_stored
 from molkit.training.publishing import Table, publish, write_card
@@ -37,7 +46,7 @@ def publish_card(weights: str | Path) -> Path:
 
     Raises DataNotFound when the weights were published without samples.
     """
-    kind = _drug if edm_drug_size.is_for(weights) else _heavy if edm_heavy.is_for(weights) else _qm9
+    kind = _drug if edm_drug_size.is_for(weights) else _heavy if ablations.without_hydrogens(weights) else _qm9
     return kind(resolve(weights), str(weights))
 
 
@@ -132,15 +141,17 @@ def _qm9(folder: Path, weights: str) -> Path:
 
 def _heavy(folder: Path, weights: str) -> Path:
     about = training_facts(folder)
-    found = edm_heavy.heavy_table(
-        weights, num_data=None, num_untrained=HEAVY_UNTRAINED, with_novelty=True, keep=False
-    ).rows
+    lost, known = num_failed_chains(weights), ablations.known_skeletons()
+    sets = {
+        "EDM without hydrogens, not trained": ablations.untrained_skeletons(weights, num_molecules=HEAVY_UNTRAINED),
+        "QM9 itself, heavy atoms of the test split": ablations.skeletons(load_qm9(split="test").without_hydrogens()),
+        "EDM without hydrogens, trained here": ablations.skeletons(stored_samples(weights), num_failed=lost),
+    }
+    lines = ablations.heavy_table(sets, known=known).to_dict("records")
     head = ["per cent", "n", "valid", "valid and unique", "in one piece", "novel among unique"]
-    rows = [
-        [row.label, f"{row.num_molecules:,}", *map(_share, (row.valid, row.valid_unique, row.one_piece, row.novel))]
-        for row in found
-    ]
-    note = f"{INTERVALS} Chains that did not stay finite: {found[-1].num_failed}, counted as invalid."
+    shares = ("valid", "valid_unique", "one_piece", "novel")
+    rows = [[line["label"], f"{line['num']:,}", *(_share(line[name]) for name in shares)] for line in lines]
+    note = f"{INTERVALS} Chains that did not stay finite: {lost}, counted as invalid."
     facts = [
         f"Network: {_network(folder)}.",
         QM9_CHANNELS.format(_elements(folder)),

@@ -145,7 +145,7 @@ def toy(tmp_path):
         ("train edm_qm9_cpu --time-budget nan --out p", "--time-budget"),
         ("labels water --largest nan --out p", "--largest"),
         ("study dft_warm_start --heavy ² --store p", "--heavy (with commas)"),
-        ("suite run ablations --seeds 99999999999999999999999 --out p", "--seeds"),
+        ("study ablations --seeds 99999999999999999999999 --store p", "--seeds"),
         ("study ofdft-classical --geometries water:² --out o.json", "CLASS:NUMBER"),
     ],
 )
@@ -169,18 +169,14 @@ def half_a_farm(*_, **__):
 def test_every_command_with_many_parts_ends_alike(toy, monkeypatch, capsys):
     from molkit.edm import editing
     from molkit.ofdft import label_files
-    from molkit.studies import edm_suite, reference_ensembles, trajectories
+    from molkit.studies import reference_ensembles, trajectories
 
     monkeypatch.chdir(toy)
     (toy / "two.smi").write_text("C a\nCC b\n")
-    broken = SimpleNamespace(arm="b", seed=0, passes=0, cpu_seconds=0.0, failure="it broke")
-    good = SimpleNamespace(**{**vars(broken), "arm": "a", "failure": "", "nll": None})
-    good.atom_stability = good.molecule_stability = SimpleNamespace(value=1.0)
     monkeypatch.setattr(label_files, "generate", half_a_farm)
     monkeypatch.setattr(reference_ensembles, "generate", half_a_farm)
     monkeypatch.setattr(trajectories, "run_trajectories", half_a_farm)
     monkeypatch.setattr(trajectories, "trajectory_tasks", lambda *_, **__: {"a": None, "b": None})
-    monkeypatch.setattr(edm_suite, "run_suite", lambda *_, **__: [good, broken])
     with_composition = editing.with_composition
     monkeypatch.setattr(
         editing, "with_composition", lambda *some, **more: replace(with_composition(*some, **more), failed=(1,))
@@ -189,7 +185,6 @@ def test_every_command_with_many_parts_ends_alike(toy, monkeypatch, capsys):
         ("labels water --count 2 --out labels", "b: it broke"),
         ("ensembles make two.smi --out ensembles", "b: it broke"),
         ("ensembles trajectories --isomers 2 --out md", "b: it broke"),
-        ("suite run ablations --out suite", "b, seed 0: it broke"),
         ("edit compose toy C2H6O --calls 3 --count 1 --out made.xyz", "molecule 2: its chain did not stay finite"),
     ):
         assert run(arguments.split()) == 3, arguments
