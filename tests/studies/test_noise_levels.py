@@ -35,6 +35,7 @@ def test_tasks_cover_every_molecule_of_every_level_and_sampler_once():
 def test_the_molecules_are_stable_ones_of_the_test_split():
     molecules = page.stable_molecules(20)
     assert len(molecules) == 20 and stability(molecules).molecule_stable.all()
+    assert len({one.positions.tobytes() for one in molecules}) == 20, "no molecule comes twice"
 
 
 def test_a_shortened_plan_enters_at_the_level_and_takes_the_steps_of_the_whole_chain():
