@@ -149,21 +149,6 @@ def ofdft_extrapolation(
     click.echo(f"{out}: {len(found.errors)} energies")
 
 
-@study.command("ofdft-classical")
-@click.option("--steps", default=300, show_default=True, type=Whole(min=1), help="L-BFGS steps at most.")
-@click.option("--geometries", default="water:0", show_default=True, help="Test geometries, CLASS:NUMBER with commas.")
-@click.option("--functionals", default="", help="Names with commas; default: all four.")
-@click.option("--out", type=OutFile(makes_folder=True), required=True, help="A .json file.")
-def ofdft_classical(steps: int, geometries: str, functionals: str, out: Path) -> None:
-    """Minimise classical kinetic functionals over densities."""
-    from molkit.studies import ofdft_classical as classical
-
-    names = [name.strip() for name in functionals.split(",") if name.strip()] or classical.MINIMISED
-    molecules = classical.read_geometries(geometries)
-    found = [row for m in molecules for row in classical.minimise_classical(names, max_steps=steps, molecule=m)]
-    classical.write_classical(found, out, report=click.echo)
-
-
 @study.command("conformer-baselines")
 @click.argument("name", type=click.Choice(["conformers_dft", "ensembles_qm9", "ensembles_drugs"]))
 @click.option("--count", default=0, show_default=True, type=Whole(min=0), help="Test molecules; 0 for all.")

@@ -1,7 +1,7 @@
 """Figures and tables of the chapters on orbital-free density functional theory."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -9,10 +9,7 @@ from matplotlib.figure import Figure
 from molkit.figures.style import BLACK, BLUE, GREEN, ORANGE, SKY, VERMILION, panels
 from molkit.figures.tables import html_table, with_interval
 from molkit.metrics.statistics import Interval
-from molkit.ofdft.label_files import LabelledMolecule
-from molkit.studies.ofdft_classical import BasisOffset, Minimised, OneOrbital, OnKohnSham
 from molkit.studies.ofdft_forces import ForceEntry
-from molkit.studies.ofdft_labels import MILLI, LabelStudy, Throughput
 from molkit.studies.ofdft_minimise import LiveGeometry, LiveStudy
 from molkit.studies.ofdft_samples import LiveSamples
 from molkit.studies.ofdft_water import ARMS, STARTS, WaterStudy
@@ -39,123 +36,6 @@ def small(value: float) -> str:
 def interval(found: Interval, digits: int = 3) -> str:
     """A mean with its interval on a second line."""
     return with_interval(found, digits)
-
-
-def kohn_sham_table(rows: Sequence[OnKohnSham]) -> "HTML":
-    """Errors of classical functionals on Kohn-Sham densities."""
-    names = list(rows[0].errors)
-    lines = [[row.molecule, number(row.kinetic, 3), *(number(row.errors[n], 3) for n in names)] for row in rows]
-    head = ["molecule", "T_s (Ha)", *(f"{name} (%)" for name in names)]
-    caption = "Kinetic energy of the Kohn-Sham orbitals, and errors of functionals on the fitted density."
-    return html_table(head, lines, caption=caption)
-
-
-def one_orbital_table(rows: Sequence[OneOrbital]) -> "HTML":
-    """Minimisations with the exact functional."""
-    lines = [
-        [f"{row.molecule}, {row.start}", row.method, number(row.offset, 6), str(row.num_steps), _yes(row.converged)]
-        for row in rows
-    ]
-    head = ["molecule, start", "method", "energy above Kohn-Sham (mHa)", "steps", "converged"]
-    return html_table(head, lines, caption="vW is exact for one orbital; PBE for exchange and correlation.")
-
-
-def offsets_figure(rows: Sequence[BasisOffset]) -> Figure:
-    """How far the exact functional's minimum lies below Kohn-Sham, by the size of the orbital basis."""
-    caption = "Minimum of vW, which is exact here, in the density basis, minus the Kohn-Sham energy in orbital basis "
-    caption += f"sets: {', '.join(dict.fromkeys(row.basis for row in rows))}. One minimum for each molecule."
-    with panels(1, width=5.2, height=3.2, caption=caption) as (figure, (axes,)):
-        for molecule, colour in (("H2", BLUE), ("He", VERMILION)):
-            chosen = [row for row in rows if row.molecule == molecule]
-            axes.plot([r.num_functions for r in chosen], [r.offset for r in chosen], "o-", color=colour, label=molecule)
-        axes.axhline(0.0, color=BLACK, linewidth=0.8)
-        axes.set(xscale="log", xlabel="orbital functions", ylabel="minimum \u2212 Kohn-Sham (mHa)")
-        axes.set_yscale("symlog", linthresh=0.1)
-        axes.legend(fontsize=8)
-    return figure
-
-
-def minimised_table(rows: Sequence[Minimised]) -> "HTML":
-    """Classical functionals before and after minimisation."""
-    lines = [
-        [
-            row.functional,
-            number(row.before, 0),
-            number(row.after, 0),
-            number(row.moved / 2.0, 1),
-            small(row.least),
-            str(row.num_steps),
-            _yes(row.converged),
-        ]
-        for row in rows
-    ]
-    head = ["functional", "on the KS density (mHa)", "minimised (mHa)", "electrons moved", "least density", "steps"]
-    caption = "Errors of the total energy of one water geometry against Kohn-Sham; L-BFGS from MINAO, grid level 1. "
-    caption += (
-        "Electrons moved: half the integral of |rho - rho_KS|, which counts each where it is and where it should be."
-    )
-    return html_table([*head, "converged"], lines, caption=caption)
-
-
-def label_checks(study: LabelStudy) -> Figure:
-    """Gradient labels against value labels, and where the samples lie."""
-    caption = (
-        f"Left: one calculation of {len(study.run.steps) - 1} steps; the trapezoid rule between consecutive steps. "
-        f"Right: {len(study.frozen)} densities, each of one diagonalisation in a random frozen potential."
-    )
-    with panels(2, width=8.4, height=3.2, caption=caption) as (figure, (left, right)):
-        kinds = (
-            ("labels as used", BLUE, {}),
-            ("gradient projected", ORANGE, {"projected": True}),
-            ("value not corrected", VERMILION, {"corrected": False}),
-        )
-        for label, colour, options in kinds:
-            errors = study.step_errors(**options)
-            left.plot(np.arange(2, len(errors) + 2), errors, "o-", color=colour, label=label)
-        left.set(xlabel="step", ylabel="relative error of the difference", yscale="log")
-        left.legend(fontsize=8)
-        right.plot(study.frozen_distance, study.frozen_excess, "o", color=BLUE, markersize=4)
-        right.set(xlabel="distance from the ground state (bohr$^{-3/2}$)", ylabel="energy above it (mHa)")
-        right.set(xscale="log", yscale="log")
-    return figure
-
-
-def fit_table(study: LabelStudy) -> "HTML":
-    """What the fit misses."""
-    lines = [[name, number(value, 5)] for name, value in study.fit_errors().items()]
-    return html_table(["quantity", "fitted minus exact"], lines, caption="The converged density of one geometry.")
-
-
-def throughput_table(found: Throughput) -> "HTML":
-    """Cost of a label."""
-    lines = [
-        ["one sample after the other", f"{1e3 * found.generic:.0f}"],
-        ["together, one pseudo-inverse", f"{1e3 * found.ours:.1f}"],
-        ["ratio", f"{found.ratio:.0f}"],
-    ]
-    caption = f"Fit and exchange-correlation gradient of {found.num_samples} density matrices, one thread; "
-    caption += f"coefficients agree to {small(found.difference)} of the largest."
-    return html_table(["way", "CPU milliseconds a sample"], lines, caption=caption)
-
-
-def pack_table(entries: Sequence[LabelledMolecule]) -> "HTML":
-    """What a packed set of labels holds, by heavy atoms."""
-    heavy = np.array([int((entry.molecule.atomic_numbers > 1).sum()) for entry in entries])
-    lines = []
-    for size in np.unique(heavy):
-        chosen = [entry for entry, found in zip(entries, heavy, strict=True) if found == size]
-        samples = sum(len(entry.labels) for entry in chosen)
-        perturbed = sum(int((entry.labels.source > 0).sum()) for entry in chosen)
-        functions = np.mean([entry.labels.coefficients.shape[1] for entry in chosen])
-        highest = max(float(np.ptp(entry.labels.electronic)) for entry in chosen)
-        formulas = len({entry.molecule.formula for entry in chosen})
-        cells = [len(chosen), formulas, samples, perturbed, f"{functions:.0f}", number(MILLI * highest, 0)]
-        lines.append([str(size), *map(str, cells)])
-    head = ["heavy atoms", "molecules", "compositions", "samples", "in perturbed potentials"]
-    head += ["functions of a density", "highest (mHa)"]
-    caption = "A packed set of labels: the ground state of every molecule and a few other samples; the highest energy "
-    caption += "above a ground state."
-    return html_table(head, lines, caption=caption)
 
 
 def arms_figure(study: WaterStudy) -> Figure:
@@ -233,7 +113,7 @@ def arms_table(study: WaterStudy, start: str = "MINAO") -> "HTML":
     return html_table(head, lines, caption=caption)
 
 
-def ways_table(study: WaterStudy, classical: Sequence[Minimised]) -> "HTML":
+def ways_table(study: WaterStudy, classical: Sequence[Any]) -> "HTML":
     """Everything that gives an energy of these geometries, from the same labels."""
     full = [run for run in study.of_arm("full")]
     lines = [

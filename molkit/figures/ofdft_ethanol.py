@@ -1,7 +1,7 @@
 """Figures and tables of ethanol: a trajectory, two torsions, and how many frames it takes."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,7 +12,6 @@ from molkit.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILION, 
 from molkit.figures.tables import html_table
 from molkit.metrics.statistics import bootstrap_interval
 from molkit.ofdft.geometries import TORSIONS
-from molkit.studies.ofdft_classical import Minimised
 from molkit.studies.ofdft_ethanol import COUNTS, LEARNING, EthanolStudy, classical_errors
 from molkit.studies.ofdft_small import STARTS
 
@@ -30,7 +29,7 @@ COLOURS = {
 }
 
 
-def ways_table(study: EthanolStudy, classical: Sequence[Minimised]) -> "HTML":
+def ways_table(study: EthanolStudy, classical: Sequence[Any]) -> "HTML":
     """Everything that gives relative energies of the test frames."""
     trainings = f"{len(study.found.of_arm('full'))}"
     lines = [

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import cycle
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -13,7 +13,6 @@ from molkit.figures.style import BLACK, BLUE, GREEN, ORANGE, SKY, VERMILION, pan
 from molkit.figures.tables import html_table
 from molkit.metrics.statistics import Interval, bootstrap_interval
 from molkit.ofdft.compositions import NUM_FOLDS
-from molkit.studies.ofdft_classical import Minimised
 from molkit.studies.ofdft_extrapolation import FAMILIES, LARGEST_TRAINED, ExtrapolationStudy, SizeError, without_density
 from molkit.studies.ofdft_folds import (
     DISPLACED_RESPONSE,
@@ -59,7 +58,7 @@ ROWS = (
 CHAIN_COLOURS = (BLUE, ORANGE, GREEN, BLACK, VERMILION, SKY)
 
 
-def folds_table(study: FoldStudy, classical: Sequence[Minimised] = (), *, where: Where = "resting") -> "HTML":
+def folds_table(study: FoldStudy, classical: Sequence[Any] = (), *, where: Where = "resting") -> "HTML":
     """Every way to an energy of a molecule that was not trained on; classical functionals on some of the molecules."""
     lines, arms = [], study.arms_at(where)
     for label, arm, start, column in ROWS:
@@ -84,7 +83,7 @@ def folds_table(study: FoldStudy, classical: Sequence[Minimised] = (), *, where:
     return html_table(head, lines, caption=caption)
 
 
-def _classical_line(rows: Sequence[Minimised], functional: str) -> list[str]:
+def _classical_line(rows: Sequence[Any], functional: str) -> list[str]:
     errors = KCAL * np.array([row.after for row in rows if row.functional == functional])
     cells = [number(float(value), 0) for value in (np.abs(errors).mean(), np.median(np.abs(errors)))]
     cells += [number(float(value), 0) for value in (np.abs(errors).max(), errors.mean())]

@@ -224,3 +224,9 @@ def require_converged(run: KohnShamRun, system: System) -> KohnShamRun:
         label = system.molecule.name or system.molecule.formula
         raise CalculationFailed(f"{label}: Kohn-Sham not converged in {len(run.steps) - 1} cycles; left out")
     return run
+
+
+def solved(molecule: Molecule, *, grid_level: int) -> tuple[System, KohnShamRun]:
+    """A molecule's system and its run. Raises CalculationFailed where that does not converge."""
+    system = build_system(molecule, grid_level=grid_level)
+    return system, require_converged(solve(system), system)

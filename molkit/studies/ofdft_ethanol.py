@@ -17,14 +17,12 @@ from molkit.ofdft.channels import neighbourhood, ridge_energies
 from molkit.ofdft.geometries import TORSIONS, torsion_points
 from molkit.ofdft.label_files import LabelledMolecule, load_folder
 from molkit.ofdft.published_energies import published_surface
-from molkit.studies.ofdft_classical import Minimised
 from molkit.studies.ofdft_small import Plan, SmallStudy, arm_recipe, chosen_weights, read_study, run_study
 from molkit.studies.ofdft_water import MILLI, rounded
 from molkit.training.files import write_text
 from molkit.units import HARTREE_TO_KCAL
 
 STORED = REPOSITORY / "data" / "studies" / "ofdft_ethanol.json"
-CLASSICAL = REPOSITORY / "data" / "studies" / "ofdft_ethanol_classical.json"
 ALONE: dict[str, Any] = {"published": False, "energy_ridge": 0.1}  # chosen by the energies of validation frames
 PLAN = Plan(
     REPOSITORY / "data" / "recipes" / "ofdft_ethanol.yaml",
@@ -186,7 +184,7 @@ def stored_study(path: Path = STORED) -> EthanolStudy:
         return EthanolStudy(**{**values, "found": read_study(values["found"])})
 
 
-def classical_errors(rows: Sequence[Minimised], functional: str) -> tuple[np.ndarray, np.ndarray]:
+def classical_errors(rows: Sequence[Any], functional: str) -> tuple[np.ndarray, np.ndarray]:
     """Errors of one functional's minimised energies, kcal/mol: of the total of every geometry, and relative to rest.
 
     The first geometry of the rows is the one at rest.

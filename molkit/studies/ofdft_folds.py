@@ -37,7 +37,6 @@ from molkit.training.files import write_text
 from molkit.units import HARTREE_TO_KCAL
 
 STORED = REPOSITORY / "data" / "studies" / "ofdft_folds.json"
-CLASSICAL = REPOSITORY / "data" / "studies" / "ofdft_up_to_five_classical.json"
 NO_DENSITY: dict[str, Any] = {"samples": "geometry", "gradient_weight": 0.0}
 PACKED = "data/sets/density_labels_up_to_five.npz"
 # The least spread of the reference energy by compositions left out, as its restraint is.

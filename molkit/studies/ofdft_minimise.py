@@ -7,11 +7,11 @@ import numpy as np
 
 from molkit.ofdft.compact import CompactFunctional, load
 from molkit.ofdft.geometries import geometry
+from molkit.ofdft.kohn_sham import solved
 from molkit.ofdft.label_files import LabelSettings, make_labels
 from molkit.ofdft.labels import FrozenSampling
 from molkit.ofdft.observables import density_at, dipole
 from molkit.ofdft.optimise import Optimised, optimise
-from molkit.studies.ofdft_classical import solved
 from molkit.studies.ofdft_water import STARTS, start_of
 from molkit.units import ANGSTROM_TO_BOHR
 

@@ -9,7 +9,6 @@ from pyscf.dft import libxc
 
 from molkit.errors import InvalidInput
 from molkit.ofdft.functionals import FUNCTIONALS, energy_and_derivatives, functional_named, reduced_gradient_squared
-from molkit.studies.ofdft_classical import offsets_by_basis
 
 LIBXC = {"TF": "LDA_K_TF", "vW": "GGA_K_VW", "APBE": "GGA_K_APBE", "LKT": "GGA_K_LKT"}
 
@@ -78,12 +77,3 @@ def test_derivatives_are_those_of_finite_differences(name):
 def test_an_unknown_functional_is_refused():
     with pytest.raises(InvalidInput, match="APBE"):
         functional_named("PBE")
-
-
-def test_the_exact_minimum_lies_between_small_and_large_orbital_sets():
-    """H2 with vW: below 6-31G(2df,p), above cc-pVTZ; He's 6-31G has no polarisation to gain from."""
-    rows = {(row.molecule, row.basis): row for row in offsets_by_basis(("6-31g(2df,p)", "cc-pvtz"), grid_level=1)}
-    assert abs(rows["H2", "6-31g(2df,p)"].offset + 0.40) < 0.02
-    assert abs(rows["He", "6-31g(2df,p)"].offset + 2.95) < 0.02
-    assert rows["H2", "cc-pvtz"].offset > 0.0 and rows["He", "cc-pvtz"].offset > 0.0
-    assert rows["H2", "cc-pvtz"].num_functions == 28

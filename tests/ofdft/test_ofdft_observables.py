@@ -11,9 +11,10 @@ from molkit.ofdft.classical import ClassicalEnergy
 from molkit.ofdft.fitting import fitted_density
 from molkit.ofdft.frames import coefficient_rotation
 from molkit.ofdft.geometries import compositions
+from molkit.ofdft.kohn_sham import solved
 from molkit.ofdft.observables import DEBYE_PER_ATOMIC_UNIT, density_at, dipole, hirshfeld_charges, moments
 from molkit.ofdft.optimise import OptimiseOptions, optimise
-from molkit.studies.ofdft_classical import HELIUM, solved
+from molkit.studies.ofdft.kinetic_functionals import SMALL
 
 
 def test_first_moments_are_those_of_the_quadrature(water_system):
@@ -99,7 +100,7 @@ def test_the_gradient_of_a_classical_energy_is_that_of_finite_differences(
 
 
 def test_helium_with_its_exact_functional_has_one_minimum():
-    system, run = solved(HELIUM, grid_level=1)
+    system, run = solved(SMALL["He"], grid_level=1)
     energy = ClassicalEnergy("vW", system.integrals, system.grid)
     starts = [energy.start(system.fit(step.matrix[None])[0]) for step in (run.steps[0], run.steps[-1])]
     ends = [optimise(energy, s, constraint=energy.constraint, options=OptimiseOptions(tolerance=1e-4)) for s in starts]

@@ -9,7 +9,7 @@ from molkit.errors import DataNotFound, InvalidInput
 from molkit.figures import ofdft as draw
 from molkit.ofdft.direct import train_direct, width_for
 from molkit.ofdft.domain import read_domain
-from molkit.studies import ofdft_classical, ofdft_domains, ofdft_samples
+from molkit.studies import ofdft_domains, ofdft_samples
 from molkit.studies import ofdft_water as study
 from molkit.training.weights import WEIGHTS_ROOT
 
@@ -72,8 +72,7 @@ def test_samples_near_the_ground_state_are_near_the_labels():
 
 
 def test_tables_and_figure_hold_every_arm_and_way(stored):
-    classical = ofdft_classical.stored_classical()
-    assert "direct network" in draw.ways_table(stored, classical).data
+    assert "direct network" in draw.ways_table(stored, []).data
     assert len(draw.arms_figure(stored).axes[0].get_yticks()) == len(study.ARMS)
 
 
