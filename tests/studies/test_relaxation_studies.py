@@ -73,6 +73,8 @@ def test_the_figures_draw_what_the_rows_say():
     (axes,) = comparison.excess_figure(rows, "GFN2-xTB").axes
     points = [line.get_ydata().tolist() for line in axes.lines if line.get_marker() == "."]
     assert points == [[4.0, 6.0, 8.0], [1.0, 2.0, 3.0]] and axes.get_ylabel() == "energy excess (kcal/mol)"
+    assert [box.lines[0].get_ydata()[0] for box in axes.containers] == [6.0, 2.0]
+    assert axes.containers[0][2][0].get_segments()[0][:, 1].tolist() == [4.0, 8.0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["MMFF94", "GFN1-xTB"]
     left, right = comparison.gradients_figure(rows, "GFN2-xTB", "gfn1").axes
     assert (left.get_title(), right.get_title()) == ("Cartesian BFGS", "internal coordinates")
@@ -310,6 +312,26 @@ def test_shares_are_drawn_for_atoms_on_the_left_and_molecules_on_the_right():
     place = list(errors.lines[0].get_xdata()).index(21)
     mean = np.mean([row["bond_error"][row["steps"].index(20)] for _, row in phase_rows().iterrows()])
     assert errors.lines[0].get_ydata()[place] == pytest.approx(mean) and "step (Å)" in steps.get_ylabel()
+
+
+def test_medians_of_phases_and_slopes_of_modes_go_to_the_ledger_under_their_names(monkeypatch):
+    kept = {}
+
+    def keep(claim, value, rows, **about):
+        kept[claim.removeprefix("relaxation.")] = (getattr(value, "value", value), about)
+
+    monkeypatch.setattr(phases, "record", keep)
+    monkeypatch.setattr(boltzmann, "record", keep)
+    rows = phase_rows().assign(bond_orders=[7, 9, 11], bond_lengths=[3, None, 5])
+    phases.measurements(rows)
+    boltzmann.measurements(boltzmann_rows())
+    assert {claim: round(value, 2) for claim, (value, _) in kept.items()} == {
+        "phases.elements": 50, "phases.predicted_elements": 199, "phases.bond_orders": 9, "phases.bond_lengths": 4,
+        "boltzmann.slope_missed_by": 0.5, "boltzmann.energy_exponent": 2.0,
+    }  # fmt: skip
+    assert kept["phases.bond_lengths"][1]["n"] == 2 and kept["boltzmann.energy_exponent"][1]["n"] == 2
+    assert "slope -0.50" in (told := kept["boltzmann.slope_missed_by"][1]["notes"]) and "step 20" in told
+    assert "1 of 3 molecules have an odd number" in kept["phases.elements"][1]["notes"]
 
 
 def test_a_path_is_measured_above_its_end_and_an_odd_molecule_has_none():
