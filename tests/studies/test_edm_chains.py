@@ -123,6 +123,8 @@ def test_stored_stands_for_the_arms_of_these_very_weights(monkeypatch, tmp_path)
     assert [(t.sampler, t.num_calls, t.first, t.count) for t in tasks] == [
         ("sde-2m", 9, 0, 50), ("sde-2m", 9, 50, 30), ("ddim", 9, 0, 50), ("ddim", 9, 50, 50), ("ddim", 5, 0, 50)
     ]  # fmt: skip
+    with pytest.raises(InvalidInput, match="no chains of edm_drug .* sde-2m-extra:100:1000"):
+        chains.tasks(weights="edm_drug", arms=["stored"])
 
 
 def test_a_sampler_with_fine_steps_takes_them_all_besides():

@@ -33,6 +33,7 @@ from molkit.training.weights import weight_files
 ARM = ["weights", "sampler", "num_calls"]  # columns that say how a molecule was drawn
 AUDIT = Comparison(alike={"stable": 0.15}, by=tuple(ARM))
 AUDIT_checks = Comparison(alike={"passed": 0.25}, by=tuple(ARM))
+EXAMPLE = "sde-2m-extra:100:1000"
 LOST = dict.fromkeys(["smiles", "atomic_numbers", "positions"]) | {"stable_atoms": 0, "stable": False, "odd": False}
 QUALITY = {
     "sampler": "sampler",
@@ -82,7 +83,7 @@ class Task:
 def tasks(
     *,
     weights: str = "edm_qm9",
-    arms: Sequence[str] = ("sde-2m-extra:100:1000",),
+    arms: Sequence[str] = (EXAMPLE,),
     seed: int = 0,
     shared: bool = True,
 ) -> list[Task]:
@@ -96,6 +97,8 @@ def tasks(
         named = stored_arms(weights, seed, shared) if text.strip() == "stored" else [read_arm(text)]
         for sampler, calls, count in named:
             found[sampler, calls] = max(count, found.get((sampler, calls), 0))
+    if not found:
+        raise InvalidInput(f"no chains of {weights} with this seed are stored: name arms, as in {EXAMPLE}")
     return [
         Task(weights, sampler, calls, first, min(PART, count - first), seed, shared)
         for (sampler, calls), count in found.items()
@@ -117,7 +120,7 @@ def read_arm(text: str) -> tuple[str, int, int]:
     """Sampler, network calls and molecules of an arm. Raises InvalidInput."""
     name, *numbers = text.strip().split(":")
     if len(numbers) != 2:
-        raise InvalidInput(f"an arm is SAMPLER:CALLS:MOLECULES, such as sde-2m-extra:100:1000, got {text!r}")
+        raise InvalidInput(f"an arm is SAMPLER:CALLS:MOLECULES, as in {EXAMPLE}, got {text!r}")
     chosen_sampler(name)
     calls, count = (whole_number(number, what=f"a number of the arm {text}", low=1) for number in numbers)
     return name, calls, count
