@@ -26,20 +26,12 @@ def bridge(
     Levels between start their search for positions at the data, whose mirror image and fold they keep; samples of the
     flow start anywhere, as they do in use.
     """
-    own, count = model.flow.graph(graph), len(positions)
-    latent = latent_of(model.flow, own, own.distances(positions).to(model.flow.root_time.dtype))
+    count = len(positions)
+    latent = latent_of(model.flow, graph, graph.distances(positions).to(model.flow.root_time.dtype))
     noise, fresh = torch.randn(2, *latent.shape, generator=generator).to(latent)
     mixed = [(1.0 - share**2) ** 0.5 * latent + share * noise for share in shares]
-    distances = one_each(decode(model.flow, own, torch.cat([*mixed, fresh])), graph)
+    distances = decode(model.flow, graph, torch.cat([*mixed, fresh]))
     starts = positions.double().repeat(len(shares) + 1, 1, 1)
     starts[-count:] = torch.randn(positions.shape, generator=generator, dtype=torch.float64)
     found = embed(graph, distances, generator=generator, start=starts).positions
     return found.unflatten(0, (len(shares) + 1, count)).transpose(0, 1)
-
-
-def one_each(distances: Tensor, graph: PairGraph) -> Tensor:
-    """Distances [C, P] of the unordered pairs: the mean of both directions of a model that has two."""
-    count = graph.pairs.shape[1]
-    if distances.shape[-1] == count:
-        return distances
-    return 0.5 * (distances[:, :count] + distances[:, count:])

@@ -1,34 +1,28 @@
 """Everything needed to rebuild an untrained CGCF flow or ETM energy."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from molkit.errors import InvalidInput
-
-Start = Literal["paths", "normal"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlowConfig:
     """Sizes and conventions of the flow on distances; defaults are those of the published code.
 
-    Departures of ours, each with a key to go back: one distance per unordered pair (`directed`), an embedding table of
-    its own for pair types (`shared_embedding`: the published code looks types up among the elements).
+    Departures of ours: one distance per unordered pair (the published code has two), and an embedding table of its own
+    for pair types (the published code looks types up among the elements).
     """
 
     elements: tuple[int, ...] = ()  # atomic numbers of the training molecules; empty: nothing is known
     width: int = 64
     num_layers: int = 3
     table_rows: int = 100  # of each embedding table
-    directed: bool = False
-    shared_embedding: bool = False
     spectral_norm: bool = True  # of every weight inside the dynamics; biases and embeddings are free
     end_time: float = 0.5  # at which the learned end time T starts
     noise: float = 0.1  # angstrom, added to every distance in training, drawn anew at each step
     norm_rate: float = 0.1  # with which the moving batch norms follow the batches
     training_steps: int = 4  # fixed Runge-Kutta steps of a solve in training
     sampling_steps: int = 4  # and in sampling, shorter near the data
-    start: Start = "normal"  # of the converged search for positions, see `molkit.cgcf.embedding.embed`
 
     def __post_init__(self) -> None:
         if not all(1 <= number < self.table_rows for number in self.elements):
@@ -36,8 +30,6 @@ class FlowConfig:
         for name in ("width", "num_layers", "table_rows", "training_steps", "sampling_steps"):
             if getattr(self, name) < 1:
                 raise InvalidInput(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.start not in get_args(Start):
-            raise InvalidInput(f"unknown start {self.start!r}: expected {' or '.join(get_args(Start))}")
         if self.width % 2:
             raise InvalidInput(f"width must be even (the read-out halves it), got {self.width}")
         if not self.end_time > 0.0 or self.noise < 0.0 or not 0.0 < self.norm_rate <= 1.0:

@@ -9,25 +9,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from molkit.cgcf.conformers import (
-    FIELDS,
-    MAX_ROUNDS,
-    Conformers,
-    Stereo,
-    generate,
-    joined,
-    ranked,
-    relaxed,
-    sdf_lines,
-    with_stereo_checked,
-)
+from molkit.cgcf.conformers import FIELDS, Conformers, Stereo, generate, ranked, sdf_lines
 from molkit.cgcf.datasets import graph_of
 from molkit.cgcf.embedding import Search
 from molkit.cgcf.energy import EnergyNetwork
 from molkit.cgcf.graph import collate
 from molkit.cgcf.loaded import shared_energy, shared_flow
-from molkit.cgcf.model import Cgcf
-from molkit.cgcf.refinement import POLISH, Walk, refine
 from molkit.chem.bond_graph import graph_mol
 from molkit.errors import CalculationFailed, InvalidInput
 from molkit.farm.folder import Result, place_for
@@ -128,46 +115,25 @@ def result_of(job: ConformerJob, arrays: Result) -> JobResult:
 def conformers_of(job: ConformerJob) -> Conformers:
     """The conformers of one job; only those of the stereo that the SMILES specifies, unless the job ignores it.
 
-    Those that the energy or the force field turns into another isomer are drawn again, up to 20 times as many in all.
-    Fewer may come out. Raises CalculationFailed for none, and what its steps raise.
+    Fewer than asked for may come out. Raises CalculationFailed for none, and what `generate` raises.
     """
-    generator, rounds = torch.Generator().manual_seed(job.seed), []
-    while (missing := job.count - sum(map(len, rounds))) > 0:
-        more = _round(job, missing, generator)
-        drawn = more.num_drawn + sum(one.num_drawn for one in rounds)
-        rounds.append(more if job.stereo == "ignore" else more.select(more.stereo_agrees))
-        if job.stereo != "redraw" or drawn >= MAX_ROUNDS * job.count:
-            break
-    made = joined(rounds)
-    if not len(made):
-        raise CalculationFailed(f"none of {drawn} conformers drawn has the stereo that the SMILES specifies")
     energy = shared_energy(job.energy, job.weights) if job.energy else None
+    made = generate(
+        shared_flow(job.weights),
+        job.smiles,
+        job.count,
+        generator=torch.Generator().manual_seed(job.seed),
+        search=job.search,
+        stereo=job.stereo,
+        energy=energy,
+        relax=job.mmff,
+    )
+    made = made if job.stereo == "ignore" else made.select(made.stereo_agrees)
+    if not len(made):
+        raise CalculationFailed(f"none of {made.num_drawn} conformers drawn has the stereo that the SMILES specifies")
     if job.rank == "etm" and energy is not None:
         made = ranked_by_tilt(made, energy)
     return ranked(made) if job.rank == "xtb" else made
-
-
-def _round(job: ConformerJob, count: int, generator: torch.Generator) -> Conformers:
-    """Conformers through all stages of a job that move atoms."""
-    model = shared_flow(job.weights)
-    made = generate(model, job.smiles, count, generator=generator, search=job.search, stereo=job.stereo)
-    if job.energy and len(made):
-        made = tilted(made, model, shared_energy(job.energy, job.weights), generator=generator)
-    return relaxed(made) if job.mmff else made
-
-
-def tilted(
-    conformers: Conformers,
-    model: Cgcf,
-    energy: EnergyNetwork,
-    *,
-    generator: torch.Generator,
-    settings: Walk = POLISH,
-) -> Conformers:
-    """The conformers after a walk on the tilted energy; whether their stereo is right is looked up again."""
-    start = torch.from_numpy(conformers.positions).float()
-    found = refine(model.flow, energy, collate([graph_of(conformers.mol)]), start, settings, generator=generator)
-    return with_stereo_checked(replace(conformers, positions=found.positions.double().numpy()))
 
 
 def ranked_by_tilt(conformers: Conformers, energy: EnergyNetwork) -> Conformers:

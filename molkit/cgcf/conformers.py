@@ -1,20 +1,21 @@
-"""Conformers of a molecule: distances from the flow, positions from distances, handedness put right."""
+"""Conformers of a molecule: distances from the flow, positions from them, handedness, ETM and force field."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from molkit.cgcf.config import Start
 from molkit.cgcf.datasets import graph_of
-from molkit.cgcf.embedding import Search, embed, radius_of_gyration
+from molkit.cgcf.embedding import Embedding, Search, embed, radius_of_gyration
+from molkit.cgcf.energy import EnergyNetwork
 from molkit.cgcf.flow import Flow, sample_distances
 from molkit.cgcf.graph import PairGraph, collate
 from molkit.cgcf.handedness import embed_handed
 from molkit.cgcf.model import Cgcf
+from molkit.cgcf.refinement import POLISH, Walk, refine
 from molkit.cgcf.solver import Solver
 from molkit.chem.bond_graph import (
     StereoRules,
@@ -77,33 +78,43 @@ def generate(
     stereo: Stereo = "mirror",
     solver: Solver | None = None,
     mol: Any = None,
-    start: Start | None = None,
+    energy: EnergyNetwork | None = None,
+    walk: Walk = POLISH,
+    relax: bool = False,
 ) -> Conformers:
     """`count` conformers of a SMILES, hydrogens explicit; `mol` is the same molecule with its atoms in another order.
 
-    stereo: "ignore" leaves every conformer as it fell; "mirror" reflects those whose centres are all inverted (no
-    double bond changes by that); "redraw" searches for positions of the right handedness, reflects, throws away what is
-    still wrong and draws again, up to 20 times as many. Fewer may come out then. start: of the search, as in `embed`;
-    without one as the weights say. Raises
-    InvalidInput for a SMILES that the model cannot treat.
+    Distances are drawn and put into positions; with an `energy` the positions then follow it (`tilted`), and `relax`
+    lets MMFF94 have them (`relaxed`). stereo: "ignore" leaves every conformer as it fell; "mirror" reflects those whose
+    centres are all inverted (no double bond changes by that); "redraw" searches for positions of the right handedness,
+    reflects, throws away what is wrong then or after a later stage and draws again, up to 20 times as many. Fewer may
+    come out then. Raises InvalidInput for a SMILES that the model cannot treat, and what the stages raise.
     """
     if count < 1:
         raise InvalidInput(f"the number of conformers must be at least 1, got {count}")
-    if stereo not in ("ignore", "mirror", "redraw"):
-        raise InvalidInput(f"unknown stereo {stereo!r}: expected ignore, mirror or redraw")
+    if stereo not in get_args(Stereo):
+        raise InvalidInput(f"unknown stereo {stereo!r}: expected {', '.join(get_args(Stereo))}")
     mol = graph_mol(smiles) if mol is None else mol
     require_known(model, mol, smiles)
     graph, rules = collate([graph_of(mol)]), stereo_rules(mol)
-    asked = (search, start or model.config.start, stereo, solver, (smiles, mol))
-    found = _drawn(model.flow, graph, rules, count, generator, *asked)
-    if stereo == "redraw":
-        rounds = [found]
-        while (missing := count - sum(int(one.stereo_agrees.sum()) for one in rounds)) > 0:
-            if sum(one.num_drawn for one in rounds) >= MAX_ROUNDS * count:
-                break
-            rounds.append(_drawn(model.flow, graph, rules, min(count, 2 * missing), generator, *asked))
-        found = joined([one.select(one.stereo_agrees) for one in rounds]).select(slice(0, count))
-    return found
+    options, redraw = {"generator": generator, "search": search}, stereo == "redraw"
+
+    def one_round(number: int) -> Conformers:
+        distances = draw_distances(model.flow, graph, number, generator=generator, solver=solver)
+        placed = embed_handed(graph, distances, rules, **options) if redraw else embed(graph, distances, **options)
+        found = _reflected(smiles, mol, rules, placed, stereo)
+        found = found.select(found.stereo_agrees) if redraw else found
+        if energy is not None:
+            found = tilted(found, model, energy, generator=generator, settings=walk)
+        found = relaxed(found) if relax else found
+        return found.select(found.stereo_agrees) if redraw else found
+
+    rounds = [one_round(count)]
+    while redraw and (missing := count - sum(map(len, rounds))) > 0:
+        if sum(one.num_drawn for one in rounds) >= MAX_ROUNDS * count:
+            break
+        rounds.append(one_round(min(count, 2 * missing)))
+    return joined(rounds).select(slice(0, count))
 
 
 def require_known(model: Cgcf, mol: Any, smiles: str) -> None:
@@ -117,30 +128,14 @@ def require_known(model: Cgcf, mol: Any, smiles: str) -> None:
         raise InvalidInput(f"{smiles!r} has unpaired electrons; {model.name} knows closed shells only")
 
 
-def _drawn(
-    flow: Flow,
-    graph: PairGraph,
-    rules: StereoRules,
-    count: int,
-    generator: torch.Generator,
-    search: Search,
-    start: Start,
-    stereo: Stereo,
-    solver: Solver | None,
-    about: tuple[str, Any],
-) -> Conformers:
-    """One round of `count` conformers, mirrored where asked."""
-    distances = draw_distances(flow, graph, count, generator=generator, solver=solver)
-    options = {"generator": generator, "search": search, "start": start}
-    handed = stereo == "redraw"
-    found = embed_handed(graph, distances, rules, **options) if handed else embed(graph, distances, **options)
-    positions = found.positions.numpy()
-    turn = np.zeros(count, dtype=bool)
+def _reflected(smiles: str, mol: Any, rules: StereoRules, placed: Embedding, stereo: Stereo) -> Conformers:
+    """One round of conformers, mirrored where asked."""
+    positions, turn = placed.positions.numpy(), np.zeros(len(placed.positions), dtype=bool)
     if stereo != "ignore":
         turn = is_inverted(rules, positions)
         positions = np.where(turn[:, None, None], positions * np.array([1.0, 1.0, -1.0]), positions)
-    right = _is_right(rules, positions)
-    return Conformers(*about, positions, found.stress.numpy(), found.converged.numpy(), right, int(turn.sum()), count)
+    right, counts = _is_right(rules, positions), (int(turn.sum()), len(positions))
+    return Conformers(smiles, mol, positions, placed.stress.numpy(), placed.converged.numpy(), right, *counts)
 
 
 def with_stereo_checked(conformers: Conformers) -> Conformers:
@@ -157,17 +152,10 @@ def _is_right(rules: StereoRules, positions: np.ndarray) -> np.ndarray:
 def draw_distances(
     flow: Flow, graph: PairGraph, count: int, *, generator: torch.Generator, solver: Solver | None = None
 ) -> Tensor:
-    """`count` draws of the distances of one molecule, [count, P], one per pair; in parts that fit the cache.
-
-    A model of directed pairs draws two for each; their mean is taken.
-    """
-    own = flow.graph(graph)
-    at_once = max(4, CACHE_NUMBERS // max(1, own.pairs.shape[1] * flow.config.width))
+    """`count` draws of the distances of one molecule, [count, P], one per pair; in parts that fit the cache."""
+    at_once = max(4, CACHE_NUMBERS // max(1, graph.pairs.shape[1] * flow.config.width))
     sizes = [min(at_once, count - first) for first in range(0, count, at_once)]
-    drawn = torch.cat([sample_distances(flow, own, size, generator=generator, solver=solver) for size in sizes])
-    if not flow.config.directed:
-        return drawn
-    return 0.5 * (drawn[:, : graph.pairs.shape[1]] + drawn[:, graph.pairs.shape[1] :])
+    return torch.cat([sample_distances(flow, graph, size, generator=generator, solver=solver) for size in sizes])
 
 
 def joined(parts: Sequence[Conformers]) -> Conformers:
@@ -176,6 +164,22 @@ def joined(parts: Sequence[Conformers]) -> Conformers:
     energies = {name: np.concatenate([part.energies[name] for part in parts]) for name in parts[0].energies}
     counts = {name: sum(getattr(part, name) for part in parts) for name in ("num_mirrored", "num_drawn")}
     return replace(parts[0], energies=energies, **together, **counts)
+
+
+def tilted(
+    conformers: Conformers,
+    model: Cgcf,
+    energy: EnergyNetwork,
+    *,
+    generator: torch.Generator,
+    settings: Walk = POLISH,
+) -> Conformers:
+    """The conformers after a walk on the tilted energy; whether their stereo is right is looked up again."""
+    if not len(conformers):
+        return conformers
+    start = torch.from_numpy(conformers.positions).float()
+    found = refine(model.flow, energy, collate([graph_of(conformers.mol)]), start, settings, generator=generator)
+    return with_stereo_checked(replace(conformers, positions=found.positions.double().numpy()))
 
 
 def relaxed(conformers: Conformers, *, max_iterations: int = FORCE_FIELD_STEPS) -> Conformers:

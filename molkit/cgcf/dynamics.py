@@ -111,11 +111,10 @@ class Dynamics(nn.Module):
 
     def on(self, graph: PairGraph) -> "Field":
         """The velocity as a function of time and distances on these molecules."""
-        table = self.elements if self.config.shared_embedding else self.pair_types
         return Field(
             graph,
             self.elements(graph.atomic_numbers),
-            table(graph.types),
+            self.pair_types(graph.types),
             [layer.prepare() for layer in self.pair_layers],
             [[layer.prepare() for layer in block] for block in self.message_layers],
             [layer.prepare() for layer in self.read_out],
@@ -163,7 +162,7 @@ class Field:
     def messages(self, pairs: Dual, t: Tensor, rows: Tensor | None) -> Dual:
         """Features [..., A, F] of the atoms after all message-passing layers."""
         senders, receivers = self.graph.routes
-        edges = pairs if self.graph.directed else tuple(None if x is None else torch.cat([x, x], -2) for x in pairs)
+        edges = tuple(None if x is None else torch.cat([x, x], -2) for x in pairs)
         value, slope = self.atoms, None
         for number, (first, second) in enumerate(self.message_layers):
             sent = edges[0] + value.index_select(-2, senders)

@@ -3,20 +3,18 @@
 p(R|d, G) is proportional to exp(-stress), stress = sum over pairs of weight (|r_u - r_v| - d_uv)^2 with weights 1, 1/2
 and 1/4 for pairs one, two and three bonds apart (CGCF reference code). All conformers of a molecule are searched
 together. Nothing in the stress sees pairs further apart, nor handedness: from atoms thrown together at random the
-search of a large molecule ends in structures that are too compact, and often not in the lowest minimum. It may begin
-with distances along the shortest paths through the pairs instead, put into three dimensions by classical scaling.
+search of a large molecule ends in structures that are too compact, and often not in the lowest minimum.
 """
 
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from molkit.cgcf.config import Start
 from molkit.cgcf.graph import PairGraph
 from molkit.errors import InvalidInput
 
@@ -24,7 +22,6 @@ Search = Literal["lbfgs", "adam"]
 MEMORY = 8  # steps that L-BFGS remembers
 MAX_HALVINGS = 20
 ARMIJO = 1e-4
-PIECES_APART = 3.0  # angstrom
 EXACT = 1e-14  # a stress (angstrom^2) below this cannot fall further in float64
 
 
@@ -110,28 +107,22 @@ def embed(
     *,
     generator: torch.Generator,
     search: Search = "lbfgs",
-    start: Tensor | Start = "normal",
-    start_spread: float = 1.0,
+    start: Tensor | None = None,
     max_iterations: int | None = None,
     step: float = 3.0,
     stress: Stress | None = None,
 ) -> Embedding:
-    """Positions for distances [C, P] of one molecule, from the positions `start` or from a start by name.
+    """Positions for distances [C, P] of one molecule, from the positions `start`, or from normal numbers as published.
 
-    normal: normal numbers of `start_spread` angstrom, as published; paths: `path_start`. lbfgs: until the stress
-    changes by less than 1e-8 of itself, or 400 iterations. adam: the published search, 1,000 iterations with a
-    constant `step` and no test of convergence; it reports converged only where its last iteration left the stress as
-    it was. stress: another one of these distances. Raises InvalidInput for an unknown search or start, other shapes or
-    numbers that are not finite.
+    lbfgs: until the stress changes by less than 1e-8 of itself, or 400 iterations. adam: the published search, 1,000
+    iterations with a constant `step` and no test of convergence; it reports converged only where its last iteration
+    left the stress as it was. stress: another one of these distances. Raises InvalidInput for an unknown search, other
+    shapes or numbers that are not finite.
     """
     stress = Stress(graph, distances) if stress is None else stress
     shape = (stress.count, stress.num_atoms, 3)
-    if isinstance(start, str) and start not in get_args(Start):
-        raise InvalidInput(f"unknown start {start!r}: expected {' or '.join(get_args(Start))}, or positions")
-    if isinstance(start, str) and start == "paths":
-        start = path_start(graph, distances, generator=generator)
-    elif isinstance(start, str):
-        start = start_spread * torch.randn(shape, generator=generator, dtype=torch.float64, device=generator.device)
+    if start is None:
+        start = torch.randn(shape, generator=generator, dtype=torch.float64, device=generator.device)
     elif start.shape != shape:
         raise InvalidInput(f"expected a start of shape {list(shape)}, got {list(start.shape)}")
     inside = np.ascontiguousarray(start.double().numpy().transpose(1, 2, 0))
@@ -143,41 +134,6 @@ def embed(
         raise InvalidInput(f"unknown search {search!r}: expected lbfgs or adam")
     positions = torch.from_numpy(np.ascontiguousarray(found.positions.transpose(2, 0, 1)))
     return Embedding(positions, torch.from_numpy(found.value), torch.from_numpy(found.stopped), found.iterations)
-
-
-def path_start(graph: PairGraph, distances: Tensor, *, generator: torch.Generator) -> Tensor:
-    """Positions [C, A, 3] whose distances are nearly those along shortest paths through distances [C, P].
-
-    Classical scaling (Torgerson, Psychometrika 17, 401 (1952)) of the whole table of path lengths, three dimensions of
-    it; a tenth of an angstrom of noise, and handedness at random.
-    """
-    table = path_lengths(graph, distances.detach().double().numpy())
-    squared = table**2
-    rows = squared.mean(1, keepdims=True)
-    values, vectors = np.linalg.eigh(
-        -0.5 * (squared - rows - rows.swapaxes(1, 2) + squared.mean((1, 2), keepdims=True))
-    )
-    found = vectors[:, :, -3:] * np.sqrt(np.maximum(values[:, None, -3:], 0.0))
-    noise = 0.1 * torch.randn((*found.shape[:2], 3), generator=generator, dtype=torch.float64, device=generator.device)
-    signs = torch.randn(
-        (len(found), 1, found.shape[2]), generator=generator, dtype=torch.float64, device=generator.device
-    )
-    noise[:, :, : found.shape[2]] += torch.from_numpy(found) * signs.sign()
-    return noise
-
-
-def path_lengths(graph: PairGraph, distances: np.ndarray) -> np.ndarray:
-    """Shortest paths between all atoms through pairs of lengths [C, P], [C, A, A] (Floyd and Warshall)."""
-    count, (first, second) = int(graph.num_atoms), graph.pairs.numpy()
-    table = np.full((len(distances), count, count), np.inf)
-    table[:, range(count), range(count)] = 0.0
-    table[:, first, second] = table[:, second, first] = np.maximum(distances, 0.0)
-    for atom in range(count):
-        np.minimum(table, table[:, :, atom, None] + table[:, None, atom, :], out=table)
-    apart = ~np.isfinite(table)
-    if apart.any():  # pieces that no pair joins
-        table[apart] = table[~apart].max() + PIECES_APART
-    return table
 
 
 @dataclass(eq=False)

@@ -66,10 +66,6 @@ class Flow(nn.Module):
         """T."""
         return self.root_time**2
 
-    def graph(self, graph: PairGraph) -> PairGraph:
-        """The graph in this model's convention: directed pairs where the configuration says so."""
-        return graph.in_both_directions() if self.config.directed else graph
-
     def training_solver(self) -> Solver:
         """Fixed steps of the configuration, for losses."""
         return Solver("rk4", self.config.training_steps)

@@ -76,9 +76,8 @@ def _shortest_paths(bonded: np.ndarray) -> np.ndarray:
 class PairGraph:
     """Extended graphs of a batch of B molecules, atoms and pairs counted through.
 
-    atomic_numbers [A], num_atoms [B], pairs [2, P], types [P], hops [P], num_pairs [B]. `directed`: every pair stands
-    twice, once in each direction, with two distances, and a message runs from pairs[0] to pairs[1] only; else one
-    distance serves both directions.
+    atomic_numbers [A], num_atoms [B], pairs [2, P], types [P], hops [P], num_pairs [B]. One distance of a pair
+    serves both directions.
     """
 
     atomic_numbers: Tensor
@@ -87,7 +86,6 @@ class PairGraph:
     types: Tensor
     hops: Tensor
     num_pairs: Tensor
-    directed: bool = False
 
     @property
     def num_molecules(self) -> int:
@@ -111,9 +109,7 @@ class PairGraph:
 
     @cached_property
     def routes(self) -> tuple[Tensor, Tensor]:
-        """Sending and receiving atoms of all messages; undirected: the pairs, then the pairs turned round."""
-        if self.directed:
-            return self.pairs[0], self.pairs[1]
+        """Sending and receiving atoms of all messages: the pairs, then the pairs turned round."""
         return self.pairs.flatten(), self.pairs.flip(0).flatten()
 
     def sum_pairs(self, values: Tensor) -> Tensor:
@@ -134,15 +130,6 @@ class PairGraph:
             pairs=self.pairs.repeat(1, count) + shift,
             **{name: getattr(self, name).repeat(count) for name in plain},
         )
-
-    def in_both_directions(self) -> "PairGraph":
-        """Every pair twice, as in the published code: inside each molecule first as it is, then turned round."""
-        if self.directed:
-            return self
-        order = torch.argsort(torch.cat([self.pair_batch, self.pair_batch]), stable=True)
-        twice = {name: torch.cat([getattr(self, name)] * 2)[order] for name in ("types", "hops")}
-        pairs = torch.cat([self.pairs, self.pairs.flip(0)], dim=1)[:, order]
-        return replace(self, pairs=pairs, num_pairs=2 * self.num_pairs, directed=True, **twice)
 
 
 def collate(graphs: Sequence[ExtendedGraph]) -> PairGraph:

@@ -98,7 +98,7 @@ def tilted_energy(
     The density is taken at the distances of the positions. probe [P] is kept, so that this is one function of R all
     along a walk. Source: ETM paper, sampling; the weight is 1 where every distance counts once.
     """
-    pairs, springs, own = AllPairs.of(graph), network.springs(graph), flow.graph(graph)
+    pairs, springs = AllPairs.of(graph), network.springs(graph)
     copies: dict[int, PairGraph] = {}
 
     def energy(positions: Tensor) -> Tensor:
@@ -106,8 +106,8 @@ def tilted_energy(
         if log_weight == 0.0:
             return tilt
         count = len(positions)
-        many = copies.setdefault(count, own.repeat(count))
-        distances = own.distances(positions).flatten()
+        many = copies.setdefault(count, graph.repeat(count))
+        distances = graph.distances(positions).flatten()
         return tilt - log_weight * log_density(flow, many, distances, probe=probe.repeat(count), solver=solver)
 
     return energy
@@ -124,6 +124,6 @@ def refine(
     solver: Solver | None = None,
 ) -> Refined:
     """Conformers [C, A, 3] of one molecule after a walk on the tilted energy. Both networks in evaluation mode."""
-    probe = torch.randn(flow.graph(graph).pairs.shape[1], generator=generator).to(positions.dtype)
+    probe = torch.randn(graph.pairs.shape[1], generator=generator).to(positions.dtype)
     energy = tilted_energy(flow, network, graph, probe=probe, log_weight=settings.log_weight, solver=solver)
     return walk(energy, positions, settings, generator=generator)

@@ -28,7 +28,7 @@ class FlowTask:
     def loss(self, network: Flow, rows: Tensor, *, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of these conformers, and the flow's end time."""
         inner = getattr(network, "module", network)
-        graph = inner.graph(self.batcher.graph(rows))
+        graph = self.batcher.graph(rows)
         distances = graph.distances(self.batcher.positions(rows))
         distances = distances + self.noise * torch.randn(distances.shape, generator=generator)
         terms = {"end_time": inner.end_time.detach()}

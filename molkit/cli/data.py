@@ -176,9 +176,9 @@ def make(
     ETKDGv3 and plain distance geometry, MMFF94, GFN2-xTB, energy window, duplicates removed. One file a molecule; the
     same command continues. `molkit ensembles pack` makes one file of them.
     """
-    from molkit.chem.ensembles import EnsembleRules
+    from molkit.chem.ensembles import EnsembleRules, make_ensemble
     from molkit.data.ensemble_molecules import choose_molecules, read_smiles_file, with_file_names
-    from molkit.studies.reference_ensembles import ensemble_tasks, generate
+    from molkit.studies.conformers.reference_sets import ensemble_tasks, make_all
 
     is_file = molecules == "-" or Path(molecules).is_file()
     named = read_smiles_file(Path(molecules))[:count] if is_file else choose_molecules(molecules, count or 200)
@@ -186,7 +186,7 @@ def make(
     rules = EnsembleRules(window=window, max_relaxations=relaxations)
     tasks = ensemble_tasks(named, num_starts=starts, seed=seed, rules=rules)
     with engine.open() as executor:
-        report = generate(tasks, out, executor=executor, minutes=minutes, progress=True)
+        report = make_all(make_ensemble, tasks, out, executor=executor, minutes=minutes, progress=True)
     click.echo(f"{out}: {len(report.done)} of {len(tasks)} molecules done, {len(report.failed)} failed")
     end_of_parts(len(tasks) - len(report.failed), report.failed)
 
@@ -201,7 +201,7 @@ def pack(folders: tuple[str, ...], out: Path) -> None:
     """
     from molkit.data.ensembles import SPLITS, read_ensembles, write_ensembles
     from molkit.errors import InvalidInput
-    from molkit.studies.reference_ensembles import collect
+    from molkit.studies.conformers.reference_sets import collect
 
     together = []
     for entry in folders:
@@ -244,15 +244,14 @@ def trajectories(
     """Langevin trajectories by GFN2-xTB of isomers of C7H10O2, like ISO17's but not ISO17; test and train by isomer."""
     from molkit.chem.xtb import LangevinRules
     from molkit.data.ensembles import write_ensembles
-    from molkit.studies.reference_ensembles import collect
-    from molkit.studies.trajectories import run_trajectories, split_by_isomer, trajectory_tasks
+    from molkit.studies.conformers import reference_sets as sets
 
     rules = LangevinRules(kelvin=kelvin, every=every, settle=settle)
-    tasks = trajectory_tasks(isomers, num_frames=frames, seed=seed, rules=rules)
+    tasks = sets.trajectory_tasks(isomers, num_frames=frames, seed=seed, rules=rules)
     with engine.open() as executor:
-        report = run_trajectories(tasks, out, executor=executor, progress=True)
+        report = sets.make_all(sets.make_trajectory, tasks, out, executor=executor, progress=True)
     click.echo(f"{out}: {len(report.done)} of {len(tasks)} isomers done")
     if packed is not None and report.done:
-        write_ensembles(packed, split_by_isomer(collect(out, split="train")[0]))
+        write_ensembles(packed, sets.split_by_isomer(sets.collect(out, split="train")[0]))
         click.echo(f"{packed}: {packed.stat().st_size:,} bytes")
     end_of_parts(len(report.done), report.failed, noun="isomers")

@@ -5,8 +5,8 @@ from pathlib import Path
 import click
 
 from molkit.cli.experiment import StudyGroup
-from molkit.cli.options import SEED, Engine, Whole, engine_options
-from molkit.cli.outputs import OutFile, OutFolder, end_of_parts
+from molkit.cli.options import Whole
+from molkit.cli.outputs import OutFile, OutFolder
 
 
 @click.group(cls=StudyGroup)
@@ -147,59 +147,3 @@ def ofdft_extrapolation(
     found = extrapolation.run_study(folders, numbers, keep=keep, earlier=earlier, report=click.echo)
     extrapolation.write_study(found, out)
     click.echo(f"{out}: {len(found.errors)} energies")
-
-
-@study.command("conformer-baselines")
-@click.argument("name", type=click.Choice(["conformers_dft", "ensembles_qm9", "ensembles_drugs"]))
-@click.option("--count", default=0, show_default=True, type=Whole(min=0), help="Test molecules; 0 for all.")
-@click.option("--symmetry", default="graph", show_default=True, type=click.Choice(["graph", "conjugated", "none"]))
-@click.option("--seed", default=0, show_default=True, type=SEED)
-@click.option("--out", type=OutFile(makes_folder=True), help="A .json file.  [default: data/studies]")
-@engine_options
-def conformer_baselines(name: str, count: int, symmetry: str, seed: int, out: Path | None, engine: Engine) -> None:
-    """COV and MAT of RDKit's methods on the test ensembles NAME, with and without MMFF94."""
-    from molkit.studies import conformer_baselines as study
-
-    with engine.open() as executor:
-        found = study.baselines(name, num_molecules=count, symmetry=symmetry, seed=seed, executor=executor)
-    path = out or study.stored_path(name)
-    study.write_study(found, path)
-    click.echo(f"{path}: {len(found.rows)} methods on {len(found.molecules)} molecules")
-
-
-@study.command("distances")
-@click.argument("weights")
-@click.argument("energy")
-@click.option("--data", default="trajectories_c7h10o2", show_default=True, help="A set of ensembles; its test split.")
-@click.option("--count", default=100, show_default=True, type=Whole(min=2), help="Conformers a molecule.")
-@click.option("--limit", default=0, show_default=True, type=Whole(min=0), help="Test molecules; 0 for all.")
-@click.option("--seed", default=0, show_default=True, type=SEED)
-@click.option("--out", type=OutFile(makes_folder=True), help="A .json file.  [default: data/studies]")
-def distances(weights: str, energy: str, data: str, count: int, limit: int, seed: int, out: Path | None) -> None:
-    """MMD of distances of conformers by the flow WEIGHTS, the ENERGY that tilts it, and RDKit, against trajectories."""
-    import torch
-
-    from molkit.studies.distance_distributions import STORED, Setting, run_study, write_study
-
-    torch.set_num_threads(1)
-    setting = Setting(weights=weights, energy=energy, data=data, count=count, limit=limit, seed=seed)
-    found = run_study(setting, say=click.echo)
-    write_study(found, out or STORED)
-    click.echo(f"{out or STORED}: {len(found.molecules)} molecules, {len(found.failures)} left out")
-    end_of_parts(len(found.molecules), found.failures)
-
-
-@study.command("flow-objectives")
-@click.argument("weights", nargs=-1, required=True)
-@click.option("--keep", type=OutFolder(), required=True, help="Folder; continued.")
-@click.option("--out", type=OutFile(makes_folder=True), help="A .json file.  [default: data/studies]")
-def flow_objectives(weights: tuple[str, ...], keep: Path, out: Path | None) -> None:
-    """Likelihood, coverage and cost of flows: the one in WEIGHTS that comes first, and those trained on from it."""
-    import torch
-
-    from molkit.studies import flow_objectives as objectives
-
-    torch.set_num_threads(1)
-    found = objectives.run_study(weights, keep, report=click.echo)
-    objectives.write_study(found, out or objectives.STORED)
-    click.echo(f"{out or objectives.STORED}: {len(found.flows)} flows")

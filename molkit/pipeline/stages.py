@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from molkit.cgcf.conformer_jobs import tilted
 from molkit.cgcf.conformers import Conformers, generate
 from molkit.cgcf.loaded import shared_energy, shared_flow
 from molkit.chem.ensembles import EnsembleRules, distinct_rows, keeps_bonds, xtb_minima
@@ -102,9 +101,8 @@ def conformers(journey: Journey, settings: PipelineSettings) -> Outcome:
     mol = handed_graph(journey, journey.structures[PRE_RELAXED])
     model, generator = shared_flow(settings.flow), generator_from("pipeline", settings.seed, journey.name, "conformers")
     count = settings.num_conformers
-    made = generate(model, journey.smiles, count, generator=generator, stereo="redraw", mol=mol)
-    if settings.energy and len(made):
-        made = tilted(made, model, shared_energy(settings.energy, settings.flow), generator=generator)
+    energy = shared_energy(settings.energy, settings.flow) if settings.energy else None
+    made = generate(model, journey.smiles, count, generator=generator, stereo="redraw", mol=mol, energy=energy)
     whole = _with_bonds(mol, journey.molecule, made)
     if not len(whole):
         raise CalculationFailed(f"none of {made.num_drawn} conformers has the bonds and the handedness asked for")

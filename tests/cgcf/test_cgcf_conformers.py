@@ -181,7 +181,7 @@ def with_stereo_of_embedding(smiles: str) -> Chem.Mol:
 
 def test_what_another_stage_turned_is_drawn_again_or_left_out(monkeypatch):
     """A force field that reflects every second conformer: half are drawn again, or, with mirror, missing."""
-    monkeypatch.setattr(conformer_jobs, "relaxed", reflecting_every_second)
+    monkeypatch.setattr(conformers, "relaxed", reflecting_every_second)
     job = ConformerJob(smiles="C[C@H](O)N", count=4, seed=0, weights="cgcf_qm9", mmff=True)
     made = {how: result_of(job, run_job(replace(job, stereo=how))).made for how in ("redraw", "mirror", "ignore")}
     assert len(made["redraw"]) == len(made["ignore"]) == 4 and len(made["mirror"]) < 4
@@ -198,8 +198,7 @@ def reflecting_every_second(conformers: Conformers) -> Conformers:
 
 
 def test_none_of_the_right_isomer_is_a_line_and_the_others_are_finished(monkeypatch, tmp_path, capfd):
-    monkeypatch.setattr(conformer_jobs, "MAX_ROUNDS", 1)
-    monkeypatch.setattr(conformer_jobs, "relaxed", reflecting_every_second)
+    monkeypatch.setattr(conformers, "relaxed", reflecting_every_second)
     monkeypatch.setattr(conformers, "MAX_ROUNDS", 1)
     impossible, out = "N[C@H](O)C", tmp_path / "out.sdf"
     asked = ["-n", "2", "--mmff", "--out", str(out)]

@@ -99,17 +99,6 @@ def test_renumbering_the_atoms_permutes_the_velocity_and_keeps_the_density():
     torch.testing.assert_close(first, second, rtol=1e-10, atol=0)
 
 
-def test_directed_pairs_with_equal_distances_move_equally():
-    flow = loud_flow()
-    graph = batch(BUTANOL).in_both_directions()
-    distances = some_distances(batch(BUTANOL)).repeat(2)
-    t = torch.tensor(0.4, dtype=torch.float64)
-    both = flow.dynamics.on(graph).velocity(t, distances)
-    half = len(both) // 2
-    torch.testing.assert_close(both[:half], both[half:])
-    torch.testing.assert_close(both[:half], flow.dynamics.on(batch(BUTANOL)).velocity(t, distances[:half]))
-
-
 def test_gradients_of_the_adjoint_equal_those_through_fixed_steps():
     flow, graph = loud_flow(), batch(ETHANOL)
     distances = some_distances(graph)

@@ -110,11 +110,10 @@ def test_training_starts_at_two_ln_two(tmp_path):
 def test_a_bridge_leads_from_the_data_to_the_flow():
     """At small shares of noise the conformers stay near the data; every level has its own part of the energy."""
     flow, graph = loud_flow(), batch(ETHANOL)
-    own = flow.graph(graph)
     positions = torch.from_numpy(rdkit_conformers(graph_mol(ETHANOL), 1)).repeat(8, 1, 1)
-    distances = own.distances(positions)
+    distances = graph.distances(positions)
     solver = Solver("rk4", 40)
-    back = decode(flow, own, latent_of(flow, own, distances, solver=solver), solver=solver)
+    back = decode(flow, graph, latent_of(flow, graph, distances, solver=solver), solver=solver)
     torch.testing.assert_close(back, distances, rtol=0.0, atol=1e-4)
     levels = bridge(Cgcf(flow), graph, positions, (0.01, 0.3), generator=generator())
     assert levels.shape == (8, 3, 9, 3)

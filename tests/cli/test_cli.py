@@ -169,14 +169,13 @@ def half_a_farm(*_, **__):
 def test_every_command_with_many_parts_ends_alike(toy, monkeypatch, capsys):
     from molkit.edm import editing
     from molkit.ofdft import label_files
-    from molkit.studies import reference_ensembles, trajectories
+    from molkit.studies.conformers import reference_sets
 
     monkeypatch.chdir(toy)
     (toy / "two.smi").write_text("C a\nCC b\n")
     monkeypatch.setattr(label_files, "generate", half_a_farm)
-    monkeypatch.setattr(reference_ensembles, "generate", half_a_farm)
-    monkeypatch.setattr(trajectories, "run_trajectories", half_a_farm)
-    monkeypatch.setattr(trajectories, "trajectory_tasks", lambda *_, **__: {"a": None, "b": None})
+    monkeypatch.setattr(reference_sets, "make_all", half_a_farm)
+    monkeypatch.setattr(reference_sets, "trajectory_tasks", lambda *_, **__: {"a": None, "b": None})
     with_composition = editing.with_composition
     monkeypatch.setattr(
         editing, "with_composition", lambda *some, **more: replace(with_composition(*some, **more), failed=(1,))

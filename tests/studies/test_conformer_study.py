@@ -1,6 +1,5 @@
 """The comparison of conformers: what a task measures, and known rows in exact cells, columns and plotted data."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,13 +8,18 @@ import pytest
 import torch
 
 from molkit.cgcf.config import FlowConfig
+from molkit.cgcf.conformers import draw_distances
+from molkit.cgcf.datasets import graph_of
 from molkit.cgcf.energy import EnergyConfig, EnergyNetwork
 from molkit.cgcf.energy_training import save_energy
-from molkit.cgcf.model import build_flow, save_flow
+from molkit.cgcf.graph import collate
+from molkit.cgcf.model import build_flow, load_flow, save_flow
 from molkit.chem.bond_graph import graph_mol
 from molkit.chem.rdkit_conformers import rdkit_conformers
+from molkit.chem.rdkit_tools import plain_smiles
 from molkit.claims.ledger import REPOSITORY
-from molkit.data.ensembles import Ensemble, load_ensembles
+from molkit.data.ensembles import Ensemble, ensemble_mol, load_ensembles
+from molkit.data.qm9 import load_qm9
 from molkit.errors import CalculationFailed, DataNotFound, InvalidInput
 from molkit.experiments import run as running
 from molkit.experiments.experiment import key_of
@@ -23,13 +27,12 @@ from molkit.experiments.run import account_of, run
 from molkit.experiments.show import mean_with_interval, show
 from molkit.experiments.store import Store
 from molkit.figures import plots
-from molkit.figures.conformers import ARM_LINES, cost_table
 from molkit.metrics.conformers import MEASURES
+from molkit.rng import generator_from
 from molkit.studies.conformers import arms as arms_module
 from molkit.studies.conformers import comparison as ask
-from molkit.studies.conformers import conformers_drugs, conformers_qm9, flow
+from molkit.studies.conformers import conformers_drugs, conformers_qm9, distances, ensembles, flow
 from molkit.studies.conformers.arms import ARMS, Task, bond_spread, ensembles_of, measure_arms, tasks_on, thinned
-from molkit.studies.conformers_live import stored_cost
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +79,7 @@ def sets(monkeypatch):
     """Ethanol and propionic acid in the place of a set."""
     found = {"ethanol": ensemble(), "acid": ensemble("acid", "CCC(=O)O")}
     monkeypatch.setattr(arms_module, "ensembles_of", lambda _: found)
+    return found
 
 
 def task(weights, energy="", **changes):
@@ -115,6 +119,47 @@ def test_a_molecule_without_conformers_by_rdkit_counts_as_not_covered(weights, s
     assert made["num_failed"] == 0
     rows = pd.DataFrame([{"molecule": "ethanol", **none}])
     assert ask.coverage_curves(rows, 5.0, num_points=2)["covered"].tolist() == [0.0, 0.0]
+
+
+def test_the_ways_of_rdkit_are_arms_that_need_no_weights(sets, monkeypatch):
+    """Known torsions and a force field bring conformers nearer; the force field starts from the very conformers."""
+    (asked,) = ensembles.tasks(molecules=1)
+    assert asked.arms == ("plain", "etkdgv1", "plain_ff", "etkdgv1_ff", "rdkit", "rdkit_ff")
+    assert [path.name for path in asked.files] == ["conformers_dft.npz", "drug_size_splits.csv.gz"]
+    started = []
+    relaxed = arms_module.relaxed
+    monkeypatch.setattr(arms_module, "relaxed", lambda made: started.append(made.positions) or relaxed(made))
+    rows = {row["arm"]: row for row in ensembles.measure(replace(asked, molecule="acid"))}
+    methods = [("plain", "plain"), ("etkdgv1", "etkdgv1"), ("rdkit", "etkdgv3")]
+    for found, (_, method) in zip(started, methods, strict=True):
+        np.testing.assert_array_equal(found, rdkit_conformers(ensemble_mol(sets["acid"]), 4, method=method, seed=0))
+    assert all(rows[f"{arm}_ff"]["bond_spread"] < 0.5 * rows[arm]["bond_spread"] for arm, _ in methods)
+    assert all(row["num_generated"] == 4 for row in rows.values())
+
+
+def test_the_sets_are_counted_split_by_split():
+    found = ensembles.sets()
+    outside = found[found["set"] == "conformers_dft"]
+    assert outside["molecules"].sum() == 708 and list(outside["split"]) == ["train", "valid", "test"]
+    test = load_ensembles("conformers_dft", split="test")
+    row = outside[outside["split"] == "test"].iloc[0]
+    counts = [len(one) for one in test]
+    assert (row["molecules"], row["conformers"]) == (len(test), sum(counts))
+    assert (row["median"], row["most"]) == (np.median(counts), max(counts))
+    assert row["atoms"] == f"{min(one.num_atoms for one in test)}–{max(one.num_atoms for one in test)}"
+
+
+def test_what_making_an_ensemble_kept_and_its_energies_are_shown_as_they_are():
+    one = replace(ensemble(), counts={"starts": 8, "duplicates": 3})
+    assert ensembles.kept(one).to_numpy().tolist() == [["starts", 8], ["duplicates", 3], ["in the ensemble", 2]]
+    left, right = ensembles.draw_energies(
+        [one, replace(one, energies=np.array([30.0, 0.0]))], name="ensembles_qm9"
+    ).axes
+    heights, edges = [bar.get_height() for bar in left.patches], [bar.get_x() for bar in left.patches]
+    assert [edge for edge, height in zip(edges, heights, strict=True) if height] == [0.0, 19.5] and sum(heights) == 2
+    share = 100.0 / (1.0 + np.exp(-0.3 / 0.592484))
+    (low,) = [bar.get_x() for bar in right.patches if bar.get_height() and bar.get_x() < 90.0]
+    assert low <= share < low + 4.0 and "kcal/mol" in left.get_xlabel() and "%" in right.get_xlabel()
 
 
 def test_the_symmetry_of_the_rmsd_is_an_option(weights, sets):
@@ -163,7 +208,6 @@ def test_unknown_words_and_empty_splits_end_in_a_line(weights):
         ("unknown arm 'none'", {"arms": ("none",), "stereo": "mirror"}),
         ("unknown stereo 'keep'", {"arms": ("rdkit",), "stereo": "keep"}),
         ("unknown symmetry 'x'", {"arms": ("rdkit",), "stereo": "mirror", "symmetry": "x"}),
-        ("unknown start 'x'", {"arms": ("rdkit",), "stereo": "mirror", "start": "x"}),
     ):
         with pytest.raises(InvalidInput, match=words):
             tasks_on("conformers_dft", **about, **asked, **changes)
@@ -214,7 +258,7 @@ def test_known_rows_give_known_cells():
     assert ask.references(rows) == 6
     table = show(ask.differences(molecules, [("rdkit", "flow")]), ask.DIFFERENCES, "")
     assert table.cells[0][:2] == ("ETKDGv3", "CGCF, converged search")
-    assert [cell.split("\n")[0] for cell in table.cells[0][2:]] == ["20.0", "−0.200"]
+    assert [cell.split("\n")[0] for cell in table.cells[0][2:]] == ["20.0", "−0.200", "10.0", "−0.400"]
 
 
 def test_energies_are_medians_over_molecules():
@@ -229,7 +273,7 @@ def test_curves_start_at_nothing_and_rise_at_the_distances_and_are_drawn_as_they
     found = ask.coverage_curves(rows, 0.6, num_points=4)
     by_arm = {arm: group["covered"].tolist() for arm, group in found.groupby("arm")}
     assert by_arm["rdkit"] == pytest.approx([0.0, 1 / 6, 3 / 6, 5 / 6]) and by_arm["etm"] == [0.0, 0.0, 0.5, 1.0]
-    about = {"by": "arm", "names": ARMS, "lines": ARM_LINES, "xlabel": "x", "ylabel": "y", "caption": "c"}
+    about = {"by": "arm", "names": ARMS, "lines": ask.LINES, "xlabel": "x", "ylabel": "y", "caption": "c"}
     (axis,) = plots.curves(found, "threshold", "covered", factor=100.0, mark=0.5, **about).axes
     drawn = {line.get_label(): line for line in axis.lines}
     assert drawn["ETKDGv3"].get_xdata() == pytest.approx(grid)
@@ -318,14 +362,72 @@ def test_the_store_holds_every_task_that_a_page_of_the_fast_profile_asks_for(mad
     assert [one.molecule for one in made if key_of(one) not in stored] == []
 
 
-def test_the_cost_of_a_conformer_is_read_from_its_measurement(tmp_path):
-    numbers = {name: {"median": value, "min": value} for name, value in (("published", 80.0), ("default", 10.0))}
-    row = {"smiles": "CC", "pairs": 28, "milliseconds": numbers, "speedup": {"median": 8.0, "min": 7.5}, "bar": 8.0}
-    path = tmp_path / "cost.json"
-    path.write_text(json.dumps({"rows": [row]}))
-    assert "8, met" in cost_table(stored_cost(path)).data
-    path.write_text("{}")
-    with pytest.raises(InvalidInput, match="not a measurement"):
-        stored_cost(path)
-    with pytest.raises(DataNotFound, match="benchmarks"):
-        stored_cost(tmp_path / "none.json")
+def test_distances_of_every_arm_against_themselves_and_in_the_order_of_the_pairs(weights, energy, monkeypatch):
+    """RDKit's conformers score zero against themselves; the flow's own distances stand under their own pairs."""
+    one = ensemble("butanol", "CCCCO")
+    one = replace(one, positions=rdkit_conformers(graph_mol("CCCCO"), 4, seed=0))
+    monkeypatch.setattr(distances, "ensembles_of", lambda _: {"butanol": one})
+    asked = distances.Task("butanol", 0, 4, weights, energy)
+    rows = {row["arm"]: row for row in distances.measure(asked)}
+    assert list(rows) == list(distances.ARMS) and rows["rdkit"]["num_frames"] == 4
+    for kind in ("single", "published", "complete", "all"):
+        assert rows["rdkit"][kind] == pytest.approx(0.0, abs=1e-6) and 0.0 < rows["flow"][kind] < 10.0
+    assert np.isnan(rows["distances"]["diversity"]) and rows["flow"]["diversity"] > 0.0
+    found, graph = distances.drawn(asked), collate([graph_of(ensemble_mol(one))])
+    drawn = draw_distances(load_flow(weights).flow, graph, 4, generator=generator_from("raw", "butanol", 0)).numpy()
+    for column, pair in enumerate(found.edges.T):
+        (row,) = np.flatnonzero((pair == graph.pairs.numpy().T).all(1))
+        np.testing.assert_allclose(found.distances["distances"][:, column], drawn[:, row], rtol=1e-5)
+        assert found.hops[column] == graph.hops[row]
+    left, right = distances.draw_histograms(found).axes
+    assert "over 1 bond," in left.get_xlabel() and "over 3 bonds," in right.get_xlabel()
+
+
+def test_isomers_are_compared_that_neither_training_saw():
+    found = {one.name for one in distances.unseen("cgcf_qm9", "etm_qm9")}
+    assert len(found) == 17 and not found & set(load_qm9(split="train", limit=40000).names)
+    seen = {plain_smiles(ensemble_mol(one)) for one in load_ensembles("ensembles_qm9", split="train")}
+    assert not {plain_smiles(ensemble_mol(one)) for one in load_ensembles(distances.DATA) if one.name in found} & seen
+    made = distances.tasks(isomers=3)
+    assert [one.name for one in distances.unseen("cgcf_qm9", "etm_qm9")[:3]] == [one.molecule for one in made]
+
+
+def test_extended_graphs_have_the_sizes_of_the_published_code():
+    rows = {task.name: flow.measure_graphs(task)[0] for task in flow.tasks_graphs()}
+    assert {name: row["directed"] for name, row in rows.items()} == {
+        "butanol": 138,
+        "ibuprofen": 336,
+        "metoprolol": 440,
+    }
+    counts = {"num_atoms": 15, "hops_1": 14, "hops_2": 25, "hops_3": 30, "directed": 138, "num_parameters": 54249}
+    assert rows["butanol"] == counts
+
+
+def test_more_steps_err_less_and_the_converged_search_ends_lower(weights):
+    """Of the published weights; both searches are given the same distances."""
+    four, sixteen = (flow.measure_solver(task)[0] for task in flow.tasks_solver(steps=(4, 16), count=2))
+    assert sixteen["error"] < 0.1 * four["error"] < 0.1 and (four["evaluations"], sixteen["evaluations"]) == (16, 64)
+    rows = pd.DataFrame([
+        {"how": task.how, "smiles": task.smiles, **flow.measure_search(task)[0]}
+        for task in flow.tasks_search(smiles=("CCO",), count=3)
+    ])  # fmt: skip
+    published, default = rows.itertuples()
+    assert (published.how, default.how) == ("published", "default") and default.mean_stress < published.mean_stress
+    (cost,) = flow.cost(rows).itertuples()
+    assert cost.published == published.draw_ms + published.search_ms > cost.default
+    assert cost.ratio == pytest.approx(cost.published / cost.default)
+
+
+def test_probes_average_to_the_exact_likelihood_and_noise_costs(weights):
+    (row,) = flow.measure_likelihood(flow.tasks_likelihood(molecules=2, num_probes=20)[0])
+    assert abs(row["gap"]) < 5.0 and row["noised"] > row["clean"]
+
+
+def test_a_film_begins_with_noise_and_its_pairs_are_drawn_by_the_bonds_between_them():
+    found = flow.film("cgcf_qm9", "CCO", num_draws=20, num_frames=3, seed=0)
+    first, last = flow.draw_film(found, num_shown=2).axes
+    assert first.get_title() == f"t = {found.times[0]:.2f}" and last.get_title() == "t = 0.00"
+    bonded = found.frames[-1][:, found.hops == 1]
+    assert found.frames[0][:, found.hops == 1].std() > 2.0 * bonded.std() and 0.9 < bonded.mean() < 1.5
+    heights = [bar.get_height() for bar in last.containers[0]]
+    assert sum(heights) == bonded.size

@@ -1,6 +1,6 @@
 """One molecule by every way of making conformers: coverage, geometry, energies and cost."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -10,18 +10,15 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
-from molkit.cgcf.config import Start
-from molkit.cgcf.conformers import Stereo, draw_distances, generate, require_known
-from molkit.cgcf.datasets import graph_of
-from molkit.cgcf.embedding import embed, radius_of_gyration
+from molkit.cgcf.conformers import Conformers, Stereo, generate, relaxed, require_known, tilted
+from molkit.cgcf.embedding import radius_of_gyration
 from molkit.cgcf.energy import EnergyNetwork
-from molkit.cgcf.graph import collate
 from molkit.cgcf.loaded import shared_energy, shared_flow
 from molkit.cgcf.model import Cgcf
-from molkit.cgcf.refinement import POLISH, Walk, refine
+from molkit.cgcf.refinement import POLISH, Walk
 from molkit.chem.bond_graph import mol_with_conformers
 from molkit.chem.conformer_rmsd import Symmetry
-from molkit.chem.rdkit_conformers import rdkit_conformers, relax_conformers
+from molkit.chem.rdkit_conformers import Method, rdkit_conformers
 from molkit.chem.rdkit_tools import molecule_from_rdkit
 from molkit.chem.xtb import XtbEnergy
 from molkit.data.drug_size import FILE as SPLITS
@@ -38,21 +35,36 @@ ARMS = {
     "rdkit": "ETKDGv3",
     "rdkit_ff": "ETKDGv3 + MMFF94",
     "flow_published": "CGCF, published search",
-    "etm_published": "CGCF + ETM, published search",
+    "etm_published": "CGCF + tilt, published search",
     "flow": "CGCF, converged search",
-    "etm": "CGCF + ETM, converged search",
+    "etm": "CGCF + tilt, converged search",
     "flow_ff": "CGCF, converged search + MMFF94",
-    "etm_ff": "CGCF + ETM, converged search + MMFF94",
+    "etm_ff": "CGCF + tilt, converged search + MMFF94",
 }
+BASELINES = {  # further ways of RDKit
+    "plain": "distance geometry",
+    "etkdgv1": "ETKDG (RDKit's default of 2020)",
+    "plain_ff": "distance geometry + MMFF94",
+    "etkdgv1_ff": "ETKDG (2020) + MMFF94",
+}
+TILTS = {  # parts of the tilt, each after the converged search of the flow
+    "springs": "springs alone",
+    "network": "NCE network alone",
+    "langevin": "both, the paper's sampler",
+}
+TITLES = {**BASELINES, **ARMS, **TILTS, **{f"{name}_ff": f"{title} + MMFF94" for name, title in TILTS.items()}}
+RDKIT: dict[str, Method] = {"plain": "plain", "etkdgv1": "etkdgv1", "rdkit": "etkdgv3"}
 DIGITS = 4  # of numbers that are kept
-Drawn = dict[str, tuple[np.ndarray, float]]  # positions [C, A, 3] and CPU seconds of each arm
+Drawn = dict[str, tuple[Conformers, float]]  # and CPU seconds of each arm
+Tilt = tuple[EnergyNetwork, Walk]  # what an arm follows after the flow, and how
+More = Callable[[Ensemble, Conformers], dict[str, Any]]  # further columns of an arm
 AUDIT = Comparison(  # RDKit gives the same everywhere; of the flow's conformers rounding makes others
     within=dict.fromkeys(["mat_recall", "mat_precision", "bond_spread", "radius_of_gyration", "nearest"], 0.002),
     free=("seconds", "energy_kcal"),
     alike={"cov_recall": 0.35, "mat_recall": 0.2, "mat_precision": 0.2},
     by=("arm",),
     repeats="seed",
-    exact=("rdkit", "rdkit_ff"),
+    exact=("plain", "plain_ff", "etkdgv1", "etkdgv1_ff", "rdkit", "rdkit_ff"),
 )
 
 
@@ -63,62 +75,75 @@ class Task:
     molecule: str
     seed: int
     arms: tuple[str, ...]
-    weights: str
-    energy: str  # weights of the tilt; empty: no arm needs it
+    weights: str  # of the flow; empty: no arm needs it
+    energy: str  # of the tilt; empty: no arm needs it
     data: str
     threshold: float  # of coverage, angstrom
     max_references: int  # of a molecule; more are thinned evenly
     stereo: Stereo  # what the flow does about wrong handedness with the converged search, as in `generate`
     num_energies: int = 0  # conformers of each arm whose GFN2-xTB energy is taken
     symmetry: Symmetry = "graph"  # of the RMSD
-    start: Start | None = None  # of the converged search; None: as the weights say
 
     @property
     def files(self) -> list[Path]:
         """Weights and data behind the task."""
-        named = [self.weights, *([self.energy] if self.energy else [])]
+        named = filter(None, [self.weights, self.energy])
         sets = [data_root() / f"{self.data}.npz", *([data_root() / SPLITS] if self.data == "conformers_dft" else [])]
         return [file for name in named for file in weight_files(name)] + sets
 
 
 def tasks_on(
-    data: str, *, split: Split, molecules: int, seeds: Sequence[int], arms: Sequence[str], **asked: Any
+    data: str,
+    *,
+    split: Split,
+    molecules: int,
+    seeds: Sequence[int],
+    arms: Sequence[str],
+    kind: type[Task] = Task,
+    **asked: Any,
 ) -> list[Task]:
-    """A task for each seed and each of `molecules` molecules of a split, spread evenly.
+    """A task for each seed and each of `molecules` molecules of a split (0: all), spread evenly.
 
     Raises InvalidInput for unknown arms and values, or a split that is empty.
     """
-    ensembles = load_ensembles(data, split=split, limit=molecules)
+    ensembles = load_ensembles(data, split=split, limit=molecules or None)
     if not ensembles:
         raise InvalidInput(f"{data}: the split {split} is empty")
-    kinds = {"stereo": Stereo, "symmetry": Symmetry, "start": Start}
-    known = {"arm": tuple(ARMS)} | {name: get_args(kind) for name, kind in kinds.items()}
+    kinds = {"stereo": Stereo, "symmetry": Symmetry}
+    known = {"arm": tuple(TITLES)} | {name: get_args(kind) for name, kind in kinds.items()}
     given = [("arm", arm) for arm in arms] + [(name, asked[name]) for name in kinds if asked.get(name) is not None]
     for name, value in given:
         if value not in known[name]:
             raise InvalidInput(f"unknown {name} {value!r}: expected {', '.join(known[name])}")
-    ordered = tuple(arm for arm in ARMS if arm in arms)
-    return [Task(one.name, seed, ordered, data=data, **asked) for seed in seeds for one in ensembles]
+    ordered = tuple(arm for arm in TITLES if arm in arms)
+    return [kind(one.name, seed, ordered, data=data, **asked) for seed in seeds for one in ensembles]
 
 
-def measure_arms(task: Task) -> list[dict[str, Any]]:
+def measure_arms(
+    task: Task, *, tilts: Mapping[str, Tilt] | None = None, more: More = lambda one, made: {}
+) -> list[dict[str, Any]]:
     """A row for each arm: as many conformers as the papers draw, two for each reference.
 
     COV and MAT in recall and precision form (shares; angstrom), the smallest RMSD to each reference `nearest`, spread
     of bonds and radius of gyration (angstrom, and that of the references), CPU seconds of a conformer, GFN2-xTB energy
-    above the lowest reference (kcal/mol). Where an arm made nothing both coverages are 0. Raises InvalidInput for a
+    above the lowest reference (kcal/mol), and the columns of `more`. Where an arm made nothing both coverages are 0.
+    tilts: what further arms follow after the flow. Raises InvalidInput for a
     molecule that the weights cannot treat, CalculationFailed for one whose RMSDs would be upper bounds.
     """
-    one, model = ensembles_of(task.data)[task.molecule], shared_flow(task.weights)
+    one, model = ensembles_of(task.data)[task.molecule], shared_flow(task.weights) if task.weights else None
     mol = ensemble_mol(one)
-    require_known(model, mol, one.smiles)
+    if model is not None:
+        require_known(model, mol, one.smiles)
     references = thinned(one.positions, task.max_references)
     count = PER_REFERENCE * len(references)
-    drawn = draw_arms(task, mol, model, shared_energy(task.energy, task.weights) if task.energy else None, count)
+    if tilts is None:
+        tilts = {"etm": (shared_energy(task.energy, task.weights), POLISH)} if task.energy else {}
+    drawn = draw_arms(task, mol, model, tilts, count)
     energy = _AboveLowest(one, mol, task.num_energies)
     of_references = float(radius_of_gyration(torch.from_numpy(one.positions)).mean())
     rows = []
-    for arm, (positions, seconds) in drawn.items():
+    for arm, (made, seconds) in drawn.items():
+        positions = made.positions
         score = score_conformers(ScoreTask(mol, references, positions, task.threshold, task.symmetry, num_wanted=count))
         if score.upper_bound:
             raise CalculationFailed(f"{one.smiles} lies on itself in too many ways: its RMSDs are upper bounds only")
@@ -142,6 +167,7 @@ def measure_arms(task: Task) -> list[dict[str, Any]]:
                 "num_generated": len(positions),
                 "num_failed": score.num_failed,
                 "nearest": np.round(score.nearest, 3).tolist(),
+                **more(one, made),
             }
         )
     return rows
@@ -173,57 +199,53 @@ class _AboveLowest:
         return float(np.mean(found)) if found else float("nan"), failed
 
 
-def draw_arms(task: Task, mol: Any, model: Cgcf, energy: EnergyNetwork | None, count: int) -> Drawn:
-    """The arms of one molecule. The ETM starts from the very conformers of the flow; RDKit may find none."""
-    one, seed, wanted = ensembles_of(task.data)[task.molecule], task.seed, task.arms
-    needed = {arm.removesuffix("_ff") for arm in wanted}
-    needed |= {arm.replace("etm", "flow") for arm in needed}
-    makers = {
-        "rdkit": lambda: _rdkit(mol, count, seed),
-        "flow": lambda: from_flow(model, one, mol, count, seed, task.stereo, task.start),
-        "flow_published": lambda: published(model, one, mol, count, seed),
-    }
-    drawn: Drawn = {arm: timed(make) for arm, make in makers.items() if arm in needed}
-    for arm in ("etm", "etm_published"):
-        if arm in needed:
-            positions, before = drawn[arm.replace("etm", "flow")]
-            drawn[arm] = timed(lambda at=positions: refined(model, energy, mol, at, seed) if len(at) else at, before)
-    for arm in wanted:
+def draw_arms(task: Task, mol: Any, model: Cgcf | None, tilts: Mapping[str, Tilt], count: int) -> Drawn:
+    """The arms of one molecule, in the task's order; an arm starts from the very conformers of the one below it.
+
+    `..._ff` is relaxed by MMFF94; a tilt follows the flow, `..._published` after the published search, whose conformers
+    are left as they fall. RDKit may find none.
+    """
+    one, seed = ensembles_of(task.data)[task.molecule], task.seed
+    drawn: Drawn = {}
+
+    def made(arm: str) -> tuple[Conformers, float]:
+        if arm not in drawn:
+            drawn[arm] = _one_arm(arm)
+        return drawn[arm]
+
+    def _one_arm(arm: str) -> tuple[Conformers, float]:
+        name, _, published = arm.partition("_")
         if arm.endswith("_ff"):
-            positions, before = drawn[arm.removesuffix("_ff")]
-            drawn[arm] = timed(lambda at=positions: relax_conformers(mol, at)[0] if len(at) else at, before)
-    return {arm: drawn[arm] for arm in ARMS if arm in wanted}
+            found, before = made(arm.removesuffix("_ff"))
+            return timed(lambda: relaxed(found), before)
+        if arm in RDKIT:
+            return timed(lambda: by_rdkit(one, mol, count, RDKIT[arm], seed))
+        if name == "flow":
+            stereo = "ignore" if published else task.stereo
+            return timed(lambda: by_flow(model, one, mol, count, seed, stereo, bool(published)))
+        found, before = made("flow_published" if published else "flow")
+        energy, walk = tilts[name]
+        generator = generator_from("refinement", seed)
+        return timed(lambda: tilted(found, model, energy, generator=generator, settings=walk), before)
+
+    return {arm: made(arm) for arm in task.arms}
 
 
-def _rdkit(mol: Any, count: int, seed: int) -> np.ndarray:
+def by_rdkit(one: Ensemble, mol: Any, count: int, method: Method, seed: int) -> Conformers:
+    """Conformers of RDKit; none where it finds no geometry."""
     try:
-        return rdkit_conformers(mol, count, seed=seed)
+        positions = rdkit_conformers(mol, count, method=method, seed=seed)
     except CalculationFailed:
-        return np.zeros((0, mol.GetNumAtoms(), 3))
+        positions = np.zeros((0, mol.GetNumAtoms(), 3))
+    fine = np.ones(len(positions), dtype=bool)
+    return Conformers(one.smiles, mol, positions, np.zeros(len(positions)), fine, fine)
 
 
-def from_flow(
-    model: Cgcf, one: Ensemble, mol: Any, count: int, seed: int, stereo: Stereo, start: Start | None = None
-) -> np.ndarray:
-    """Conformers with the default search; what happens to wrong handedness is `stereo`, as in `generate`."""
-    generator = generator_from("conformers", one.name, seed)
-    return generate(model, one.smiles, count, generator=generator, mol=mol, stereo=stereo, start=start).positions
-
-
-def published(model: Cgcf, one: Ensemble, mol: Any, count: int, seed: int) -> np.ndarray:
-    """Conformers with the published search, left as they fall."""
-    graph, generator = collate([graph_of(mol)]), generator_from("published search", one.name, seed)
-    distances = draw_distances(model.flow, graph, count, generator=generator)
-    return embed(graph, distances, generator=generator, search="adam").positions.numpy()
-
-
-def refined(
-    model: Cgcf, energy: EnergyNetwork, mol: Any, positions: np.ndarray, seed: int, settings: Walk = POLISH
-) -> np.ndarray:
-    """The conformers after a walk on the tilt, without noise unless the settings say so."""
-    start, generator = torch.from_numpy(positions).float(), generator_from("refinement", seed)
-    graph = collate([graph_of(mol)])
-    return refine(model.flow, energy, graph, start, settings, generator=generator).positions.double().numpy()
+def by_flow(model: Cgcf, one: Ensemble, mol: Any, count: int, seed: int, stereo: Stereo, published: bool) -> Conformers:
+    """Conformers of the flow with the default search, or the published one."""
+    generator = generator_from("published search" if published else "conformers", one.name, seed)
+    search = "adam" if published else "lbfgs"
+    return generate(model, one.smiles, count, generator=generator, mol=mol, stereo=stereo, search=search)
 
 
 def bond_spread(one: Ensemble, positions: np.ndarray) -> float:
@@ -241,8 +263,8 @@ def thinned(positions: np.ndarray, most: int) -> np.ndarray:
     return positions[np.arange(most) * len(positions) // most]
 
 
-def timed(work: Callable[[], np.ndarray], before: float = 0.0) -> tuple[np.ndarray, float]:
+def timed(work: Callable[[], Conformers], before: float = 0.0) -> tuple[Conformers, float]:
     """What the work returns, and its CPU seconds on top of those before."""
     started = process_time()
-    positions = work()
-    return positions, before + process_time() - started
+    made = work()
+    return made, before + process_time() - started

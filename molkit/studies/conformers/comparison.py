@@ -1,6 +1,6 @@
 """What the pages that compare ways of making conformers ask of their rows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -12,19 +12,20 @@ from molkit.claims.record import record
 from molkit.data.ensembles import ensemble_mol, load_ensembles
 from molkit.errors import InvalidInput
 from molkit.experiments.show import Column, mean_with_interval, paired
+from molkit.figures import style
 from molkit.metrics.conformers import MEASURES
 from molkit.metrics.statistics import Interval, bootstrap_interval
-from molkit.studies.conformers.arms import ARMS
+from molkit.studies.conformers.arms import ARMS, TITLES
 
 COVERAGE = {
-    "arm": Column("method", names=ARMS),
+    "arm": Column("method", names=TITLES),
     "cov_recall": Column("COV-R, %", 1, 100.0),
     "mat_recall": Column("MAT-R, Å", 3),
     "cov_precision": Column("COV-P, %", 1, 100.0),
     "mat_precision": Column("MAT-P, Å", 3),
 }
 GEOMETRY = {
-    "arm": Column("method", names=ARMS),
+    "arm": Column("method", names=TITLES),
     "bond_spread": Column("bond spread, Å", 3),
     "radius_of_gyration": Column("R_g, Å", 2),
     "seconds": Column("CPU, ms", 0, 1e3),
@@ -32,10 +33,12 @@ GEOMETRY = {
 }
 ENERGY = {"energy_kcal": Column("GFN2-xTB, kcal/mol", 1)}
 DIFFERENCES = {
-    "first": Column("", names=ARMS),
-    "second": Column("less", names=ARMS),
+    "first": Column("", names=TITLES),
+    "second": Column("less", names=TITLES),
     "cov_recall": Column("COV-R, points", 1, 100.0),
     "mat_recall": Column("MAT-R, Å", 3),
+    "cov_precision": Column("COV-P, points", 1, 100.0),
+    "mat_precision": Column("MAT-P, Å", 3),
 }
 CHOICE = {
     "name": Column("weights"),
@@ -43,11 +46,19 @@ CHOICE = {
     "mat_recall": Column("MAT-R, Å", 4),
     "bond_spread": Column("bond spread, Å", 4),
 }
-STARTS = {
-    "name": Column("the search begins with"),
-    "cov_recall": Column("COV-R, points", 1, 100.0),
-    "mat_recall": Column("MAT-R, Å", 3),
-    "radius_of_gyration": Column("radius of gyration, Å", 2),
+LINES = {  # colour and kind of line of every way of making conformers
+    "plain": (style.SKY, "--"),
+    "plain_ff": (style.SKY, "-"),
+    "etkdgv1": (style.GREEN, "--"),
+    "etkdgv1_ff": (style.GREEN, "-"),
+    "rdkit": ("#555555", "--"),
+    "rdkit_ff": ("#555555", "-"),
+    "flow_published": (style.VERMILION, ":"),
+    "etm_published": (style.BLUE, ":"),
+    "flow": (style.VERMILION, "--"),
+    "etm": (style.BLUE, "--"),
+    "flow_ff": (style.VERMILION, "-"),
+    "etm_ff": (style.BLUE, "-"),
 }
 AIMS = {"what": "", "aim": "aim", "measured": "measured", "verdict": ""}
 
@@ -71,10 +82,13 @@ def geometry(rows: pd.DataFrame) -> pd.DataFrame:
     return found.assign(energy_kcal=found["arm"].map(energies))
 
 
-def differences(molecules: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
-    """Paired differences of arms over the same molecules, recall, with 95 % bootstrap intervals."""
+def differences(
+    molecules: pd.DataFrame, pairs: Iterable[tuple[str, str]], measures: Iterable[str] = MEASURES
+) -> pd.DataFrame:
+    """Paired differences of arms over the same molecules, with 95 % bootstrap intervals."""
+    measures = list(measures)
     lines = [
-        {"first": arm, "second": other} | {name: difference(molecules, arm, other, name) for name in MEASURES[:2]}
+        {"first": arm, "second": other} | {name: difference(molecules, arm, other, name) for name in measures}
         for arm, other in pairs
     ]
     return pd.DataFrame(lines)
@@ -185,6 +199,10 @@ ORDERS = {  # claims about the order of arms: arm, other, measure, factor
     "qm9.rdkit_etm_cov": ("rdkit", "etm", "cov_recall", 100.0),
     "drugs.rdkit_cov": ("rdkit", "flow", "cov_recall", 100.0),
     "drugs.flow_ff_cov": ("flow_ff", "rdkit", "cov_recall", 100.0),
+    "drugs.etm_cov": ("etm", "flow", "cov_recall", 100.0),
+    "drugs.etm_mat": ("etm", "flow", "mat_recall", 1.0),
+    "drugs.etm_ff_cov": ("etm_ff", "flow_ff", "cov_recall", 100.0),
+    "drugs.etm_ff_mat_precision": ("etm_ff", "flow_ff", "mat_precision", 1.0),
 }
 
 

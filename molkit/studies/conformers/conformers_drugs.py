@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from molkit.cgcf.config import Start
 from molkit.cgcf.conformers import Stereo
 from molkit.data.ensembles import Split
 from molkit.experiments.experiment import asked
@@ -24,7 +23,6 @@ def tasks(
     split: Split = "test",
     weights: str = "cgcf_drug",
     energy: str = "etm_drug",
-    start: Start | None = None,
 ) -> list[Task]:
     """Ensembles of drug-size molecules, COV at 1.25 angstrom: a task for each molecule and seed.
 
@@ -42,7 +40,6 @@ def tasks(
         threshold=1.25,
         max_references=max_references,
         stereo=stereo,
-        start=start,
     )
 
 
