@@ -7,21 +7,14 @@ from html import escape
 from io import BytesIO
 from pathlib import Path
 
+import pandas as pd
 from matplotlib.figure import Figure
 
 from molkit.claims.ledger import REPOSITORY
-from molkit.figures.pipeline import (
-    density_planes,
-    electrons_table,
-    energy_ladder,
-    journey_views,
-    minima_table,
-    reasons_table,
-    stage_table,
-)
+from molkit.experiments.show import show
 from molkit.figures.view3d import ONLINE_3DMOL
-from molkit.pipeline.journey import LOWEST
 from molkit.pipeline.run import PipelineResult
+from molkit.studies.capstone import from_noise as room
 from molkit.training.files import write_text
 
 VIEWER = REPOSITORY / "assets" / "vendor" / "3Dmol-min.js"
@@ -56,9 +49,8 @@ def write_report(result: PipelineResult, folder: Path) -> Path:
 
 
 def _parts(result: PipelineResult) -> Iterator[str]:
-    settings, journeys = result.settings, result.journeys
-    done = [journey for journey in journeys if LOWEST in journey.structures]
-    both = [journey for journey in done if len(journey.densities) == 2]
+    settings, rows = result.settings, pd.DataFrame(room.rows_of(result))
+    done = room.done(rows)
     yield "<h1>From noise to electrons</h1>"
     yield (
         f"<p>{escape(settings.generator)} draws molecules and pre-relaxes them; {escape(settings.flow)}"
@@ -66,19 +58,18 @@ def _parts(result: PipelineResult) -> Iterator[str]:
         f"them; {escape(settings.functional)}, inside its domain, and Kohn-Sham PBE give energy and density. "
         f"Seed {settings.seed}.</p>"
     )
-    yield stage_table(result).data
-    yield reasons_table(journeys).data
-    if done:
+    yield show(room.way(rows), room.WAY, f"{len(rows)} molecules, stage by stage.")._repr_html_()
+    yield show(room.refusals(rows), room.REFUSALS, "Refusals.")._repr_html_()
+    if len(done):
         yield "<h2>Energies, stage by stage</h2>"
-        yield _image(energy_ladder(journeys), "GFN2-xTB energies above the lowest minimum for every stage")
-        yield minima_table(journeys).data
-        yield electrons_table(journeys).data
-    if both:
-        yield "<h2>Density with and without orbitals</h2>"
-        yield _image(density_planes(both[0]), f"Densities of {both[0].smiles} in a plane")
-    if done:
+        yield _image(room.draw_ladder(rows), "GFN2-xTB energies above the lowest minimum for every stage")
+        yield show(done, room.MINIMA, "Different GFN2-xTB minima.")._repr_html_()
+        yield show(room.electrons(rows), room.ELECTRONS, "PBE/6-31G(2df,p) at the lowest minimum.")._repr_html_()
+        if isinstance(planes := room.first_density(rows), Figure):
+            yield "<h2>Density with and without orbitals</h2>"
+            yield _image(planes, "Densities of a molecule in a plane")
         yield "<h2>Molecules</h2>"
-        yield journey_views(done, count=SHOWN).data
+        yield room.views(rows, count=SHOWN).data
         if len(done) > SHOWN:
             yield f"<p>{len(done) - SHOWN} more are in lowest.sdf.</p>"
 

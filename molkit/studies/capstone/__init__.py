@@ -1,0 +1,1 @@
+"""The rooms of the chapter that joins the four studies."""
