@@ -63,7 +63,7 @@ def _cell(text: str, *, bold: bool) -> str:
 
 
 def stacked(*tables: "HTML") -> "HTML":
-    """Tables below each other, for what would be too wide for a page as one."""
+    """Tables or views below each other."""
     from IPython.display import HTML
 
     return HTML("".join(table.data for table in tables))

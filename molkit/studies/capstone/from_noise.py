@@ -14,7 +14,7 @@ from molkit.data.registry import data_root
 from molkit.experiments.experiment import Comparison, asked
 from molkit.experiments.show import Column
 from molkit.figures.style import BLACK, BLUE, GREEN, ORANGE, SKY, panels
-from molkit.figures.tables import Text, sentence
+from molkit.figures.tables import Text, sentence, stacked
 from molkit.figures.view3d import show_grid
 from molkit.metrics.statistics import bootstrap_interval, proportion_interval
 from molkit.molecule import Molecule
@@ -225,12 +225,10 @@ def draw_ladder(rows: pd.DataFrame) -> Figure:
     return figure
 
 
-def views(rows: pd.DataFrame, *, count: int) -> "HTML":
+def views(rows: pd.DataFrame, *, count: int) -> "HTML | Text":
     """The first molecules that came to their minima, one below the other, each at its structures."""
-    from IPython.display import HTML
-
-    shown = "".join(_view(row).data for _, row in done(rows)[:count].iterrows())
-    return HTML(shown or "No molecule came to its minima.")
+    found = [_view(row) for _, row in done(rows)[:count].iterrows()]
+    return stacked(*found) if found else Text("No molecule came to its minima.")
 
 
 def _view(row: pd.Series) -> "HTML":
