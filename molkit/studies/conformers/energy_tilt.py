@@ -103,7 +103,7 @@ class Task(arms.Task):
 @asked
 def tasks(
     *,
-    molecules: int = 30,
+    molecules: int = 24,
     seeds: Sequence[int] = (0,),
     arms: Sequence[str] = (
         *("flow_published", "etm_published", "flow", "etm", "flow_ff", "etm_ff"),
@@ -189,7 +189,7 @@ def clashes(graph: PairGraph, positions: np.ndarray) -> float:
 @asked
 def tasks_pool(
     *,
-    molecules: int = 30,
+    molecules: int = 24,
     seeds: Sequence[int] = (0,),
     max_references: int = 4,
     split: Split = "valid",
