@@ -160,6 +160,10 @@ def test_ways_are_ranked_by_their_mean_over_molecules_and_the_best_of_the_weight
     assert last[:3] == ("MMFF94", "–", "–") and last[3].startswith("6.00") and last[-2:] == ("2", "0")
     assert page.chosen(recipe_rows(), "w") == {"levels": (0.1,), "samplers": ("ddim",), "seeds": (0,)}
     assert page.chosen(recipe_rows(), "other") == {"levels": (0.1,), "samplers": ("ancestral",), "seeds": (0, 1)}
+    first, second = (recipe_rows().query("way == @name or way == 'mmff94'") for name in ("w", "other"))
+    assert page.difference(first, second).value == pytest.approx((1.5 + 4.0) / 2 - 0.5), (
+        "over molecule a, which both have"
+    )
     with pytest.raises(InvalidInput, match="no row was made by the weights 'third'"):
         page.chosen(recipe_rows(), "third")
 

@@ -26,7 +26,7 @@ from molkit.experiments.experiment import Comparison, asked
 from molkit.experiments.run import table_of
 from molkit.experiments.show import Column
 from molkit.experiments.store import Store
-from molkit.metrics.statistics import bootstrap_interval, ratio_interval
+from molkit.metrics.statistics import Interval, bootstrap_interval, ratio_interval
 from molkit.molecule import Molecule
 from molkit.relaxation.denoisers import NetworkDenoiser
 from molkit.relaxation.recipe import pre_relax
@@ -289,6 +289,12 @@ def chosen(rows: pd.DataFrame, weights: str) -> dict[str, Any]:
     seeds = sorted(rows["seed"].unique().tolist())
     seeds = seeds[:1] if best["sampler"] == "ddim" else seeds
     return {"levels": (float(best["sigma"]),), "samplers": (best["sampler"],), "seeds": tuple(seeds)}
+
+
+def difference(rows: pd.DataFrame, others: pd.DataFrame) -> Interval:
+    """Mean excess of the weights of one table less that of the other's, over the molecules that both have, kcal/mol."""
+    first, second = (one[one["sigma"].notna()].groupby("molecule")["excess"].mean() for one in (rows, others))
+    return bootstrap_interval((first - second).dropna().to_numpy())
 
 
 WAYS = {
