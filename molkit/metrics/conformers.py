@@ -5,20 +5,15 @@ every reference how near the nearest generated conformer lies, precision of ever
 lies.
 """
 
-from collections.abc import Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
 from molkit.chem.conformer_rmsd import Symmetry, best_rmsd, rmsd_matrix
 from molkit.errors import InvalidInput
-from molkit.metrics.statistics import Interval, bootstrap_interval
 
-THRESHOLDS = {"qm9": 0.5, "drugs": 1.25}  # angstrom, of the papers' tables
 PER_REFERENCE = 2  # generated conformers for each reference, in the papers' tables
-Failures = Literal["zero", "exclude"]
 MEASURES = ("cov_recall", "mat_recall", "cov_precision", "mat_precision")
 
 
@@ -43,12 +38,6 @@ class ConformerScore:
     origin: np.ndarray
     upper_bound: bool = False  # whether some RMSD may be smaller: the graph lies on itself in too many ways
 
-    def coverage_at(self, thresholds: np.ndarray) -> np.ndarray:
-        """Recall coverage at other thresholds [T]; 0 where nothing was made."""
-        if self.num_generated == 0:
-            return np.zeros(len(thresholds))
-        return (self.nearest[None] <= np.asarray(thresholds)[:, None]).mean(axis=1)
-
 
 @dataclass(frozen=True, eq=False)
 class ScoreTask:
@@ -60,17 +49,6 @@ class ScoreTask:
     threshold: float
     symmetry: Symmetry = "graph"
     num_wanted: int | None = None  # generated conformers that were asked for
-
-
-@dataclass(frozen=True)
-class Summary:
-    """A measure over molecules: mean with its bootstrap interval, median, and what was counted."""
-
-    mean: Interval
-    median: float
-    num_molecules: int
-    num_failed: int  # molecules without any conformer
-    num_bounds: int = 0  # molecules whose RMSDs are upper bounds
 
 
 def score_conformers(task: ScoreTask) -> ConformerScore:
@@ -111,33 +89,6 @@ def score_of_distances(
         nearest=nearest,
         origin=origin,
     )
-
-
-def score_all(tasks: Sequence[ScoreTask], *, executor: Executor | None = None) -> list[ConformerScore]:
-    """Scores of many molecules in their order, one task a molecule on the executor, or one after the other."""
-    run = map if executor is None else executor.map
-    return list(run(score_conformers, tasks))
-
-
-def summarise(
-    scores: Sequence[ConformerScore], measure: str, *, failures: Failures = "zero", num_resamples: int = 1000
-) -> Summary:
-    """One measure over molecules, each molecule counting once.
-
-    failures: molecules for which nothing was made count as covered by 0 in both coverages ("zero"), or are left out
-    ("exclude"); a matching distance does not exist for them and always leaves them out. Their number is in the result.
-    """
-    if measure not in MEASURES or failures not in get_args(Failures):
-        raise InvalidInput(f"expected one of {', '.join(MEASURES)} and zero or exclude, got {measure!r}, {failures!r}")
-    made = np.array([score.num_generated > 0 for score in scores])
-    values = np.array([getattr(score, measure) for score in scores])
-    as_zero = measure.startswith("cov") and failures == "zero"
-    values = np.where(made, values, 0.0) if as_zero else values[made]
-    if len(values) == 0:
-        raise InvalidInput(f"no molecule has a value of {measure}: nothing was generated")
-    mean = bootstrap_interval(values, num_resamples=num_resamples)
-    bounds = sum(score.upper_bound for score in scores)
-    return Summary(mean, float(np.median(values)), len(values), int((~made).sum()), bounds)
 
 
 def diversity(mol: Any, conformers: np.ndarray, *, symmetry: Symmetry = "graph") -> tuple[float, float]:

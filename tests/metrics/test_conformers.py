@@ -1,5 +1,3 @@
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
 import torch
@@ -11,7 +9,7 @@ from molkit.chem.bond_graph import mol_with_conformers
 from molkit.chem.conformer_rmsd import heavy_pairs, rmsd_matrix, self_matches
 from molkit.errors import InvalidInput
 from molkit.geometry import random_rotations
-from molkit.metrics.conformers import ScoreTask, diversity, score_all, score_conformers, summarise
+from molkit.metrics.conformers import ScoreTask, diversity, score_conformers
 from molkit.metrics.distributions import distance_mmd, mmd, two_of
 
 
@@ -93,10 +91,10 @@ def test_taking_ends_apart_finds_what_trying_every_way_finds(smiles, symmetry, m
 def test_an_upper_bound_is_said_to_be_one(monkeypatch):
     mol, positions = shaken(SYMMETRIC[0], 3)
     score = score_conformers(ScoreTask(mol, positions[:1], positions[1:], 0.5))
-    assert not score.upper_bound and summarise([score], "mat_recall").num_bounds == 0
+    assert not score.upper_bound
     monkeypatch.setattr(conformer_rmsd, "MAX_CORE_MATCHES", 2)
     bound = score_conformers(ScoreTask(mol, positions[:1], positions[1:], 0.5))
-    assert bound.upper_bound and summarise([score, bound], "mat_recall").num_bounds == 1
+    assert bound.upper_bound
     assert bound.mat_recall >= score.mat_recall
     monkeypatch.setattr(conformer_rmsd, "MAX_CORE_MATCHES", 100_000)
     monkeypatch.setattr(conformer_rmsd, "MAX_BRANCHES", 1)
@@ -131,30 +129,14 @@ def test_recall_and_precision_by_hand():
     assert score.mat_recall == pytest.approx(rmsd.min(1).mean()) and score.mat_precision == pytest.approx(
         rmsd.min(0).mean()
     )
-    assert score.coverage_at(np.array([1e-3, 99.0])) == pytest.approx([1 / 3, 1.0])
 
 
-def test_an_executor_gives_the_same_scores_in_order():
-    tasks = [
-        ScoreTask(*conformers(smiles, 3), conformers(smiles, 4, seed=5)[1], 0.5) for smiles in ("CCCO", "CCOC", "CCCCN")
-    ]
-    with ThreadPoolExecutor(2) as executor:
-        for one, other in zip(score_all(tasks), score_all(tasks, executor=executor), strict=True):
-            np.testing.assert_array_equal(one.nearest, other.nearest)
-
-
-def test_failures_are_counted_and_follow_the_policy():
+def test_failures_are_counted_and_cover_nothing():
     mol, positions = conformers("CCCCO", 4)
     broken = np.full_like(positions, np.nan)
-    good, bad = score_all([ScoreTask(mol, positions, one, 0.5, num_wanted=8) for one in (positions, broken)])
+    good, bad = (score_conformers(ScoreTask(mol, positions, one, 0.5, num_wanted=8)) for one in (positions, broken))
     assert (good.num_failed, bad.num_failed, bad.num_generated) == (4, 8, 0)
-    assert summarise([good, bad], "cov_recall").mean.value == 0.5
-    assert summarise([good, bad], "cov_precision").mean.value == 0.5
-    excluded = summarise([good, bad], "cov_recall", failures="exclude")
-    assert (excluded.mean.value, excluded.num_molecules, excluded.num_failed) == (1.0, 1, 1)
-    assert summarise([good, bad], "mat_recall").num_molecules == 1
-    with pytest.raises(InvalidInput, match="nothing was generated"):
-        summarise([bad], "mat_recall")
+    assert (good.cov_recall, bad.cov_recall) == (1.0, 0.0) and np.isnan(bad.cov_precision) and np.isnan(bad.mat_recall)
 
 
 @pytest.mark.parametrize("wrong", [{"threshold": 0.0}, {"symmetry": "some"}, {"references": np.zeros((0, 3, 3))}])

@@ -2,12 +2,14 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from molkit.chem.dft import DftLevel, single_point
 from molkit.cli import run as command
 from molkit.cli.pipeline import numbers_of_atoms
 from molkit.errors import DataNotFound, InvalidInput
+from molkit.experiments.show import show
 from molkit.molecule import Molecule
 from molkit.pipeline import run
 from molkit.pipeline.journey import (
@@ -19,11 +21,14 @@ from molkit.pipeline.journey import (
     ORBITAL_FREE,
     PRE_RELAXED,
     STAGES,
+    Journey,
     PipelineSettings,
+    Stage,
     from_arrays,
     to_arrays,
 )
 from molkit.pipeline.stages import Task, travel
+from molkit.studies.capstone import from_noise as room
 
 CYANIDE = Molecule([6, 7, 1], [[0.0, 0.0, 0.0], [0.0, 0.0, 1.16], [0.0, 0.0, -1.07]])
 DIOXIDE = Molecule([6, 8, 8], [[0.0, 0.0, 0.0], [0.0, 0.0, 1.17], [0.0, 0.0, -1.17]])
@@ -152,3 +157,66 @@ def test_the_command_writes_a_report_that_names_its_molecules(tmp_path, capsys):
     whole = all(len(one["stages"]) == len(STAGES) and one["stages"][-1]["passed"] for one in journeys)
     assert ended == (0 if whole and len(journeys) == 2 else 3)
     assert all(one["smiles"] in page for one in journeys if "lowest" in one["energies_kcal_above_lowest"])
+
+
+def made_rows():
+    """A molecule at the end, one refused by the functional, one that was drawn broken; and a chain that was lost."""
+    hydrogen = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 0.74]])
+    drawn = [Stage(DRAWN, True, "fine", 1.0), Stage(DRAWN, False, "1 of 2 atoms has the wrong valence", 3.0)]
+    end = [Stage(name, True, "fine", 2.0) for name in STAGES[1:]]
+    refused = [*end[:3], Stage(ORBITAL_FREE, False, "H2: this functional is for water", 0.5), *end[4:]]
+    about = {
+        "structures": dict.fromkeys(room.PLACES, hydrogen),
+        "energies": {DRAWN: 9.0, PRE_RELAXED: 4.0, LOWEST: 0.0},
+    }
+    first = {"num_minima": 2.0, "own_minimum_kcal": 1.5, "population_of_lowest": 0.9, "kohn_sham_hartree": -1.1}
+    second = {"num_minima": 1.0, "own_minimum_kcal": 0.0, "population_of_lowest": 1.0, "kohn_sham_hartree": -1.2}
+    journeys = [
+        Journey("a", Molecule([1, 1], hydrogen), "[H][H]", (drawn[0], *end), values=first, **about),
+        Journey("b", Molecule([1, 1], hydrogen), "[H]", (drawn[0], *refused), values=second, **about),
+        Journey("c", Molecule([1, 1], 9 * hydrogen), "", (drawn[1],)),
+    ]
+    return pd.DataFrame(room.rows_of(run.PipelineResult(FEW, tuple(journeys), 1)))
+
+
+def test_the_way_of_known_molecules_is_counted_stage_by_stage():
+    """Shares are of all that were asked for, the lost chain among them; a refusal does not end a journey."""
+    rows = made_rows()
+    table = show(room.way(rows), room.WAY, "")
+    assert table.heads == ("stage", "came to it", "passed", "passed, % of drawn", "s a molecule")
+    cells = {line[0]: line for line in table.cells}
+    assert cells[DRAWN][1:3] == ("4", "2") and cells[DRAWN][3].startswith("50.0\n") and cells[DRAWN][4] == "1.25"
+    assert cells[ORBITAL_FREE][1:3] == ("2", "1") and cells[ORBITAL_FREE][3].startswith("25.0\n")
+    assert cells[KOHN_SHAM][1:3] == ("2", "2") and cells[KOHN_SHAM][4] == "2.00"
+    said = {(line[0], line[1]): line[2] for line in show(room.refusals(rows), room.REFUSALS, "").cells}
+    assert said == {
+        (DRAWN, "atoms with the wrong valence"): "1",
+        (DRAWN, "its chain did not stay finite"): "1",
+        (ORBITAL_FREE, "outside the functional's domain"): "1",
+    }
+
+
+def test_minima_and_energies_of_known_molecules_stand_in_their_columns_and_are_drawn_as_they_are():
+    rows = made_rows()
+    assert show(room.done(rows), room.MINIMA, "").cells == (
+        ("[H][H]", "0", "2", "90", "1.50"),
+        ("[H]", "0", "1", "100", "0.00"),
+    )
+    first = show(room.electrons(rows), room.ELECTRONS, "")
+    assert first.cells[0] == ("[H][H]", "−1.1000", "–", "–", "–", "–") and len(first.cells) == 2
+    assert str(room.told_of_minima(rows)).startswith(
+        "Of 1 molecules with several minima the model drew 0 in the lowest"
+    )
+    (axis,) = room.draw_ladder(rows).axes
+    assert [label.get_text() for label in axis.get_xticklabels()] == [title for title, _ in room.LADDER.values()]
+    assert axis.lines[0].get_ydata()[:2].tolist() == [9.0, 4.0] and axis.get_yscale() == "log"
+    assert "[H][H]: drawn, pre-relaxed" in room.views(rows, count=1).data
+    assert "No molecule" in room.first_density(rows) and "No molecule" in room.views(rows[2:], count=1)
+
+
+def test_one_molecule_of_the_page_is_one_row_of_the_pipeline():
+    assert [(one.row, one.size) for one in room.tasks(count=3, sizes=(3, 4))] == [(0, 3), (1, 4), (2, 3)]
+    (task,) = room.tasks(count=1, sizes=(3,), conformers=2)
+    (row,) = room.measure(task)
+    assert row["stage"][0] == DRAWN and len(row["stage"]) == len(row["seconds"]) and len(row["atomic_numbers"]) == 3
+    assert len(task.files) == 9
