@@ -32,11 +32,6 @@ def percent(share: Interval | None) -> str:
     return with_interval(share, 1, factor=100.0)
 
 
-def nats(value: float, digits: int = 2) -> str:
-    """A number of nats with a true minus sign, and no sign on a zero."""
-    return _number(value, digits)
-
-
 def _number(value: float, digits: int, signed: bool = False) -> str:
     return f"{round(value, digits) + 0.0:{'+' if signed else ''}.{digits}f}".replace("-", "\u2212")
 

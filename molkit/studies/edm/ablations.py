@@ -603,6 +603,7 @@ def draw_heavy(data: pd.DataFrame, ours: pd.DataFrame, *, caption: str) -> Figur
             shares = [100.0 * float((atoms == number).mean()) for number in symbols]
             axes[1].bar(np.arange(len(symbols)) + 0.4 * k - 0.2, shares, 0.38, color=colour, label=label)
         axes[0].set(xlabel="heavy atoms", ylabel="valid (%)")
+        axes[0].xaxis.get_major_locator().set_params(integer=True)
         axes[1].set_xticks(range(len(symbols)), list(symbols.values()))
         axes[1].set(xlabel="element", ylabel="share of atoms (%)")
         axes[1].legend()
