@@ -19,15 +19,19 @@ from molkit.studies.edm import conditional as page
 UNITS = dict(zip(NAMES, (1.0, 1e3, 1e3, 1e3, 1.0, 1.0), strict=True))
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
+def generator(folder, **more):
     """An untrained generator of the six properties: small molecules with small values, larger ones with larger."""
-    folder = tmp_path_factory.mktemp("generator")
     known = {"context_names": NAMES, "context_means": (0.0,) * 6, "context_spreads": (2.0,) * 6}
-    save(build(EdmConfig(width=16, num_layers=1, num_context=12, **known)), folder)
+    save(build(EdmConfig(width=16, num_layers=1, num_context=12, **known, **more)), folder)
     values = np.linspace(0.0, 1.0, 100)[:, None].repeat(6, axis=1)
     write_table(folder, make_table(NAMES, np.repeat([5, 7], 50), values))
     return str(folder)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Such a generator of the paper's kind."""
+    return generator(tmp_path_factory.mktemp("generator"))
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +81,17 @@ def test_a_row_says_what_was_asked_what_was_found_and_how_far_that_is_in_spreads
     for row in rows:
         assert 0.0 <= row["asked"] <= 1.0 and row["num_atoms"] == (5 if row["asked"] < 0.5 else 7)
         assert row["miss"] == pytest.approx(abs(row["judged"] - row["asked"]) / 2.0, abs=1e-4)
+
+
+def test_a_preconditioned_generator_is_asked_and_guided_by_every_sampler_alike(tmp_path, judge):
+    """The same sizes and values whatever the scale; the molecules differ by it."""
+    kind = {"parametrisation": "preconditioned", "feature_means": (0.1,) * 6, "spreads": (1.4, 0.1, 0.3)}
+    options = {"weights": generator(tmp_path, **kind), "judge": judge, "num_molecules": 3, "num_calls": 5}
+    asked = page.tasks(properties=("mu",), guidance=(1.0, 2.0), samplers=("sde-2m", "sde-2m-extra"), **options)
+    found = [page.measure(task) for task in asked]
+    assert len(found) == 4 and all(row["judged"] is not None for rows in found for row in rows)
+    assert len({str([(row["asked"], row["num_atoms"]) for row in rows]) for rows in found}) == 1
+    assert len({str([row["judged"] for row in rows]) for rows in found}) == 4
 
 
 def test_a_lost_chain_keeps_its_row_and_the_others_their_own_values():
