@@ -9,7 +9,7 @@ from molkit.chem.bond_graph import mol_with_conformers
 from molkit.chem.conformer_rmsd import heavy_pairs, rmsd_matrix, self_matches
 from molkit.errors import InvalidInput
 from molkit.geometry import random_rotations
-from molkit.metrics.conformers import ScoreTask, diversity, score_conformers
+from molkit.metrics.conformers import ScoreTask, diversity, score_conformers, score_of_distances
 from molkit.metrics.distributions import distance_mmd, mmd, two_of
 
 
@@ -193,3 +193,12 @@ def test_heavy_pairs_are_the_topological_distances_cut_at_three():
     assert {(int(i), int(j)) for i, j in heavy_pairs(mol).T} == {
         (i, j) for i in range(6) for j in range(i + 1, 6) if hops[i, j] <= 3
     }
+
+
+def test_recall_asks_the_references_and_precision_the_generated_conformers():
+    score = score_of_distances(np.array([0.1, 0.9]), np.array([0.1, 0.2, 0.9, 1.0]), 2, 1, 0.25)
+    assert (score.cov_recall, score.cov_precision) == (0.5, 0.5)
+    score = score_of_distances(np.array([0.1, 0.9]), np.array([0.1, 0.7, 0.9, 1.1]), 2, 1, 0.25)
+    assert (score.cov_recall, score.cov_precision) == (0.5, 0.25)
+    assert score.mat_recall == pytest.approx(0.5) and score.mat_precision == pytest.approx(0.7)
+    assert (score.num_references, score.num_generated, score.num_failed) == (2, 4, 1)

@@ -308,6 +308,8 @@ def test_aims_are_judged_by_their_intervals():
         assert ask.aims(ask.per_molecule(rows_with(**pair)))["verdict"].tolist() == [verdict]
     better = {"flow": (cov, mat, 0.1), "etm": ([c + 0.1 for c in cov], [m - 0.05 for m in mat], 0.01)}
     assert ask.aims(ask.per_molecule(rows_with(**better)))["verdict"].tolist() == ["better in both", "", "met"]
+    unsure = {"rdkit_ff": (cov, mat, 0.1), "flow_ff": ([0.5, 0.7, 0.9], mat, 0.1)}  # equal in the mean alone
+    assert ask.aims(ask.per_molecule(rows_with(**unsure)))["verdict"].tolist() == ["not met"]
 
 
 def test_weights_are_compared_on_the_same_molecules_in_pairs():

@@ -34,6 +34,15 @@ def test_a_set_is_scored_whole_or_spread_evenly():
     assert row["novel"][0] > 0.98 and len(page.published_set("G-SchNet", 100)) == 100
     few, whole = page.published_set("G-SchNet", 100), page.published_set("G-SchNet", None)
     assert len(whole) == 10_000 and abs(few.num_atoms.mean() - whole.num_atoms.mean()) < 1.5
+    assert len({one.positions.tobytes() for one in few}) == 100, "no molecule comes twice"
+
+
+def test_of_molecules_that_come_twice_all_are_valid_and_half_are_unique(monkeypatch):
+    twice = page.published_set("QM9 test", 40).select(np.repeat(np.arange(40), 2))
+    monkeypatch.setattr(page, "published_set", lambda *_: twice)
+    (row,) = page.measure(page.Task("QM9 test", 0))
+    valid, unique, of_all = (row[name][0] for name in ("valid", "valid_unique", "novel_of_all"))
+    assert valid > 0.9 and unique == valid / 2 and of_all == pytest.approx(unique * row["novel"][0])
 
 
 def test_what_is_printed_stands_above_what_is_scored_and_what_is_drawn():
