@@ -12,8 +12,8 @@ from molkit.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILION, 
 from molkit.figures.tables import html_table
 from molkit.metrics.statistics import bootstrap_interval
 from molkit.ofdft.geometries import TORSIONS
+from molkit.studies.ofdft.arms import STARTS
 from molkit.studies.ofdft_ethanol import COUNTS, LEARNING, EthanolStudy, classical_errors
-from molkit.studies.ofdft_small import STARTS
 
 if TYPE_CHECKING:
     from IPython.display import HTML

@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from molkit.errors import InvalidInput
+from molkit.experiments.run import run
 from molkit.molecule import Molecule
 from molkit.ofdft.domain import Domain, write_domain
 from molkit.ofdft.geometries import QM9_UP_TO_FIVE, geometry, torsion_points
-from molkit.studies import ofdft_ethanol, ofdft_folds, ofdft_small, ofdft_water
+from molkit.studies import ofdft_ethanol, ofdft_water
+from molkit.studies.ofdft import several_compositions, unseen_functionals
 from molkit.studies.ofdft_water import StartResult
 from molkit.training.weights import WEIGHTS_ROOT
 from molkit.units import HARTREE_TO_KCAL
@@ -43,14 +45,14 @@ def held_out(training: Sequence[Molecule], unseen: Sequence[Molecule], errors: n
     return np.column_stack([np.array(places), np.abs(errors) * HARTREE_TO_KCAL / ofdft_water.MILLI])
 
 
-def _folds(where: ofdft_folds.Where) -> Iterator[HeldOut]:
+def _folds(where: str) -> Iterator[HeldOut]:
     """For every fold its training, resting and displaced, and the molecules that it did not meet."""
-    study = ofdft_folds.stored_study()
-    runs = {kind: study.of_arm(ofdft_folds.DISPLACED_RESPONSE, kind) for kind in ("resting", "displaced")}
-    for fold, run in enumerate(runs[where]):
-        others = [other.names for kind in runs for other in runs[kind] if other.fold != fold]
-        training = [_named(name) for names in others for name in names]
-        yield training, [_named(name) for name in run.names], np.array(run.results[START].after)
+    rows = run(unseen_functionals.measure, unseen_functionals.tasks(arms=(unseen_functionals.DISPLACED_RESPONSE,)))
+    rows = rows[rows["start"] == START]
+    for fold in sorted(set(rows["fold"])):
+        unseen = rows[(rows["fold"] == fold) & (rows["where"] == where)]
+        training = [_named(name) for name in rows.loc[rows["fold"] != fold, "molecule"]]
+        yield training, [_named(name) for name in unseen["molecule"]], unseen["after"].to_numpy(float)
 
 
 def _named(name: str) -> Molecule:
@@ -65,9 +67,10 @@ def _unseen(name: str) -> HeldOut:
         result, trained = water.of_arm("full")[seed].starts[START], water.num_train
         return _geometries("water", trained), _tests("water", result), np.array(result.after)
     if name == "ofdft_small":
-        small = ofdft_small.stored_study()
-        result = small.of_arm("full")[seed].results["test"][START]
-        return _geometries("small", small.num_train), _tests("small", result), np.array(result.after)
+        rows = run(several_compositions.measure, several_compositions.tasks(arms=("full",)))
+        rows = rows[(rows["seed"] == seed) & (rows["set"] == "test") & (rows["start"] == START)]
+        unseen = [geometry("small", "test", number) for number in range(len(rows))]
+        return _geometries("small", several_compositions.NUM_TRAIN), unseen, rows["after"].to_numpy(float)
     ethanol = ofdft_ethanol.stored_study().found
     results = ethanol.of_arm("full")[seed].results
     frames, turned = results["test"][START], results["torsions"][START]

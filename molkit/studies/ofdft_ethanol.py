@@ -17,7 +17,8 @@ from molkit.ofdft.channels import neighbourhood, ridge_energies
 from molkit.ofdft.geometries import TORSIONS, torsion_points
 from molkit.ofdft.label_files import LabelledMolecule, load_folder
 from molkit.ofdft.published_energies import published_surface
-from molkit.studies.ofdft_small import Plan, SmallStudy, arm_recipe, chosen_weights, read_study, run_study
+from molkit.studies.ofdft.arms import Plan, arm_recipe
+from molkit.studies.ofdft_small import SmallStudy, chosen_weights, read_study, run_study
 from molkit.studies.ofdft_water import MILLI, rounded
 from molkit.training.files import write_text
 from molkit.units import HARTREE_TO_KCAL

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from molkit.config import to_dict
 from molkit.data.md17 import load_rmd17
 from molkit.data.qm9 import load_qm9, qm9_index, qm9_properties
-from molkit.errors import DataNotFound, InvalidInput, RunError
+from molkit.errors import InvalidInput, RunError
 from molkit.molecule import Molecule
 from molkit.ofdft import compact
 from molkit.ofdft.attention import AttentionConfig
@@ -32,8 +33,11 @@ from molkit.ofdft.density import density_of, load_functional
 from molkit.ofdft.label_files import LabelSettings, generate, load_folder
 from molkit.ofdft.labels import FrozenSampling
 from molkit.ofdft.published_energies import published_surface, qm9_surface
-from molkit.studies import ofdft_small as study
+from molkit.studies import ofdft_small
+from molkit.studies.ofdft import arms as study
+from molkit.studies.ofdft.several_compositions import PLAN
 from molkit.training.config import TrainConfig
+from molkit.training.files import write_yaml
 from molkit.training.publishing import publish
 from molkit.units import HARTREE_TO_KCAL
 
@@ -100,8 +104,8 @@ def test_ablations_leave_samples_out(labelled):
 def test_a_run_is_loaded_published_and_minimised(run, labelled, tmp_path):
     functional = load(run)
     entry = labelled[2]
-    found = study.minimise_all(functional, [entry], "MINAO", options=study.OPTIONS)
-    assert abs(found.electrons[0]) < 1e-6 and np.isfinite(found.after[0])
+    found = study.minimised(functional, entry, "MINAO")
+    assert abs(found["electrons"]) < 1e-6 and np.isfinite(found["after"])
     again = load(publish(publication(run / "snapshots" / "step_00000003"), "tiny", root=tmp_path))
     energy = again.energy_of(entry.molecule)
     start = energy.on_constraint(np.zeros(len(energy.constraint)))
@@ -160,31 +164,33 @@ def test_a_users_molecule_is_served_or_refused(run, labelled):
         compact.load(run)
 
 
-def test_a_study_is_written_and_read(run, labelled, tmp_path, folder):
-    found = study.evaluate(load(run), labelled, "full", ("MINAO", "reference"))
-    results = {name: found for name in study.SETS}
-    one = study.SmallRun("full", 0, (study.Snapshot(3, 1.0, 1.0),), 3, results, 0.1)
-    names = {name: [entry.molecule.formula for entry in labelled] for name in study.SETS}
-    atoms = {name: [entry.molecule.num_atoms for entry in labelled] for name in study.SETS}
-    study.write_study(study.SmallStudy((one,), names, atoms, 3, 10, {}), tmp_path / "a.json")
-    again = study.stored_study(tmp_path / "a.json")
-    assert again.arms == ["full"] and again.errors("full", "larger", "MINAO").shape == (1, 3)
-    assert again.error("full", "test", "MINAO").value == pytest.approx(np.abs(found["MINAO"].after).mean())
-    with pytest.raises(DataNotFound, match="ofdft-small"):
-        study.stored_study(tmp_path / "none.json")
-    (tmp_path / "b.json").write_text("{}")
-    with pytest.raises(InvalidInput, match="several compositions"):
-        study.stored_study(tmp_path / "b.json")
+def test_an_arm_is_trained_chosen_by_validation_and_asked_for_every_molecule_from_every_start(
+    folder, labelled, tmp_path
+):
+    training = TrainConfig(total_steps=6, batch_pairs=60, precision="float32", snapshot_from=2)
+    recipe = AttentionRecipe(data=AttentionData(folder=str(folder)), model=CONFIG, training=training)
+    sections = {name: to_dict(getattr(recipe, name)) for name in ("data", "model", "training")}
+    write_yaml(tmp_path / "recipe.yaml", {"method": "ofdft_attention", **sections})
+    plan = study.Plan(tmp_path / "recipe.yaml", {"full": {}}, other_starts=("MINAO",))
+    sets = {"test": labelled[:2], "larger": labelled[2:]}
+    rows = study.rows_of_arm(plan, "full", 0, runs=tmp_path, valid=labelled[:1], sets=sets)
+    judged, asked = ([row for row in rows if (row["set"] == "valid") == flag] for flag in (True, False))
+    (chosen,) = [row for row in judged if row["chosen"]]
+    assert chosen["error"] == min(row["error"] for row in judged) and {row["step"] for row in judged} == {2, 4, 6}
+    wanted = [(name, entry.molecule.name, start) for name in sets for entry in sets[name] for start in study.STARTS]
+    assert [(row["set"], row["molecule"], row["start"]) for row in asked] == wanted
+    weights = study.snapshots_of(tmp_path / "full_0")[chosen["step"]]
+    assert asked[2]["after"] == study.minimised(load(weights), labelled[0], "MINAO")["after"]
 
 
 def test_recipes_and_arms_are_read_strictly(tmp_path):
-    assert study.arm_recipe("geometry", seed=1).data.samples == "geometry"
-    assert study.read_pairs("full:0, geometry:2") == [("full", 0), ("geometry", 2)]
+    assert study.arm_recipe("geometry", seed=1, plan=PLAN).data.samples == "geometry"
+    assert ofdft_small.read_pairs("full:0, geometry:2", PLAN) == [("full", 0), ("geometry", 2)]
     with pytest.raises(InvalidInput, match="arms are"):
-        study.read_pairs("nothing:0")
+        ofdft_small.read_pairs("nothing:0", PLAN)
     for text in ("full", "full:-1", "full:²"):
         with pytest.raises(InvalidInput, match=f"--arms {text}: .*, as in full:0, wants a whole number from 0"):
-            study.read_pairs(text)
+            ofdft_small.read_pairs(text, PLAN)
     (tmp_path / "a.yaml").write_text("method: ofdft_attention\nextra: {}\n")
     with pytest.raises(InvalidInput, match="unknown section"):
         read_attention_recipe(tmp_path / "a.yaml")

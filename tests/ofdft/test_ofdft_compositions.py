@@ -8,8 +8,7 @@ from scipy.spatial.transform import Rotation
 
 from molkit.config import to_dict
 from molkit.data.qm9 import load_qm9
-from molkit.errors import DataNotFound, InvalidInput
-from molkit.figures import ofdft_folds as draw
+from molkit.errors import InvalidInput
 from molkit.ofdft.attention import AttentionConfig
 from molkit.ofdft.attention_functional import assemble, build, load
 from molkit.ofdft.attention_training import AttentionData, AttentionRecipe, energy_fit
@@ -37,7 +36,7 @@ from molkit.ofdft.geometries import QM9_UP_TO_FIVE, geometry
 from molkit.ofdft.label_files import LabelSettings, generate, load_folder
 from molkit.ofdft.labels import FrozenSampling
 from molkit.ofdft.predicted_start import fit_corrections
-from molkit.studies import ofdft_folds as study
+from molkit.studies.ofdft import unseen_functionals as study
 from molkit.training.config import TrainConfig
 from molkit.training.files import write_yaml
 
@@ -168,36 +167,27 @@ def test_every_molecule_is_judged_by_a_training_that_has_not_met_it(folder, labe
     )
     sections = {name: to_dict(getattr(recipe, name)) for name in ("data", "model", "training")}
     write_yaml(tmp_path / "recipe.yaml", {"method": "ofdft_attention", **sections})
-    arms = {**study.PLAN.arms, "published energies": {}}
-    plan = replace(study.PLAN, recipe=tmp_path / "recipe.yaml", arms=arms)
-    wanted = [(arm, fold) for arm in ("full", "geometry", study.RESPONSE) for fold in range(NUM_FOLDS)] + [
-        ("published energies", 0)
-    ]
-    said: list[str] = []
-    found = study.run_study(wanted, runs=tmp_path / "runs", labelled=labelled, plan=plan, report=said.append)
-    assert sorted(found.column("full", "formulas")) == sorted(entry.molecule.formula for entry in labelled)
-    assert found.arms == ["full", "geometry", study.RESPONSE] and len(said) == 16
-    assert found.starts("full") == list(study.FULL_STARTS)
-    assert found.errors("full").shape == (NUM_FOLDS,) and np.isfinite(found.errors("full")).all()
-    assert {run.num_train for run in found.runs} == {4}
+    plan = replace(study.PLAN, recipe=tmp_path / "recipe.yaml")
+    rows = {
+        arm: [study.rows_of_fold(arm, fold, labelled, runs=tmp_path / "runs", plan=plan) for fold in range(NUM_FOLDS)]
+        for arm in ("full", "geometry", study.RESPONSE)
+    }
+    asked = [part[0]["formula"] for part in rows["full"]]
+    assert sorted(asked) == sorted(entry.molecule.formula for entry in labelled)
+    assert [row["start"] for row in rows["full"][0]] == list(study.FULL_STARTS)
+    assert [row["start"] for row in rows["geometry"][0]] == ["geometry"]
+    assert [row["start"] for row in rows[study.RESPONSE][0]] == ["MINAO", "reference", study.REFERENCE_ENERGY]
+    assert {row["num_train"] for parts in rows.values() for part in parts for row in part} == {4}
+    assert {row["energy"] for part in rows["full"] for row in part} == {entry.energy for entry in labelled}
     assert not list((tmp_path / "runs").glob("response_alone_*/weights.safetensors"))
-    alone = found.errors(study.RESPONSE, study.REFERENCE_ENERGY)
-    assert alone.shape == (NUM_FOLDS,) and np.abs(alone - found.errors(study.RESPONSE)).max() > 0.0
-    study.write_study(found, tmp_path / "study.json")
-    assert study.stored_study(tmp_path / "study.json").runs[0].names == found.runs[0].names
-    drawn = draw.folds_table(found).data, draw.worst_table(found, 2).data
-    assert "5 molecules of 5 compositions" in drawn[0] and drawn[1].count("<tr>") == 3
-    assert len(draw.folds_figure(found).axes) == 2
-    on_all = study.train_on_all(study.RESPONSE, tmp_path / "runs", plan=plan)
+    assert all(part[2]["after"] != part[0]["after"] for part in rows[study.RESPONSE])
+    on_all = study.train_on_all(study.RESPONSE, runs=tmp_path / "runs", plan=plan)
     functional, plain = load(on_all), load(tmp_path / "runs" / "full_all")
     molecule = labelled[0].molecule
     energy = functional.energy_of(molecule)
     assert abs(energy(np.zeros(len(energy.constraint)))[0] - energy.reference_energy) < 1e-9
     assert functional.config.from_reference and not plain.config.from_reference
     np.testing.assert_allclose(plain.energy_of(molecule).lift, energy.lift, atol=1e-7)
-    before = (tmp_path / "runs" / "full_0" / "weights.safetensors").stat().st_mtime_ns
-    study.run_study([("full", 0)], runs=tmp_path / "runs", labelled=labelled, plan=plan)
-    assert (tmp_path / "runs" / "full_0" / "weights.safetensors").stat().st_mtime_ns == before
 
 
 def test_displaced_geometries_are_learned_from_and_asked_for(folder, labelled, tmp_path):
@@ -216,28 +206,18 @@ def test_displaced_geometries_are_learned_from_and_asked_for(folder, labelled, t
     arms = {"full": {}, "displaced": changes, study.DISPLACED_RESPONSE: {}}
     plan = replace(study.PLAN, recipe=tmp_path / "recipe.yaml", arms=arms)
     further = load_folder(moved, "small", "train")
-    wanted = [(arm, fold) for arm in ("displaced", study.DISPLACED_RESPONSE) for fold in range(NUM_FOLDS)]
-    found = study.run_study(wanted, runs=tmp_path / "runs", labelled=labelled, displaced=further, plan=plan)
-    assert found.arms == found.arms_at("displaced") == ["displaced", study.DISPLACED_RESPONSE]
-    assert {run.num_train for run in found.runs} == {8} and found.starts("displaced") == ["MINAO"]
-    resting, asked = (found.errors("displaced", where=where) for where in ("resting", "displaced"))
-    assert resting.shape == asked.shape == (NUM_FOLDS,) and not np.array_equal(resting, asked)
-    assert found.starts(study.DISPLACED_RESPONSE) == [*study.DISPLACED_STARTS, study.REFERENCE_ENERGY]
-    assert (
-        "predicted</th>" in draw.starts_table(found).data
-        and "displaced" in draw.folds_table(found, where="displaced").data
-    )
-    alone = found.errors(study.DISPLACED_RESPONSE, study.REFERENCE_ENERGY, where="displaced")
+    found = {
+        arm: study.rows_of_fold(arm, 0, molecules, runs=tmp_path / "runs", plan=plan)
+        for arm, molecules in (("displaced", labelled), (study.DISPLACED_RESPONSE, further))
+    }
+    assert {row["num_train"] for rows in found.values() for row in rows} == {8}
+    assert [row["start"] for row in found["displaced"]] == ["MINAO"]
+    starts = [row["start"] for row in found[study.DISPLACED_RESPONSE]]
+    assert starts == [*study.DISPLACED_STARTS, study.REFERENCE_ENERGY]
     weights = careful_energies(study.trained_on(study.fold_recipe("displaced", 0, plan=plan)))
     (left,) = of_fold(further, 0)
     wanted_error = 1e3 * (neighbourhood(left.molecule).energy_features() @ weights - left.energy)
-    assert alone[0] == pytest.approx(wanted_error, abs=1e-3)
-    study.write_study(found, tmp_path / "study.json")
-    earlier = study.stored_study(tmp_path / "study.json")
-    anew = study.run_study(wanted[:1], runs=tmp_path / "runs", labelled=labelled, plan=plan)
-    joined = study.with_earlier(anew, earlier)
-    assert len(joined.runs) == len(found.runs) and joined.runs[-1] == anew.runs[0]
-    assert joined.stamp["earlier"] == [found.stamp]
+    assert found[study.DISPLACED_RESPONSE][3]["after"] == pytest.approx(wanted_error, abs=1e-3)
 
 
 def test_a_molecule_in_training_and_in_test_stops_the_study(folder, labelled, tmp_path, monkeypatch):
@@ -247,7 +227,7 @@ def test_a_molecule_in_training_and_in_test_stops_the_study(folder, labelled, tm
     monkeypatch.setattr(study, "of_fold", lambda entries, fold: of_fold(entries, fold + 1))
     plan = replace(study.PLAN, recipe=tmp_path / "recipe.yaml")
     with pytest.raises(InvalidInput, match="is in training and in test"):
-        study.run_fold("full", 0, runs=tmp_path / "runs", labelled=labelled, plan=plan)
+        study.rows_of_fold("full", 0, labelled, runs=tmp_path / "runs", plan=plan)
     assert not (tmp_path / "runs").exists()
 
 
@@ -273,16 +253,12 @@ def test_a_predicted_density_turns_with_the_molecule_and_is_refused_where_none_w
 
 def test_features_scaled_by_their_small_spread_ruin_unseen_compositions():
     """Energies of pairs alone, so that a good fit exists; the smallest forty molecules."""
-    molecules = {f"up_to_five-{k}": geometry("up_to_five", "train", k) for k in range(40)}
-    energies = {
-        name: -float(sum(m.atomic_numbers) + 0.1 * np.exp(-distances(m.positions)).sum())
-        for name, m in molecules.items()
-    }
-    careless, careful = study.energy_fits(energies, ridges=(1e-6,))
-    assert (careless.spread, careful.spread) == (0.0, 0.1)
-    assert careful.unseen.value < 20.0 < 10.0 * careful.unseen.value < careless.unseen.value
-    assert max(careless.fitted, careful.fitted) < careful.unseen.value
-    assert "at least 0.1" in draw.fits_table([careless, careful]).data
+    molecules = [geometry("up_to_five", "train", k) for k in range(40)]
+    energies = [-float(sum(m.atomic_numbers) + 0.1 * np.exp(-distances(m.positions)).sum()) for m in molecules]
+    careless, careful = study.energy_fits(molecules, np.array(energies), ridges=(1e-6,)).to_dict("records")
+    assert (careless["spread"], careful["spread"]) == ("as it is", "at least 0.1")
+    assert 10.0 * careful["unseen"].value < careless["unseen"].value and careful["unseen"].value < 12.5
+    assert max(careless["fitted"], careful["fitted"]) < careful["unseen"].value
 
 
 def distances(positions):
@@ -291,11 +267,6 @@ def distances(positions):
     return apart[~np.eye(len(apart), dtype=bool)].reshape(len(apart), -1)
 
 
-def test_bad_folds_and_files_are_said(tmp_path):
+def test_a_fold_that_is_none_is_refused(labelled, tmp_path):
     with pytest.raises(InvalidInput, match="folds are numbered"):
-        study.fold_recipe("full", 5)
-    with pytest.raises(DataNotFound, match="ofdft-folds"):
-        study.stored_study(tmp_path / "none.json")
-    (tmp_path / "bad.json").write_text("{}")
-    with pytest.raises(InvalidInput, match="not a study of folds"):
-        study.stored_study(tmp_path / "bad.json")
+        study.rows_of_fold("full", 5, labelled, runs=tmp_path)

@@ -13,7 +13,8 @@ from molkit.errors import DataNotFound, InvalidInput
 from molkit.figures import ofdft_ethanol as draw
 from molkit.ofdft.geometries import torsion_points
 from molkit.studies import ofdft_ethanol as study
-from molkit.studies.ofdft_small import STARTS, SmallRun, SmallStudy, Snapshot
+from molkit.studies.ofdft.arms import STARTS
+from molkit.studies.ofdft_small import SmallRun, SmallStudy, Snapshot
 from molkit.studies.ofdft_water import StartResult
 from molkit.units import HARTREE_TO_KCAL
 
