@@ -118,7 +118,7 @@ def tasks(
 ) -> list[Task]:
     """Validation ensembles of QM9-size molecules by parts of the tilt, wrong stereo redrawn by the flow alone.
 
-    Without options the first table of the page; the paper's sampler: --arms etm,langevin --molecules 20
+    Without options the first table of the page; the paper's sampler: --arms etm,langevin --molecules 8
     --num-energies 0 --network "".
     """
     return tasks_on(
