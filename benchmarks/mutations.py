@@ -126,7 +126,8 @@ def check(chosen: Sequence[Mistake], root: Path) -> list[dict[str, object]]:
             good[mistake.tests] = run_tests(mistake.tests, root) == PASSED
         if not good[mistake.tests]:
             found.append({**asdict(mistake), "caught": False, "code": None})
-            print(f"NOT MADE  {mistake.file}: {mistake.tests} fails already", file=sys.stderr)
+            said = (root / "tests.log").read_text(encoding="utf-8", errors="replace").splitlines()[-4:]
+            print(f"NOT MADE  {mistake.file}: {mistake.tests} fails already: {' | '.join(said)}", file=sys.stderr)
             continue
         with in_place(mistake, root):
             code = run_tests(mistake.tests, root)
