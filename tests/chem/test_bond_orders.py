@@ -39,6 +39,11 @@ def test_carbon_sulphur_double_bonds_are_found_from_both_sides():
     assert pair("S", "C", 1.60, rule="geom") == 2
 
 
+def test_a_bond_stands_in_both_directions():
+    orders = bo.bond_orders(np.array([[0.0, 0.0, 0.0], [1.2, 0.0, 0.0], [2.4, 0.0, 0.0]]), np.array([8, 6, 8]))
+    assert orders.tolist() == [[0, 2, 0], [2, 0, 2], [0, 2, 0]]
+
+
 def test_pairs_without_a_tabulated_length_are_never_bonded():
     assert pair("B", "C", 1.5) == 0
     assert pair("Al", "C", 1.9, rule="geom") == 0

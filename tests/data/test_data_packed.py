@@ -42,6 +42,14 @@ def test_packing_what_was_unpacked_gives_the_same_bytes(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.npz", "two.npz"]
 
 
+def test_charges_and_isotopes_travel_along(tmp_path):
+    places = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    some = [Molecule([8, 1], places, charge=-1, isotopes=[0, 2]), Molecule([9, 1], places)]
+    write_packed(tmp_path / "set.npz", PackedMolecules.from_molecules(some))
+    back = read_packed(tmp_path / "set.npz")
+    assert back.charges.tolist() == [-1, 0] and back.isotopes.tolist() == [0, 2, 0, 0]
+
+
 def test_names_and_extra_arrays_travel_along(tmp_path):
     molecules = PackedMolecules.from_molecules([Molecule(np.array([1, 1]), np.eye(3)[:2], name="hydrogen")])
     write_packed(tmp_path / "set.npz", molecules, energy=np.array([-1.17]))

@@ -81,11 +81,13 @@ def test_errors_stand_under_their_execution():
     assert list(found.columns) == ["readable", "bfloat16"]
 
 
-def test_every_execution_is_timed_and_compared_with_the_readable_network():
+def test_every_execution_is_timed_and_compared_with_the_readable_network(monkeypatch):
     (task,) = page.tasks_speed(num_molecules=4, rounds=1)
     rows = page.measure_speed(task)
     assert [row["execution"] for row in rows] == list(page.executions_here())
     assert all(row["call"] > 0.0 and row["step"] > 0.0 for row in rows)
+    monkeypatch.setattr(page, "_in_turns", lambda works, rounds: dict.fromkeys(works, 0.5))  # seconds of a batch
+    assert all((row["call"], row["step"]) == (500.0 / task.num_molecules,) * 2 for row in page.measure_speed(task))
     table = page.ratios(pd.DataFrame({"execution": ["readable", "float32"], "call": [4.0, 2.0], "step": [9.0, 3.0]}))
     cells = show(table, page.SPEED_TABLE, "").cells[1]
     assert cells == ("kernel, float32", "2.00", "2.0", "3.00", "3.0")
