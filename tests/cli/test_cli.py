@@ -1,5 +1,6 @@
 """What every command has in common: how it ends, and which numbers it takes."""
 
+import errno
 from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
@@ -190,3 +191,16 @@ def test_every_command_with_many_parts_ends_alike(toy, monkeypatch, capsys):
         out, err = capsys.readouterr()
         assert f"left out, {name}" in err and "1 of 2 " in err
     assert (toy / "made.xyz").is_file()
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "words"), [(errno.ENOSPC, 2, "writing failed"), (errno.EIO + 1000, 1, "int")]
+)
+def test_a_full_disk_is_the_users_and_any_other_error_of_the_system_ours(monkeypatch, capsys, number, code, words):
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, "No space left on device", "/somewhere")
+
+    monkeypatch.setattr("molkit.claims.table.ledger_rows", refuse)
+    assert run(["ledger"]) == code
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1

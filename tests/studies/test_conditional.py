@@ -13,7 +13,7 @@ from molkit.edm.property_network import PropertyConfig, build_property, save_pro
 from molkit.errors import InvalidInput
 from molkit.experiments.show import show
 from molkit.metrics.energies import mean_absolute_error
-from molkit.molecule import PackedMolecules
+from molkit.molecule import Molecule, PackedMolecules
 from molkit.studies.edm import conditional as page
 
 UNITS = dict(zip(NAMES, (1.0, 1e3, 1e3, 1e3, 1.0, 1.0), strict=True))
@@ -249,3 +249,9 @@ def test_what_is_told_changes_the_bound_with_the_noise_held_fixed(weights):
     assert table["change"][2].value == pytest.approx(table["nats"][2].value - table["nats"][0].value, rel=1e-6)
     again = page.context_bounds(weights, num_molecules=3, draws=1, seed=0)
     assert again["nats"].tolist() == table["nats"].tolist()
+
+
+def test_a_gallery_shows_molecules_spread_over_all_of_them(monkeypatch):
+    monkeypatch.setattr(page, "show_grid", lambda shown, caption: [one.name for one in shown])
+    some = PackedMolecules.from_molecules([Molecule([2], [[0.0, 0.0, 0.0]], name=f"{k}") for k in range(9)])
+    assert page.gallery(some, "", count=3) == ["0", "4", "8"] and len(page.gallery(some, "", count=20)) == 9

@@ -71,7 +71,7 @@ BLOCKED = (
         "nbclient",
         "IPython",
     ),
-    *("py3Dmol", "tblite", "geometric", "e3nn", "torchdiffeq", "posebusters", "hypothesis", "jupyter_book"),
+    *("py3Dmol", "tblite", "geometric", "torchdiffeq", "posebusters", "hypothesis", "jupyter_book"),
 )
 ON_A_BARE_IMAGE = """
 import sys
