@@ -31,7 +31,7 @@ from molkit.metrics.conformers import MEASURES
 from molkit.rng import generator_from
 from molkit.studies.conformers import arms as arms_module
 from molkit.studies.conformers import comparison as ask
-from molkit.studies.conformers import conformers_drugs, conformers_qm9, distances, ensembles, flow
+from molkit.studies.conformers import conformers_drugs, conformers_qm9, distances, energy_tilt, ensembles, flow
 from molkit.studies.conformers.arms import ARMS, Task, bond_spread, ensembles_of, measure_arms, tasks_on, thinned
 
 
@@ -433,3 +433,23 @@ def test_a_film_begins_with_noise_and_its_pairs_are_drawn_by_the_bonds_between_t
     assert found.frames[0][:, found.hops == 1].std() > 2.0 * bonded.std() and 0.9 < bonded.mean() < 1.5
     heights = [bar.get_height() for bar in last.containers[0]]
     assert sum(heights) == bonded.size
+
+
+@pytest.mark.parametrize(
+    ("name", "made"),
+    [
+        ("ensembles", ensembles.tasks(molecules=24)),
+        ("flow_graphs", flow.tasks_graphs()),
+        ("flow_solver", flow.tasks_solver()),
+        ("flow_search", flow.tasks_search()),
+        ("energy_tilt", energy_tilt.tasks()),
+        ("energy_tilt", energy_tilt.tasks(molecules=8, arms=("etm", "langevin"), num_energies=0, network="")),
+        ("energy_tilt_pool", energy_tilt.tasks_pool()),
+        ("energy_tilt_levels", energy_tilt.tasks_levels()),
+        ("energy_tilt_walks", energy_tilt.tasks_walks()),
+        ("distances", distances.tasks()),
+    ],
+)
+def test_the_store_holds_every_task_of_the_other_pages_of_the_fast_profile(name, made):
+    stored = Store(name, REPOSITORY / "data" / "experiments").read().entries
+    assert [one for one in made if key_of(one) not in stored] == []
