@@ -442,6 +442,7 @@ def test_a_film_begins_with_noise_and_its_pairs_are_drawn_by_the_bonds_between_t
         ("flow_graphs", flow.tasks_graphs()),
         ("flow_solver", flow.tasks_solver()),
         ("flow_search", flow.tasks_search()),
+        ("flow_likelihood", flow.tasks_likelihood()),
         ("energy_tilt", energy_tilt.tasks()),
         ("energy_tilt", energy_tilt.tasks(molecules=8, arms=("etm", "langevin"), num_energies=0, network="")),
         ("energy_tilt_pool", energy_tilt.tasks_pool()),
