@@ -174,6 +174,7 @@ def run_worker(book: Book, chapter: str, profile: str, settings: Settings, scrat
         "folder": str(book.source(chapter).parent),
         "parameters": dict(settings.parameters),
         "limit_seconds": limit,
+        "parent": os.getpid(),  # named here: one that is gone before the worker looks would not be missed
         "budget_seconds": settings.budget_seconds,
         "environment": kernel_environment(book, chapter, profile, scratch),
     }

@@ -27,8 +27,8 @@ class OverLimit(Exception):
 
 def main(job_file: str, outcome_file: str) -> None:
     """Execute the notebook described by the job and write what came of it."""
-    threading.Thread(target=end_with_parent, args=(os.getppid(),), daemon=True).start()
     job = json.loads(Path(job_file).read_text(encoding="utf-8"))
+    threading.Thread(target=end_with_parent, args=(job["parent"],), daemon=True).start()
     os.environ.update(job["environment"])
     started = time.monotonic()
     error = execute(job)
