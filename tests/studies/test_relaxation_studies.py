@@ -429,3 +429,19 @@ def test_shaped_noise_makes_a_perfect_model_boltzmann():
     wanted = np.minimum(8.617333262e-5 * 300 / one.modes.constants, 4 * variance) / variance
     np.testing.assert_allclose(along.var(axis=0), wanted, rtol=0.35)
     assert np.square(draws).sum() == pytest.approx(np.square(along).sum(), rel=1e-9)
+
+
+def test_a_conformer_above_the_data_sets_has_a_positive_energy():
+    about = {"molecule": "m", "optimiser": page.INTERNAL, "failure": "", "excess": 0.0, "num_gradients": 9}
+    ends = ((page.REFERENCE, -10.0), ("dataset", -12.5))
+    rows = pd.DataFrame([about | {"start": s, "energy": e, "rmsd_to_reference": 1.0} for s, e in ends])
+    assert page.conformer_energies(rows).tolist() == [2.5]
+
+
+def test_nine_in_ten_tested_molecules_lay_below_the_larger_error(monkeypatch):
+    names = list(page._molecules("test"))[:11]
+    about = {"start": page.edm_name(0.0285, "mean"), "optimiser": page.INTERNAL}
+    rows = pd.DataFrame([about | {"molecule": name, "excess": float(k)} for k, name in enumerate(names)])
+    monkeypatch.setattr(page, "stored_rows", lambda *_: rows)
+    found = page.known_error("w", 0.0285, "mean")
+    assert (found.num_molecules, found.median, found.ninth) == (11, 5.0, 9.0)
