@@ -173,3 +173,10 @@ def test_the_network_sees_the_step_as_a_fraction():
     clean, graph = clean_state(CONFIG, random_molecules([3] * 50))
     loss_of(StandIn(CONFIG, spy), clean, graph, seed=9)
     assert seen[0] == draw_steps(50, 1000, generator=generator(9)).unique().tolist()
+
+
+def test_a_noisy_state_is_the_clean_one_where_the_signal_is_strong_and_the_noise_where_it_is_weak():
+    clean, noise = (State(torch.full((2, 3), value), torch.full((2, 1), value)) for value in (1.0, 5.0))
+    noisy = add_noise(clean, noise, torch.tensor([[60.0], [-60.0]]))
+    assert noisy.positions[:, 0].tolist() == pytest.approx([1.0, 5.0])
+    assert noisy.features[:, 0].tolist() == pytest.approx([1.0, 5.0])

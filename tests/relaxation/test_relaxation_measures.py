@@ -147,3 +147,7 @@ def test_ratios_of_excesses_and_what_counts_as_one_minimum():
 def test_the_highest_rise_of_a_path_is_above_its_ends():
     assert phases.highest_rise(np.array([3.0, 5.0, math.nan, 0.0])) == pytest.approx(2.0)
     assert phases.highest_rise(np.array([3.0, 1.0, 0.0])) == 0.0
+
+
+def test_a_molecule_is_final_with_the_last_of_its_atoms():
+    assert phases.molecule_final(np.array([[5, 2], [7, 9]])).tolist() == [2, 7]
