@@ -17,9 +17,13 @@ from molkit.ofdft.optimise import OptimiseOptions, optimise
 
 MINIMISED = ("TF", "TF+vW/9", "TF+vW", "APBE")
 MILLI = 1e3
-# Where a minimisation collapses, its last digits are those of the library that multiplies matrices.
+# TF+vW/9 often stops without converging, and ended elsewhere in three of four frames of ethanol when computed again.
 AUDIT = Comparison(
-    within={"before": 0.5, "after": 60.0, "selected": 60.0, "moved": 0.1, "least": 0.01}, free=("num_steps",)
+    within={"before": 0.5, "after": 60.0, "selected": 60.0, "moved": 0.1, "least": 0.01},
+    free=("num_steps",),
+    alike={"after": 4000.0},
+    by=("functional",),
+    exact=("TF", "TF+vW", "APBE"),
 )
 COLUMNS = {
     "functional": "functional",
