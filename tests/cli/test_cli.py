@@ -147,7 +147,6 @@ def toy(tmp_path):
         ("labels water --largest nan --out p", "--largest"),
         ("study dft_warm_start --heavy ² --store p", "--heavy (with commas)"),
         ("study ablations --seeds 99999999999999999999999 --store p", "--seeds"),
-        ("study ofdft-classical --geometries water:² --out o.json", "CLASS:NUMBER"),
     ],
 )
 def test_a_number_out_of_range_is_refused_by_name_and_nothing_is_written(toy, monkeypatch, capsys, arguments, message):
