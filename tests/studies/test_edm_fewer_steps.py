@@ -1,9 +1,13 @@
 """The page on fewer calls: paired losses, the bar, what a step costs, and where curves lie."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from molkit.edm.samplers import SAMPLERS
+from molkit.edm.sampling import Plan
 from molkit.experiments.show import show
 from molkit.metrics.statistics import Interval, bootstrap_interval, proportion_interval
 from molkit.studies.edm import fewer_steps as page
@@ -85,6 +89,15 @@ def test_shorter_steps_cost_less_and_no_step_that_asks_the_network_pays_back(err
         assert 0 < sum(many[name]) < sum(few[name])
         assert min(few[name][1:]) > -0.02 * sum(few[name])
     assert few["quadratic, blind start"][0] < 0.2 * few["quadratic"][0]
+
+
+def test_a_prediction_that_stays_the_same_costs_nothing_and_a_blind_step_what_it_does_not_see():
+    """SNR 4, 1 and 0.25 with error 1 everywhere; predicting nothing has error 3, on the first step from 0.25 to 1."""
+    plan = Plan([2, 1, 0], SAMPLERS["ddim"], "sample", frozenset())
+    given = (np.array([4.0, 1.0, 0.25]), np.ones(3), 3.0)
+    assert page.price_of(plan, *given)["nats"].tolist() == [0.0, 0.0]
+    found = page.price_of(dataclasses.replace(plan, blind_start=True), *given)
+    assert found.to_numpy().tolist() == [[2.0, 0.5 * 0.75 * 2.0], [1.0, 0.0]]
 
 
 def test_the_price_is_drawn_from_noise_to_molecule(errors):
