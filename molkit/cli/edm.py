@@ -220,16 +220,32 @@ def resampling(command: Callable) -> Callable:
 @click.argument("weights")
 @click.argument("fragment", type=INPUT)
 @click.option("--add", help="Atoms to add: a number (6) or a formula (C2H5). Default: a size drawn for each molecule.")
+@click.option(
+    "--start", type=Number(), help="Noise, in angstrom, that new atoms at open valences begin with. [default: 0.3]"
+)
+@click.option("--from-noise", is_flag=True, help="Begin with noise alone, whatever valences are open.")
 @resampling
 @shared
-def complete(weights: str, fragment: Path, add: str | None, resamplings: int, out: Path, **options) -> None:
+def complete(
+    weights: str,
+    fragment: Path,
+    add: str | None,
+    start: float | None,
+    from_noise: bool,
+    resamplings: int,
+    out: Path,
+    **options,
+) -> None:
     """Keep the atoms of FRAGMENT (.xyz, .sdf, .npz, or -) in place and make the missing ones with WEIGHTS.
 
-    The fixed atoms come first in every molecule, with their coordinates unchanged.
+    The fixed atoms come first in every molecule, with their coordinates unchanged. New atoms begin beside the atoms
+    that lack bonds.
     """
     from molkit.edm import editing
 
-    wanted = _wanted(add)
+    if from_noise and start is not None:
+        raise InvalidInput("give --start or --from-noise, not both")
+    wanted = _wanted(add) | {"start": None if from_noise else editing.START if start is None else start}
     fixed = _one_molecule(fragment, without_hydrogens=True)
     _report(
         out,
@@ -321,13 +337,15 @@ def _report(
     """Check the target, run the edit, write the molecules, and say how many came out and how many are stable."""
     from molkit.edm.editing import GUIDANCE
     from molkit.edm.model import load
-    from molkit.edm.samplers import DEFAULT
+    from molkit.edm.samplers import DEFAULT, default_sampler
     from molkit.rng import generator_from
 
     edm = load(weights, precision="auto")
+    num_calls = min(DEFAULT.num_calls, edm.config.num_steps + 1) if calls is None else number_of_calls(calls)
     common = {
         "count": count,
-        "num_calls": min(DEFAULT.num_calls, edm.config.num_steps + 1) if calls is None else number_of_calls(calls),
+        "num_calls": num_calls,
+        "sampler": default_sampler(num_calls),
         "guidance": GUIDANCE if guidance is None else guidance,
         "generator": generator_from("edit", seed),
         "progress": True,

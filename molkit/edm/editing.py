@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from molkit.chem.composition import check_composition, parse_formula
+from molkit.chem.growth import grown
 from molkit.edm.config import check_context
 from molkit.edm.edit_checks import check_elements, check_molecule, check_neutral, check_sizes
 from molkit.edm.features import State, encode
 from molkit.edm.holding import JUMP, Counted, Guidance, Holding, Known, resampled
 from molkit.edm.model import Edm
-from molkit.edm.samplers import SAMPLERS, Sampler
+from molkit.edm.samplers import DEFAULT, SAMPLERS, Sampler
 from molkit.edm.sampling import MoleculeNoise, Plan, SampleResult, make_plan, run_batches
 from molkit.errors import InvalidInput
 from molkit.graphs import Graph
@@ -22,7 +23,8 @@ from molkit.molecule import Molecule, PackedMolecules
 from molkit.rng import fork
 
 GUIDANCE = 4.0  # chosen on validation molecules
-SAMPLER = SAMPLERS["sde-2m"]  # with which the strength was chosen
+SAMPLER = SAMPLERS[DEFAULT.sampler]
+START = 0.3  # angstrom; chosen on validation molecules
 POSITION_VARIANCE = 2.0  # angstrom^2, of a coordinate of a QM9 molecule about its centre
 TYPE_VARIANCE = 0.16  # of a one-hot channel, mean over the elements of QM9
 ATOMIC_NUMBER_VARIANCE = 8.0
@@ -49,6 +51,7 @@ def complete(
     generator: torch.Generator,
     num_calls: int | None = None,
     guidance: float = GUIDANCE,
+    start: float | None = START,
     resamplings: int = 1,
     jump: int = JUMP,
     sampler: Sampler = SAMPLER,
@@ -60,9 +63,11 @@ def complete(
 
     `num_new` atoms are added (one number, or one for each fragment; None draws them from the training histogram), or
     atoms of the given atomic numbers `new_elements`. The fixed atoms come first, at the given coordinates; the new
-    ones follow. One pass takes num_calls network calls (default T + 1); all of it is walked `resamplings` times, in
-    stretches of `jump` steps. Raises InvalidInput for a charge, overlapping atoms, an element the model cannot place,
-    or a size outside its histogram.
+    ones follow. The chain is entered at a noise of `start` angstrom, the new atoms at rough places beside the open
+    valences of the fragment (None: from noise alone, which decides where an atom goes before the fragment can be
+    seen). One pass takes at most num_calls network calls (default: every step); all of it is walked `resamplings`
+    times, in stretches of `jump` steps. Raises InvalidInput for a charge, overlapping atoms, an element that the model
+    cannot place or has no bond lengths, a wrong level, or a size outside the histogram.
     """
     fragments = [fixed] if isinstance(fixed, Molecule) else list(fixed)
     fragments = _repeated(fragments, count, what="fragment")
@@ -78,17 +83,18 @@ def complete(
         for one in numbers[::count]:
             check_composition(Counter(one.tolist()))
     places = [
-        np.concatenate([one.centred().positions, np.zeros((len(new), 3))])
-        for one, new in zip(fragments, added, strict=True)
+        _with_new(one.centred(), len(new), own, grow=start is not None)
+        for one, new, own in zip(fragments, added, generators, strict=True)
     ]
     is_fixed = torch.cat(
         [torch.arange(len(all_)) < one.num_atoms for all_, one in zip(numbers, fragments, strict=True)]
     )
     known = Known(_clean(edm, numbers, places), is_fixed, is_fixed)
+    entered = known if start is None else replace(known, positions=torch.ones_like(is_fixed))
     parts = (known,) if new_elements is None else (known, _counted(edm, ~is_fixed, added, sizes))
     held = Holding(parts, _guidance(edm, guidance))
-    plan = _plan(edm, sampler, num_calls, resamplings, jump)
-    result = _run(edm, known, held, sizes, plan, generators, context, pair_budget, progress)
+    plan = _plan(edm, sampler, num_calls, resamplings, jump, level=start)
+    result = _run(edm, entered, held, sizes, plan, generators, context, pair_budget, progress)
     wanted = None if new_elements is None else numbers
     return _edits(result, len(fragments), lambda row, made: with_fixed(fragments[row], made), wanted)
 
@@ -313,8 +319,21 @@ def _guidance(edm: Edm, strength: float) -> Guidance:
     return Guidance(strength, POSITION_VARIANCE / config.scale_positions**2, torch.tensor(channels, dtype=dtype))
 
 
-def _plan(edm: Edm, sampler: Sampler, num_calls: int | None, resamplings: int, jump: int) -> Plan:
-    plan = make_plan(edm, sampler, num_calls, start=edm.config.num_steps)
+def _with_new(fragment: Molecule, number: int, generator: torch.Generator, *, grow: bool) -> np.ndarray:
+    """Positions [A + number, 3] of a fragment and its new atoms: grown at its open valences, or all at the origin."""
+    new = grown(fragment, number, generator=generator) if grow else np.zeros((number, 3))
+    return np.concatenate([fragment.positions, new])
+
+
+def _plan(
+    edm: Edm, sampler: Sampler, num_calls: int | None, resamplings: int, jump: int, *, level: float | None = None
+) -> Plan:
+    """From a level in angstrom, or from noise alone: there a sampler that saves calls does not look before `first`."""
+    last = edm.config.num_steps
+    from_noise = last if num_calls is None else max(round(sampler.first * last), 1)
+    start = from_noise if level is None else step_of_sigma(edm, level)
+    calls = None if num_calls is None else min(num_calls, start + 1)
+    plan = make_plan(edm, sampler, calls, start=start)
     return replace(plan, steps=resampled(plan.steps, resamplings, jump=jump))
 
 

@@ -128,6 +128,11 @@ def toy(tmp_path):
         ("edit compose toy C0H4 --out o.sdf", "C wants a whole number from 1"),
         ("edit compose toy C²H4 --out o.sdf", "expected a chemical formula"),
         ("edit complete toy ethanol.xyz --add ² --out o.sdf", "--add, where it is no formula, wants a whole number"),
+        (
+            "edit complete toy ethanol.xyz --start 0.3 --from-noise --out o.sdf",
+            "give --start or --from-noise, not both",
+        ),
+        ("edit complete toy ethanol.xyz --add 3 --start 1e9 --out o.sdf", "the noise level must lie in"),
         ("edit complete toy ethanol.xyz --add -3 --out o.sdf", "--add, where it is no formula, wants a whole number"),
         ("edit complete toy ethanol.xyz --add 1000000000 --out o.sdf", "1000000009 atoms in all"),
         ("edit complete toy ethanol.xyz --add 99999999999999999999 --out o.sdf", "wants a whole number"),

@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from edm_toys import edm_with, knows, random_molecules, random_rotation, tiny_config, tiny_edm
+from edm_toys import edm_with, knows, predicts_zero, random_molecules, random_rotation, tiny_config, tiny_edm
+from torch import nn
 
+from molkit.chem.growth import BOND_ANGSTROM, grown, open_valences
 from molkit.edm.editing import complete, noise_angstrom, step_of_sigma, vary, with_composition
-from molkit.edm.features import State, encode
+from molkit.edm.features import State, channel_spreads, encode
 from molkit.edm.holding import Counted, Guidance, Holding, Known, relative, resampled
+from molkit.edm.model import build
 from molkit.edm.sampling import MoleculeNoise
 from molkit.edm.schedule import alpha, sigma
 from molkit.errors import InvalidInput
@@ -15,6 +18,28 @@ from molkit.graphs import Graph
 from molkit.molecule import Molecule
 
 SHORT = {"num_steps": 20, "schedule_offset": 1e-5}
+PRECONDITIONED = {
+    "parametrisation": "preconditioned",
+    "feature_means": (0.13, 0.09, 0.01, 0.02, 0.0, 0.36),
+    "spreads": (1.4, 0.087, 0.28),
+}
+
+
+class Knows(nn.Module):
+    """An inner network that sees the noise level and the noisy state, and knows the clean one [A, 3 + n_h]."""
+
+    def __init__(self, config, clean: State) -> None:
+        super().__init__()
+        self.config, self.clean = config, torch.cat([clean.positions, clean.features], dim=-1)
+        self.nothing = nn.Parameter(torch.zeros(1))
+
+    def forward(self, features, positions, time, edge_index, batch, num_molecules):
+        level, spread = torch.exp(4.0 * time.double()), channel_spreads(self.config)
+        whole = (level**2 + spread**2).sqrt()
+        means = torch.tensor([0.0, 0.0, 0.0, *self.config.feature_means], dtype=torch.float64)
+        seen = torch.cat([positions.double() * (whole / spread)[:, :3], features.double() * whole[:, 3:]], dim=-1)
+        answer = (self.clean - means - (spread / whole) ** 2 * seen) * whole / (level * spread)
+        return answer[:, :3].float(), answer[:, 3:].float()
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -113,7 +138,7 @@ def test_completions_of_a_gaussian_have_its_conditional_mean_and_spread():
     given = Molecule([1, 1], [[1.2, 0.0, 0.0], [0.0, 0.0, 0.0]])
     edits = complete(
         edm, [given] * 1500, num_new=1, generator=generator(), guidance=0.0, resamplings=6, jump=20,
-        num_calls=101, pair_budget=10**6,
+        start=None, num_calls=101, pair_budget=10**6,
     )  # fmt: skip
     third = edits.molecules.positions.reshape(-1, 3, 3)[:, 2] - [0.6, 0.0, 0.0]
     mean, variance = toy.conditional(1.2)
@@ -134,7 +159,9 @@ def double_edm():
 
 def test_completions_turn_and_move_with_the_fragment(monkeypatch):
     edm, given, turn = double_edm(), fragment(), random_rotation(5)
-    plain = complete(edm, given, num_new=3, generator=generator(), resamplings=2, jump=4, guidance=2.0).molecules[0]
+    options = {"num_new": 3, "generator": generator(), "start": None, "resamplings": 2, "jump": 4, "guidance": 2.0}
+    plain = complete(edm, given, **options).molecules[0]
+    options["generator"] = generator()
     draw = MoleculeNoise.next
 
     def turned(stream):
@@ -143,8 +170,10 @@ def test_completions_turn_and_move_with_the_fragment(monkeypatch):
 
     monkeypatch.setattr(MoleculeNoise, "next", turned)
     there = given.with_positions(given.positions @ turn.numpy().T + [9.0, 1.0, -4.0])
-    moved = complete(edm, there, num_new=3, generator=generator(), resamplings=2, jump=4, guidance=2.0).molecules[0]
-    np.testing.assert_allclose(moved.positions, plain.positions @ turn.numpy().T + [9.0, 1.0, -4.0], atol=1e-4)
+    moved = complete(edm, there, **options).molecules[0]
+    np.testing.assert_allclose(
+        moved.positions, plain.positions @ turn.numpy().T + [9.0, 1.0, -4.0], rtol=1e-4, atol=1e-4
+    )
     assert np.array_equal(moved.atomic_numbers, plain.atomic_numbers)
 
 
@@ -220,8 +249,64 @@ def test_kept_atoms_of_a_variation_do_not_move():
 def test_resampling_walks_every_stretch_again():
     assert resampled([6, 4, 2, 0], 1) == [6, 4, 2, 0]
     assert resampled([6, 4, 2, 0], 2, jump=2) == [6, 4, 2, 6, 4, 2, 0, 2, 0]
-    edits = complete(tiny_edm(**SHORT), fragment(), num_new=1, generator=generator(), resamplings=3, guidance=0.0)
-    assert edits.num_calls == 3 * 20 + 1
+    options = {"num_new": 1, "generator": generator(), "resamplings": 3, "guidance": 0.0}
+    assert complete(tiny_edm(**SHORT), fragment(), start=None, **options).num_calls == 3 * 20 + 1
+    assert complete(tiny_edm(**SHORT), fragment(), start=0.3, **options).num_calls == 3 * 4 + 1
+
+
+# where new atoms start
+
+
+def methyl() -> Molecule:
+    """A carbon with three hydrogens of methane."""
+    corners = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1]]) / np.sqrt(3.0)
+    return Molecule([6, 1, 1, 1], [[0.0, 0.0, 0.0], *(1.09 * corners)])
+
+
+def test_open_valences_are_the_bonds_that_atoms_lack():
+    assert open_valences(methyl()).tolist() == [1, 0, 0, 0]
+    carbonyl = Molecule([6, 8, 1, 17], [[0, 0, 0], [1.2, 0, 0], [-0.55, 0.95, 0], [9, 0, 0]])
+    assert open_valences(carbonyl).tolist() == [1, 0, 0, 1]
+
+
+def test_new_atoms_grow_a_bond_away_from_what_is_open_and_clear_of_the_rest():
+    given = methyl()
+    for seed in range(20):
+        first, second = grown(given, 2, generator=generator(seed))
+        gaps = np.linalg.norm(first - given.positions, axis=1)
+        assert gaps[0] == pytest.approx(BOND_ANGSTROM) and gaps[1:].min() > 1.6  # the opposite side: 1.96
+        assert np.linalg.norm(second - first) == pytest.approx(BOND_ANGSTROM)
+    places = [tuple(grown(given, 3, generator=generator(seed)).round(6).ravel()) for seed in (1, 1, 2)]
+    assert places[0] == places[1] != places[2]
+
+
+def test_where_nothing_is_open_atoms_grow_all_the_same():
+    hydrogen = Molecule([1, 1], [[0, 0, 0], [0.74, 0, 0]])
+    assert open_valences(hydrogen).tolist() == [0, 0]
+    assert grown(hydrogen, 2, generator=generator()).shape == (2, 3)
+
+
+def test_a_chain_enters_with_the_new_atoms_at_their_rough_places():
+    """A network that says its input is clean up to the noise of the level: nothing moves farther than that noise."""
+    edm, given = edm_with(tiny_config(num_steps=50), predicts_zero), methyl()
+    low = float(noise_angstrom(edm)[1])
+    edits = complete(edm, given, num_new=1, count=5, generator=generator(), start=low, guidance=0.0)
+    for made in edits.molecules:
+        assert np.linalg.norm(made.positions[4] - made.positions[0]) == pytest.approx(BOND_ANGSTROM, abs=12 * low)
+
+
+def test_a_preconditioned_model_with_the_right_answer_completes_a_molecule_to_itself():
+    """The inner network answers F* = (x - D) q / (sigma s) + ..., from what it is given and the whole molecule."""
+    config = tiny_config(num_steps=50, **PRECONDITIONED)
+    whole = random_molecules([8], seed=1)[0].centred()
+    clean = encode(config, torch.from_numpy(whole.atomic_numbers), torch.from_numpy(whole.positions).double())
+    edm = build(config)
+    edm.network.inner = Knows(config, clean)
+    given = Molecule(whole.atomic_numbers[:4], whole.positions[:4] + 7.0)
+    for start in (None, 0.5):
+        edits = complete(edm, given, num_new=4, generator=generator(), guidance=0.0, start=start)
+        np.testing.assert_allclose(edits.molecules[0].positions, whole.positions + 7.0, atol=0.03)
+        assert np.array_equal(edits.molecules[0].atomic_numbers, whole.atomic_numbers)
 
 
 # mistakes
@@ -237,6 +322,7 @@ def test_resampling_walks_every_stretch_again():
         (Molecule([6], [[0, 0, 0]]), {"new_elements": [1] * 5}, "odd number of electrons"),
         (Molecule([6], [[0, 0, 0]]), {"new_elements": [1] * 6}, "CH6 is impossible"),
         (Molecule([6], [[0, 0, 0]]), {"num_new": 3, "guidance": -1.0}, "strength of the guidance"),
+        (Molecule([6], [[0, 0, 0]]), {"num_new": 3, "start": 1e9}, "the noise level must lie in"),
         (Molecule([6], [[0, 0, 0]]), {"num_new": 3, "resamplings": 0}, "resamplings and jump"),
         (Molecule([6], [[0, 0, 0]]), {"num_new": 3, "count": 0}, "count of at least 1"),
     ],
