@@ -119,3 +119,7 @@ def test_isomers_are_the_different_stable_ones_and_novel_those_not_in_training(m
     assert (first["n"], first["isomers"], first["way"]) == (1, 1, "QM9, 5 atoms") and pd.isna(first["novel"])
     assert (second["n"], second["isomers"], second["novel"], second["seconds"]) == (5, 2, 1, 0.5)
     assert (second["right"], second["stable"]) == (proportion_interval(4, 5), proportion_interval(3, 5))
+
+
+def test_ways_can_be_listed_with_commas():
+    assert not any("," in way for way in (*page.WAYS, *page.FORMULA_WAYS))

@@ -54,17 +54,17 @@ class Way(NamedTuple):
 WAYS = {
     UNTRAINED: Way(),
     "from noise": Way(),
-    "from noise, guided": Way(guidance=GUIDANCE),
-    "from noise, guided, 4 passes": Way(guidance=GUIDANCE, passes=4),
+    "from noise + guided": Way(guidance=GUIDANCE),
+    "from noise + guided + 4 passes": Way(guidance=GUIDANCE, passes=4),
     "from open valences": Way(START),
-    "from open valences, 4 passes": Way(START, passes=4),
-    "from open valences, guided": Way(START, GUIDANCE),
+    "from open valences + 4 passes": Way(START, passes=4),
+    "from open valences + guided": Way(START, GUIDANCE),
 }
 FORMULA_WAYS = {
     "each atom's element fixed": Way(by_atom=True),
-    "each atom's element fixed, guided": Way(guidance=GUIDANCE, by_atom=True),
+    "each atom's element fixed + guided": Way(guidance=GUIDANCE, by_atom=True),
     "numbers of atoms fixed": Way(),
-    "numbers of atoms fixed, guided": Way(guidance=GUIDANCE),
+    "numbers of atoms fixed + guided": Way(guidance=GUIDANCE),
 }
 COMPLETED = {
     "weights": "weights",
