@@ -89,9 +89,9 @@ def _extras(
         with engine.open(apart=True) as executor:
             found["strain"] = asdict(strain(molecules, executor=executor, folder=keep, progress=True))
     if posebusters:
-        from molkit.studies.edm_conventions import poses
+        from molkit.metrics.validity import poses
 
-        found["posebusters"] = asdict(poses("file", molecules))
+        found["posebusters"] = asdict(poses(molecules))
     return found
 
 

@@ -12,7 +12,7 @@ Source: EDM (arXiv 2203.17003) reference code, RDKit metrics. Departure: novelty
 was a list.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,8 @@ from molkit.chem.bond_orders import BondRule, packed_bonds
 from molkit.chem.rdkit_tools import ion_smiles, rdkit_version, smiles_by_distance
 from molkit.errors import InvalidInput
 from molkit.metrics.stability import finite_molecules
-from molkit.molecule import PackedMolecules
+from molkit.metrics.statistics import Interval, proportion_interval
+from molkit.molecule import Molecule, PackedMolecules
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,3 +142,25 @@ def validity(
 def reference_smiles(molecules: PackedMolecules, *, rule: BondRule = "qm9") -> frozenset[str]:
     """Distinct SMILES of (training) molecules by the same distance rule; those RDKit refuses are left out."""
     return frozenset(entry for entry in smiles_by_distance(molecules, rule=rule) if entry is not None)
+
+
+@dataclass(frozen=True)
+class PoseChecks:
+    """Share of molecules that pass each check of PoseBusters, of those whose bonds were found."""
+
+    num_molecules: int
+    num_not_perceived: int
+    shares: dict[str, Interval]
+    all_passed: Interval  # of all molecules; those without bonds do not pass
+
+
+def poses(molecules: Sequence[Molecule]) -> PoseChecks:
+    """PoseBusters' checks of every molecule, see `molkit.chem.pose_checks`."""
+    from molkit.chem.pose_checks import pose_checks  # takes seconds to import
+
+    found = [pose_checks(molecule) for molecule in molecules]
+    known = [entry for entry in found if entry is not None]
+    names = list(known[0]) if known else []
+    shares = {name: proportion_interval(sum(entry[name] for entry in known), len(known)) for name in names}
+    passed = sum(all(entry.values()) for entry in known)
+    return PoseChecks(len(found), len(found) - len(known), shares, proportion_interval(passed, len(found)))
