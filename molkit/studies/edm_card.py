@@ -20,8 +20,7 @@ from molkit.edm.published import (
 from molkit.edm.recipes import DataChoice, load_training_set
 from molkit.figures.tables import with_interval
 from molkit.metrics.statistics import Interval
-from molkit.studies import edm_drug_size
-from molkit.studies.edm import ablations
+from molkit.studies.edm import ablations, drug_size
 from molkit.studies.edm.conditional import judge_error
 from molkit.studies.edm_evaluation import nll_on_test, score_data, score_stored
 from molkit.training.publishing import Table, publish, write_card
@@ -46,7 +45,7 @@ def publish_card(weights: str | Path) -> Path:
 
     Raises DataNotFound when the weights were published without samples.
     """
-    kind = _drug if edm_drug_size.is_for(weights) else _heavy if ablations.without_hydrogens(weights) else _qm9
+    kind = _drug if drug_size.is_for(weights) else _heavy if ablations.without_hydrogens(weights) else _qm9
     return kind(resolve(weights), str(weights))
 
 
@@ -186,17 +185,20 @@ def _drug(folder: Path, weights: str) -> Path:
 
 
 def _drug_tables(weights: str) -> list[Table]:
-    sets = edm_drug_size.score_sets(weights, num_data=DRUG_DATA, num_samples=0, num_untrained=DRUG_UNTRAINED, seed=0)
+    rows = drug_size.computed(drug_size.tasks(weights=weights, num_data=DRUG_DATA, num_untrained=DRUG_UNTRAINED))
     head = "per cent|n|atoms stable|molecules stable|valid, single bonds|bonds perceived|in one piece".split("|")
-    names = ("atoms_stable", "molecules_stable", "single_bond_valid", "perceived", "one_piece")
-    shares = [[one.label, f"{one.num_molecules}", *(_share(getattr(one, name)) for name in names)] for one in sets]
-    energies = [
-        [row.label, f"{row.num_energies} of {row.num_molecules}", _value(row.distance), _value(row.null)]
-        for row in edm_drug_size.energy_table(sets, num_resamples=RESAMPLES, seed=0)
+    shares = [
+        [one.data, f"{one.n}", *(_share(getattr(one, name)) for name in list(drug_size.SHARES)[:5])]
+        for one in drug_size.scores(rows).itertuples()
     ]
+    energies = [
+        [row.data, f"{row.num_energies} of {row.n}", _value(row.distance), _value(row.null)]
+        for row in drug_size.energy_table(rows, num_resamples=RESAMPLES, seed=0).itertuples()
+    ]
+    asked = drug_size.tasks_bound(weights=weights, num_molecules=DRUG_BOUND)
     bounds = [
-        [row.split, f"{row.num_molecules}", _value(row.per_molecule), _value(row.per_atom, 2)]
-        for row in edm_drug_size.bounds(weights, num_molecules=DRUG_BOUND, draws=4, seed=0)
+        [row.split, f"{row.n}", _value(row.per_molecule), _value(row.per_atom, 2)]
+        for row in drug_size.bounds(drug_size.computed(asked, drug_size.measure_bound)).itertuples()
     ]
     about = training_facts(weights)
     return [

@@ -13,7 +13,7 @@ from molkit.data.drug_size import (
 )
 from molkit.edm.recipes import load_molecules, read_recipe
 from molkit.errors import InvalidInput
-from molkit.studies.drug_size_split import make_entries, write_entries
+from molkit.studies.edm.drug_size import make_entries, write_entries
 
 
 def test_the_set_holds_every_geometry_of_the_three_sources_once():

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -13,11 +14,11 @@ from molkit.edm.features import decode, encode
 from molkit.edm.model import build, save
 from molkit.edm.recipes import read_recipe
 from molkit.errors import InvalidInput
-from molkit.figures import edm_drug_size as draw
+from molkit.metrics.energies import FAILURES
 from molkit.metrics.stability import stability
-from molkit.molecule import PackedMolecules
+from molkit.metrics.statistics import proportion_interval
 from molkit.studies import edm_card
-from molkit.studies import edm_drug_size as study
+from molkit.studies.edm import drug_size as page
 
 FACTS = {"step": 10, "passes": 100, "epochs": 0.02, "seconds": 60.0, "processes": 1, "device": "cpu (test)"}
 SAMPLES = {"sample_calls": 10, "sample_seed": 0, "samples_requested": 13}
@@ -46,12 +47,8 @@ def weights(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def sets(weights):
-    return study.score_sets(weights, num_data=24, num_samples=0, num_untrained=2, seed=0)
-
-
-def named(sets, label):
-    return next(one for one in sets if one.label == label)
+def rows(weights):
+    return page.computed(page.tasks(weights=weights, num_data=24, num_untrained=2))
 
 
 def test_every_element_of_the_recipe_is_decoded_the_last_one_included():
@@ -64,9 +61,9 @@ def test_every_element_of_the_recipe_is_decoded_the_last_one_included():
     assert decode(config, state)[0].tolist() == list(config.elements)
 
 
-def test_the_rows_tell_good_geometries_from_blurred_and_untrained_ones(sets):
-    data, blur = named(sets, study.HELD_BACK), named(sets, study.BLURRED)
-    noise = named(sets, study.UNTRAINED)
+def test_the_rows_tell_good_geometries_from_blurred_and_untrained_ones(rows):
+    found = page.scores(rows).set_index("data")
+    data, blur, noise = (found.loc[name] for name in (page.HELD_BACK, page.BLURRED, page.UNTRAINED))
     assert data.atoms_stable.value > 0.7 > blur.atoms_stable.value > noise.atoms_stable.value == 0.0
     assert data.perceived.value > 0.7 and noise.perceived.value == 0.0
     assert noise.single_bond_valid.value == 1.0  # why validity with single bonds alone says little
@@ -74,64 +71,100 @@ def test_the_rows_tell_good_geometries_from_blurred_and_untrained_ones(sets):
     assert data.largest_share.value > 0.9 > noise.largest_share.value
 
 
-def test_a_failed_chain_counts_as_a_molecule_without_a_stable_atom(sets, weights):
-    ours = named(sets, study.OURS)
+def test_tasks_cover_every_set_once_and_its_failed_chains(weights):
+    asked = page.tasks(weights=weights, num_data=120, num_untrained=3)
+    counts = {data: sum(t.count for t in asked if t.data == data) for data in dict.fromkeys(t.data for t in asked)}
+    assert counts == {page.TRAINED_ON: 120, page.HELD_BACK: 120, page.BLURRED: 120, page.UNTRAINED: 3, page.OURS: 13}
+    assert all(t.weights == (weights if t.data in (page.OURS, page.UNTRAINED) else "") for t in asked)
+
+
+def test_a_failed_chain_counts_as_a_molecule_without_a_stable_atom(rows):
+    ours = page.scores(rows).set_index("data").loc[page.OURS]
     kept = load_drug_size(split="test", limit=12).molecules
     stable = stability(kept, rule="geom")
-    assert ours.num_molecules == 13
-    lost = stable.num_atoms.mean()
+    assert ours.n == 13
+    lost = round(stable.num_atoms.mean())
     assert ours.atoms_stable.value == pytest.approx(stable.stable_atoms.sum() / (stable.num_atoms.sum() + lost))
     assert ours.one_piece.value <= 12 / 13
 
 
-def test_the_zero_row_of_the_energies_is_not_zero_and_the_blur_is_far_above_it(sets):
-    rows = {row.label: row for row in study.energy_table(sets, num_resamples=50, seed=0)}
-    assert rows[study.HELD_BACK].distance is None
-    assert rows[study.UNTRAINED].distance is None and rows[study.UNTRAINED].num_energies == 0
-    assert sum(rows[study.UNTRAINED].failures.values()) == 2
-    assert rows[study.BLURRED].distance.low > rows[study.BLURRED].null.high > 0.0
+def test_the_zero_row_of_the_energies_is_not_zero_and_the_blur_is_far_above_it(rows):
+    found = page.energy_table(rows, num_resamples=50, seed=0).set_index("data")
+    untrained, blurred = found.loc[page.UNTRAINED], found.loc[page.BLURRED]
+    assert found.loc[page.HELD_BACK].distance is None
+    assert untrained.distance is None and untrained.num_energies == 0
+    assert sum(int(untrained[word]) for word in FAILURES) == 2
+    assert blurred.distance.low > blurred.null.high > 0.0
+    assert found.loc[page.OURS, "not finite"] == "1"  # the chain that failed
+
+
+def made() -> pd.DataFrame:
+    """Two sets of eight and four geometries, two conformers a molecule in the first; energies 0 to 7 and 10 to 13."""
+    lines = []
+    for data, count, first in ((page.HELD_BACK, 8, 0.0), (page.OURS, 4, 10.0)):
+        for k in range(count):
+            lines.append(
+                {"data": data, "entry": k // 2 if data == page.HELD_BACK else None, "num_atoms": 20 + 40 * (k % 2)}
+                | {"stable_atoms": 10, "stable": k < 2, "single_bond_valid": k < 3, "perceived": k < 4}
+                | {"one_piece": k < 1, "largest_share": 0.5, "energy": first + k, "failure": None}
+            )
+    return pd.DataFrame(lines)
+
+
+def test_cells_are_those_of_the_rows():
+    paper, _, data, ours = page.scores(made(), published=True).to_dict("records")
+    assert paper["atoms_stable"] == 0.813 and paper["single_bond_valid"] == 0.926 and pd.isna(paper["perceived"])
+    assert [ours[name].value for name in page.SHARES] == [10 / 40, 0.5, 0.75, 1.0, 0.25, 0.5]
+    assert ours["single_bond_valid"] == proportion_interval(3, 4)
+    assert [data[name].value for name in page.SHARES] == [10 / 40, 0.25, 3 / 8, 0.5, 1 / 8, 0.5]
+    heads = [getattr(column, "head", column) for column in page.SCORES.values()]
+    assert heads[2:6] == ["atoms stable", "molecules stable", "valid, bonds single", "bonds perceived"]
+
+
+def test_points_of_the_sizes_and_bars_of_the_energies_are_the_rows():
+    data, ours = page.draw_stability_by_size(made()).axes[0].containers
+    assert (data.get_label(), ours.get_label()) == (page.HELD_BACK, page.OURS)
+    assert data.lines[0].get_xydata() == pytest.approx(np.array([[0.0, 50.0], [4.0, 100 / 6]]))
+    assert ours.lines[0].get_xydata() == pytest.approx(np.array([[0.08, 50.0], [4.08, 100 / 6]]))
+    (axes,) = page.draw_energies(made().assign(energy=[*range(8), 3.0, 4.0, 5.0, 999.0])).axes
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert f"{page.OURS} (n = 4, 1 outside)" in labels and f"{page.HELD_BACK} (n = 8, 0 outside)" in labels
 
 
 def test_the_bound_leaves_out_sizes_that_training_never_saw_and_says_so(weights):
-    rows = {row.split: row for row in study.bounds(weights, num_molecules=0, draws=1, seed=0)}
-    assert rows["test"].num_molecules + rows["test"].unseen_sizes == 179 and rows["test"].unseen_sizes == 3
-    assert rows["train"].unseen_sizes == 0 and rows["train"].num_molecules == 179
-    assert all(np.isfinite(row.per_atom.value) for row in rows.values())
+    lines = page.computed(page.tasks_bound(weights=weights, draws=1), page.measure_bound)
+    found = page.bounds(lines).set_index("split")
+    assert found.loc["test", "n"] + found.loc["test", "unseen"] == 179 and found.loc["test", "unseen"] == 3
+    assert found.loc["train", "unseen"] == 0 and found.loc["train", "n"] == 179
+    assert all(np.isfinite(one.value) for one in found["per_atom"])
+    table = page.bounds(pd.DataFrame({"split": "test", "num_atoms": [10, 30, 5], "nats": [5.0, 15.0, None]}))
+    assert table.iloc[0]["per_molecule"].value == 10.0 and table.iloc[0]["per_atom"].value == 0.5
 
 
 def test_conformers_of_one_molecule_are_not_counted_as_independent():
     """The same ten flags, each repeated ten times: the interval stays that of ten molecules."""
-    flags = np.repeat(np.arange(10) % 2 == 0, 10).astype(float)
-    grouped = study._share(flags, np.repeat(np.arange(10), 10))
+    flags, entries = np.repeat(np.arange(10) % 2 == 0, 10).astype(float), pd.Series(np.repeat(np.arange(10), 10))
+    grouped = page.ratio(flags, np.ones(100), entries)
     assert grouped.value == 0.5 and grouped.high - grouped.low > 0.5
-    nothing = study._share(np.zeros(100), np.repeat(np.arange(10), 10))
+    nothing = page.ratio(np.zeros(100), np.ones(100), entries)
     assert nothing.value == 0.0 and nothing.high == pytest.approx(0.2775, abs=1e-3)  # Wilson, 0 of 10
 
 
-def test_sizes_are_binned_without_losing_a_molecule(weights):
-    bins = study.stability_by_size(weights, num_data=0)
-    assert sum(bins.counts[study.HELD_BACK]) == 829 and sum(bins.counts[study.OURS]) == 12
-    assert len(bins.labels) == len(bins.shares[study.OURS])
-
-
 def test_a_blur_moves_coordinates_by_a_tenth_of_an_angstrom_and_nothing_else():
-    data = load_drug_size(split="test", limit=40)
-    moved = study.blurred(data, seed=0)
-    assert isinstance(moved, PackedMolecules)
-    assert (moved.positions - data.molecules.positions).std() == pytest.approx(0.1, rel=0.03)
-    np.testing.assert_array_equal(moved.atomic_numbers, data.molecules.atomic_numbers)
+    molecules = load_drug_size(split="test", limit=40).molecules
+    moved = page.blurred(molecules, page.Task(page.BLURRED, "", 0, 40, 40, 0))
+    assert (moved.positions - molecules.positions).std() == pytest.approx(0.1, rel=0.03)
+    np.testing.assert_array_equal(moved.atomic_numbers, molecules.atomic_numbers)
 
 
-def test_film_live_draw_tables_figures_and_card(weights, sets, monkeypatch):
-    film = study.film(weights, num_atoms=12, num_calls=5, num_frames=4, seed=0)
-    assert film.frames[0].shape == (12, 3) and len(film.steps) == len(film.sigma)
-    live = study.live_draw(weights, num_molecules=2, num_calls=4, seed=0)
-    assert live.requested == 2 and live.milliseconds_a_call > 0.0
-    assert "drug-size set" in draw.split_table(study.split_facts()).data
-    assert "[" in draw.score_table(sets, model="toy").data and "GEOM-Drugs" in draw.score_table(sets, model="toy").data
-    assert len(draw.energies(sets).axes[0].patches) >= 3
-    assert draw.composition(study.compositions(weights)).axes[0].get_yscale() == "log"
-    assert study.is_for(weights) and not study.is_for("edm_qm9")
+def test_pictures_and_card(weights, monkeypatch):
+    assert "frames" in page.film(weights, num_atoms=12, num_calls=5, num_frames=4, seed=0).data
+    assert "All 2 molecules" in page.live_gallery(weights, num_molecules=2, num_calls=4, seed=0).data
+    facts = page.split_facts().set_index("split")
+    assert facts["geometries"].sum() == 7840 and facts.loc["train", "molecules"] == 1427
+    (axes,) = page.draw_composition(weights).axes
+    assert axes.get_yscale() == "log" and axes.get_xticklabels()[0].get_text() == "H"
+    assert page.is_for(weights) and not page.is_for("edm_qm9")
     for name, count in (("DRUG_DATA", 20), ("DRUG_UNTRAINED", 2), ("DRUG_BOUND", 4)):
         monkeypatch.setattr(edm_card, name, count)
     text = edm_card.publish_card(weights).read_text()
@@ -139,12 +172,12 @@ def test_film_live_draw_tables_figures_and_card(weights, sets, monkeypatch):
 
 
 def test_evaluate_measures_drug_size_weights_against_their_own_set(weights, tmp_path, capsys, monkeypatch):
-    whole = study.load_drug_size
-    monkeypatch.setattr(study, "load_drug_size", lambda **choice: whole(**{"limit": 30} | choice))
+    whole = page.load_drug_size
+    monkeypatch.setattr(page, "load_drug_size", lambda **choice: whole(**{"limit": 30} | choice))
     assert cli.run(["evaluate", weights, "--nll-molecules", "3"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["samples"]["molecules"] == 13 and report["energies_kcal"]["num_molecules"] == 13
+    assert report["samples"]["molecules"] == 13 and report["energies_kcal"]["n"] == 13
     assert 0.6 < report["data"]["atoms_stable"]["value"] < 1.0
     assert [row["split"] for row in report["nll_nats"]] == ["train", "valid", "test"]
     with pytest.raises(InvalidInput, match="expected a packed"):
-        study.evaluate_weights(weights, samples=tmp_path / "samples.xyz")
+        page.evaluate_weights(weights, samples=tmp_path / "samples.xyz")
