@@ -302,6 +302,9 @@ def draw_variation(rows: pd.DataFrame, *, caption: str) -> Figure:
             draw_shares(axes[2], list(moved), means, **look)
         for axis, label in zip(axes, ("same molecule (%)", "stable molecules (%)", "RMSD (Å)"), strict=True):
             axis.set(xlabel="noise σ (Å)", ylabel=label, xscale="log", ylim=(0, None if "RMSD" in label else 102))
+            levels = sorted(rows["level"].unique())[::2]
+            axis.set_xticks(levels, [f"{level:g}" for level in levels])
+            axis.minorticks_off()
         axes[0].legend(loc="lower left", fontsize=8)
     return figure
 
