@@ -123,7 +123,9 @@ def publish(
     """Write the weights of RUN to data/weights/NAME, in half precision, with curve, facts and samples."""
     from molkit.config import read_yaml
     from molkit.training.publishing import publish as publish_run
+    from molkit.training.weights import WEIGHTS_ROOT, folder_to_publish
 
+    folder_to_publish(name, WEIGHTS_ROOT)
     stored = read_yaml(run / "config.yaml") if (run / "config.yaml").is_file() else {}
     method = stored.get("method")
     if step is not None:
