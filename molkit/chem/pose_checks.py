@@ -1,10 +1,12 @@
 """PoseBusters' checks of a single molecule: is its geometry one that a chemist would believe?"""
 
+import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import posebusters
+import rdkit
 import yaml
 from rdkit import rdBase
 
@@ -33,6 +35,7 @@ def pose_checks(molecule: Molecule) -> dict[str, bool] | None:
     mol = perceive_bonds(molecule).mol
     if mol is None:
         return None
+    rdkit.log_handler.stream = sys.stderr  # PoseBusters leaves it at that of its last call, which may be closed by now
     with rdBase.BlockLogs():
         table = _buster().bust([mol], None, None)
     row = table.iloc[0]
