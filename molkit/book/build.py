@@ -11,7 +11,7 @@ from pathlib import Path
 
 from molkit.book.execute import KEEPS_RESULTS, Outcome, run_chapters
 from molkit.book.layout import REPOSITORY, Book
-from molkit.book.notebooks import MAX_OUTPUT_BYTES, canonical, read_notebook, write_notebook
+from molkit.book.notebooks import MAX_OUTPUT_BYTES, canonical, read_notebook, with_small_pictures, write_notebook
 from molkit.book.parameters import Settings, load_profile
 from molkit.book.stage import PACKAGE, gathered_results, stage
 from molkit.claims.provenance import combined_hash, hash_files
@@ -145,7 +145,7 @@ def refresh(
     for outcome in outcomes:
         if outcome.state == "failed":
             raise RunError(f"{outcome.chapter} failed ({outcome.record.error}); its notebook is left as it was")
-        notebook = canonical(read_notebook(book.executed(outcome.chapter, "smoke")))
+        notebook = with_small_pictures(canonical(read_notebook(book.executed(outcome.chapter, "smoke"))))
         _check_sizes(outcome.chapter, notebook)
         write_notebook(book.source(outcome.chapter), _with_source_prose(book, outcome.chapter, notebook))
         written.append(book.source(outcome.chapter))

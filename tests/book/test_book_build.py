@@ -7,15 +7,19 @@ import signal
 import subprocess
 import sys
 import time
+from base64 import b64decode, b64encode
+from io import BytesIO
 
+import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
 from molkit.book import build as building
 from molkit.book.build import first_complaint, refresh
 from molkit.book.cache import duration, memory, read_record, stamp
 from molkit.book.execute import Outcome, run_chapter
-from molkit.book.notebooks import canonical, problems, read_notebook
+from molkit.book.notebooks import canonical, problems, read_notebook, with_small_pictures
 from molkit.book.parameters import Settings
 from molkit.book.stage import changed_verdicts, stage, staged_notebook
 from molkit.book.status import status_markdown
@@ -156,6 +160,19 @@ def test_refresh_writes_canonical_outputs_into_the_committed_notebooks(toy):
     once = toy.source("first").read_bytes()
     refresh(toy, ["first"])
     assert toy.source("first").read_bytes() == once
+
+
+def test_committed_pictures_are_smaller_and_show_the_same():
+    picture, content = Image.linear_gradient("L").resize((300, 200)).convert("RGB"), BytesIO()
+    picture.putpixel((3, 5), (200, 0, 0))
+    picture.save(content, "PNG", compress_level=0)
+    given = {"image/png": b64encode(content.getvalue()).decode()}
+    made = with_small_pictures({"cells": [{"outputs": [{"data": dict(given)}]}]})["cells"][0]["outputs"][0]["data"]
+    again = with_small_pictures({"cells": [{"outputs": [{"data": dict(made)}]}]})["cells"][0]["outputs"][0]["data"]
+    found = Image.open(BytesIO(b64decode(made["image/png"]))).convert("RGB")
+    assert len(made["image/png"]) < 0.5 * len(given["image/png"]) and again == made
+    assert found.size == (300, 200)
+    assert np.abs(np.asarray(found, int) - np.asarray(picture, int))[:, 10:].max() <= 4
 
 
 def test_refresh_leaves_a_notebook_alone_when_its_chapter_fails(toy):
