@@ -164,6 +164,16 @@ def test_molecules_are_relaxed_and_checked_where_they_are_even(monkeypatch):
     assert (radical["passed"], radical["strain"]) == (False, None)
 
 
+def test_coordinates_are_kept_of_the_first_of_an_arm_and_of_molecules_without_hydrogens(monkeypatch):
+    bare = Molecule([8, 8], [[0.0, 0.0, 0.0], [1.2, 0.0, 0.0]])
+    made = SampleResult(PackedMolecules.from_molecules([WATER, WATER, bare]), (3,), (), 1)
+    monkeypatch.setattr(chains, "draw", lambda task: (made, [3, 3, 2, 4], {}))
+    task = chains.Task("edm_qm9", "ddim", 9, chains.SHAPES - 1, 4, 0, True)
+    rows = chains.measure(task)
+    assert [row["positions"] is not None for row in rows] == [True, False, True, False]
+    assert [row["stable"] for row in rows[:2]] == [True, True] and rows[1]["smiles"] == rows[0]["smiles"] == "[H]O[H]"
+
+
 def test_chains_that_are_checked_are_the_first_of_the_arm_in_parts_of_ten():
     tasks = chains.tasks_checks(arms=["ddim:9:65"])
     assert [(t.first, t.count) for t in tasks] == [(10 * k, 10) for k in range(6)] + [(60, 5)]

@@ -1,7 +1,7 @@
 """Whole chains from noise to molecules, a row for each molecule: what several pages ask of weights and samplers."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import process_time
@@ -33,6 +33,7 @@ from molkit.training.weights import weight_files
 ARM = ["weights", "sampler", "num_calls"]  # columns that say how a molecule was drawn
 AUDIT = Comparison(alike={"stable": 0.15}, by=tuple(ARM))
 AUDIT_checks = Comparison(alike={"passed": 0.25}, by=tuple(ARM))
+SHAPES = 1000  # molecules of an arm whose coordinates are kept
 EXAMPLE = "sde-2m-extra:100:1000"
 LOST = dict.fromkeys(["smiles", "atomic_numbers", "positions"]) | {"stable_atoms": 0, "stable": False, "odd": False}
 QUALITY = {
@@ -138,12 +139,16 @@ def chosen_sampler(name: str) -> Sampler:
 
 
 def measure(task: Task) -> list[dict]:
-    """A row a molecule: stability by EDM's rule, electron count, SMILES where valid, elements, positions in mÅ.
+    """A row a molecule: stability by EDM's rule, electron count, SMILES where valid.
 
-    A chain that did not stay finite is a molecule that is nothing. seconds: CPU time of one chain.
+    Of the first `SHAPES` of an arm, and of molecules without hydrogens, also elements and positions in mÅ. A chain that
+    did not stay finite is a molecule that is nothing. seconds: CPU time of one chain.
     """
     made, sizes, about = draw(task)
-    return [about | {"num_atoms": size} | one for size, one in zip(sizes, scored(made, len(sizes)), strict=True)]
+    rows = scored(made, len(sizes))
+    bare = [1 not in (row["atomic_numbers"] or []) for row in rows]
+    rows = pictured(rows, [task.first + k < SHAPES or one for k, one in enumerate(bare)])
+    return [about | {"num_atoms": size} | one for size, one in zip(sizes, rows, strict=True)]
 
 
 def draw(task: Task) -> tuple[SampleResult, list[int], dict]:
@@ -177,6 +182,12 @@ def scored(made: SampleResult, count: int) -> list[dict]:
                 "positions": np.rint(1000.0 * molecule.positions).astype(int).ravel().tolist(),
             }
     return rows
+
+
+def pictured(rows: list[dict], kept: Iterable[bool]) -> list[dict]:
+    """The rows with elements and positions where `kept` says so; the others would only fill the store."""
+    bare = {"atomic_numbers": None, "positions": None}
+    return [row if keep else row | bare for row, keep in zip(rows, kept, strict=True)]
 
 
 def arm(rows: pd.DataFrame, sampler: str) -> pd.DataFrame:

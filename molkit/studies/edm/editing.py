@@ -28,13 +28,14 @@ from molkit.metrics.stability import stability
 from molkit.metrics.statistics import bootstrap_interval, ratio_interval
 from molkit.molecule import Molecule, PackedMolecules
 from molkit.rng import generator_from
-from molkit.studies.edm.chains import draw_shares, molecules_of, scored, share
+from molkit.studies.edm.chains import draw_shares, molecules_of, pictured, scored, share
 from molkit.training.weights import resolve, weight_files
 
 if TYPE_CHECKING:
     from IPython.display import HTML
 
 PART = 25  # molecules of one task
+SHOWN = 12  # first molecules whose coordinates are kept, for pictures
 FEWEST = 5  # molecules behind a mean displacement
 UNTRAINED = "untrained"  # a way of completing: the same as from noise, by a network that has learnt nothing
 AUDIT = Comparison(alike={"stable": 0.3}, by=("weights", "sampler", "way"))
@@ -153,7 +154,7 @@ def measure(task: Task) -> list[dict]:
     )
     about = {"calls": edits.num_calls, "seconds": round((process_time() - started) / task.count, 5)}
     kept = stability(whole).molecule_stable
-    rows = _compared(edits, whole)
+    rows = pictured(_compared(edits, whole), [task.first + k < SHOWN for k in range(task.count)])
     fixed = dict(zip(edits.rows.tolist(), satisfied(edits, fragments), strict=True))
     return [
         row
@@ -284,6 +285,7 @@ def measure_vary(task: VaryTask) -> list[dict]:
     for row, made in zip(edits.rows, edits.molecules, strict=True):
         moved = aligned_rmsd(made.positions, originals[int(row)].positions)
         rows[row]["rmsd"] = round(float(moved), 4) if rows[row]["same"] else None
+    rows = pictured(rows, [task.first + k == (task.total - 1) // 2 for k in range(task.count)])
     return [{"molecule": task.first + k, "rmsd": None} | row for k, row in enumerate(rows)]
 
 
@@ -376,8 +378,8 @@ def measure_compose(task: ComposeTask) -> list[dict]:
         sampler=sampler_named(task.sampler),
     )
     seconds = round((process_time() - started) / task.count, 5)
-    rows = scored(edits, task.count)
-    return [row | {"right": row["positions"] is not None, "seconds": seconds} for row in rows]
+    rows = [row | {"right": row["positions"] is not None, "seconds": seconds} for row in scored(edits, task.count)]
+    return pictured(rows, [task.first + k < SHOWN for k in range(task.count)])
 
 
 @dataclass(frozen=True)
