@@ -87,6 +87,7 @@ class Claim:
     measured_as: str | None = None  # the claim whose result is judged here too: another claim about the same number
     attempt: str = "now"  # or "none"
     why: str = ""  # reason of attempt: none
+    fill: str = ""  # the command, or the reader of data, that would fill it
     note: str = ""
 
     def __post_init__(self) -> None:

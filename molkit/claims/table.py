@@ -1,9 +1,11 @@
 """The ledger as people see it: rows for a chapter, the whole page, and the badge of the front page."""
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import zip_longest
 from pathlib import Path
 
 from molkit.claims.ledger import STORED_PROFILES, Claim, Measurement, load_claims, named_in_rules, select, study_of
@@ -57,7 +59,23 @@ MEANINGS = {
     NOT_ATTEMPTED: "no result that could be judged; the reason is given",
 }
 
-BOOK_ORDER = ("edm", "cgcf", "mofdft", "relaxation")
+HOW_JUDGED = (
+    "Each claim has an acceptance rule (`data/claims/*.yaml`; the head of a file names the rules that were written "
+    "with the result in sight); the verdict is computed from the rule and the recorded result (`data/results/*.json`), "
+    "whatever profile this page was built with. A result is *stale* when the code, the data, the weights or the rule "
+    "it was recorded with has changed since. Published numbers that could not be confirmed are called *unverified* and "
+    "not shown."
+)
+FILL = "; to fill this group:"
+PAGE_ORDER = (REPRODUCED, CONSISTENT, DIFFERS, DIRECTION, UNDECIDED, NOT_COMPARABLE, NOT_ATTEMPTED)
+STUDIES = {  # short names by the first word of an id, in the order of the book
+    "edm": "EDM",
+    "cgcf": "CGCF and ETM",
+    "mofdft": "M-OFDFT",
+    "structures25": "M-OFDFT",
+    "relaxation": "Diffusion against DFT",
+}
+TEXT_WIDTHS = (46, 15, 33)  # claim, published, ours: a terminal of 100 columns
 
 
 @dataclass(frozen=True)
@@ -149,57 +167,106 @@ def count_verdicts(rows: Sequence[Row]) -> dict[str, int]:
 
 
 def ledger_markdown(rows: Sequence[Row] | None = None) -> str:
-    """The page `ledger.md`: what the words mean, the count, and every claim by paper and table."""
+    """The page `ledger.md`: the counts, then every claim by verdict and study; what nobody tried is folded by reason.
+
+    A claim's row carries its id as an anchor, and its study and verdict for the filter of the page.
+    """
     rows = ledger_rows() if rows is None else list(rows)
     counts = count_verdicts(rows)
-    meanings = [f"- {_dot(word)} **{word}** ({counts[word]}): {MEANINGS[word]}." for word in VERDICTS]
+    meanings = "\n".join(f"- {_dot(word)} **{word}** ({counts[word]}): {MEANINGS[word]}." for word in VERDICTS)
     parts = [
         "# Ledger of claims",
-        f"{len(rows)} claims are entered; {len(rows) - counts[NOT_ATTEMPTED]} have a result that could be judged. "
-        "Each claim has an acceptance rule (`data/claims/*.yaml`; the head of a file names the rules that were written "
-        "with the result in sight); the verdict is computed from the rule and the recorded result "
-        "(`data/results/*.json`), whatever profile this page was built with.",
-        "\n".join(meanings),
-        f"A result is *stale* ({counts['stale']} now) when the code, the data, the weights or the rule it was "
-        "recorded with has changed since. Published numbers that could not be confirmed are called *unverified* and "
-        "not shown.",
+        "\n".join(f"- {line}" for line in summary(rows)),
+        '<div class="molkit-filter"></div>',
+        f":::{{dropdown}} What the words mean\n{meanings}\n\n{HOW_JUDGED} {counts['stale']} are stale now.\n:::",
     ]
-    papers = _papers(rows)
-    parts.append(_overview(papers))
-    for paper, of_paper in papers.items():
-        parts.append(f"## {paper}")
-        for place in dict.fromkeys(row.claim.place for row in of_paper):
-            parts.append(f"### {place[0].upper()}{place[1:]}")
-            parts.append(_of_place([row for row in of_paper if row.claim.place == place]))
+    for word in PAGE_ORDER:
+        parts.append(f"## {word[0].upper()}{word[1:]}")
+        found = by_study([row for row in rows if row.verdict.word == word])
+        parts += [_of_study(word, study, own) for study, own in found.items()] or ["None."]
     return "\n\n".join(parts) + "\n"
 
 
-def _papers(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Rows by paper, in the order of the book."""
-    papers: dict[str, list[Row]] = {}
+def _of_study(word: str, study: str, rows: Sequence[Row]) -> str:
+    """The rows of a verdict and a study; of what nobody tried, a folded line for each reason."""
+    if word != NOT_ATTEMPTED:
+        return f"### {study}\n\n{_html_table(rows, whole=True)}"
+    folds = [
+        f'<details class="molkit-fold"><summary>{escape(line)} {f"<code>{escape(fill)}</code>" if fill else ""}'
+        f"</summary>\n{_html_table(own, whole=True)}\n</details>"
+        for line, fill, own in reasons(rows)
+    ]
+    return "\n\n".join([f"### {study}, not attempted", *folds])
+
+
+def by_study(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Rows by the short name of their study, in the order of the book."""
+    found: dict[str, list[Row]] = {name: [] for name in STUDIES.values()}
     for row in rows:
-        papers.setdefault(row.claim.paper, []).append(row)
-    order = {study: place for place, study in enumerate(BOOK_ORDER)}
-    first = {paper: order.get(study_of(found[0].claim.id), len(order)) for paper, found in papers.items()}
-    return dict(sorted(papers.items(), key=lambda item: first[item[0]]))
+        found.setdefault(study_name(row.claim), []).append(row)
+    return {name: own for name, own in found.items() if own}
 
 
-def _overview(papers: Mapping[str, Sequence[Row]]) -> str:
-    """A table of counts, a line for each paper."""
-    body = []
-    for paper, rows in papers.items():
-        counts = count_verdicts(rows)
-        body.append([_escape_cell(paper), *(str(counts[word]) for word in VERDICTS)])
-    return _markdown_table(["", *VERDICTS], body)
+def study_name(claim: Claim) -> str:
+    """The short name of the study that a claim belongs to."""
+    word = study_of(claim.id)
+    return STUDIES.get(word, word)
 
 
-def _of_place(rows: Sequence[Row]) -> str:
-    """The rows of one table of a paper, folded away where none has a result."""
-    shown = _html_table(rows, with_rules=True)
-    if any(row.measurement for row in rows):
-        return shown
-    count = "one claim" if len(rows) == 1 else f"{len(rows)} claims"
-    return f'<details class="molkit-fold"><summary>{count}, no result yet</summary>\n{shown}\n</details>'
+def reasons(rows: Sequence[Row]) -> list[tuple[str, str, list[Row]]]:
+    """Claims without a verdict by their reason, most first: a line that counts them, what would fill them, the rows."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.verdict.reason, row.claim.fill), []).append(row)
+    found = sorted(groups.items(), key=lambda item: -len(item[1]))
+    return [(f"{_claims(len(own))}: {reason}{FILL if fill else '.'}", fill, own) for (reason, fill), own in found]
+
+
+def summary(rows: Sequence[Row]) -> list[str]:
+    """What came out, in Markdown: a line on all claims, and one for each study."""
+    studies = by_study(rows)
+    alone = [] if len(studies) == 1 else [_counted("All", rows)]
+    return alone + [_counted(study, own) for study, own in studies.items()]
+
+
+def _counted(name: str, rows: Sequence[Row]) -> str:
+    n = count_verdicts(rows)
+    return (
+        f"**{name}**, {_claims(len(rows))}: reproduced {n[REPRODUCED]}, and {n[CONSISTENT]} at reduced scale; "
+        f"not reproduced {n[DIFFERS]}, in direction only {n[DIRECTION]}, undecided {n[UNDECIDED]}; "
+        f"not comparable yet {n[NOT_COMPARABLE]}; not attempted {n[NOT_ATTEMPTED]}."
+    )
+
+
+def _claims(count: int) -> str:
+    return "1 claim" if count == 1 else f"{count} claims"
+
+
+def ledger_text(rows: Sequence[Row], *, every: bool = False) -> str:
+    """The groups of the page for a terminal of 100 columns; `every`: also each claim that nobody tried."""
+    lines = []
+    for word in PAGE_ORDER:
+        own = [row for row in rows if row.verdict.word == word]
+        lines += [f"\n{word.upper()} ({len(own)})"] if own else []
+        for study, found in by_study(own).items():
+            lines.append(f" {study}")
+            if word == NOT_ATTEMPTED and not every:
+                for line, fill, _ in reasons(found):
+                    lines += textwrap.wrap(f"{line} {fill}", 98, initial_indent="  ", subsequent_indent="    ")
+            else:
+                lines += [line for row in found for line in _text_lines(row)]
+    said = [line.replace("**", "") for line in summary(rows)]
+    told = [part for line in said for part in textwrap.wrap(line, 98, subsequent_indent="  ")]
+    return "\n".join([*lines, "", *told]).lstrip("\n")
+
+
+def _text_lines(row: Row) -> list[str]:
+    """Claim, published and ours side by side, each wrapped to its column."""
+    stale = " (stale)" if row.verdict.stale else ""
+    cells = (row.claim.label, published_text(row.claim), row.ours + stale)
+    wrapped = [textwrap.wrap(cell, width) for cell, width in zip(cells, TEXT_WIDTHS, strict=True)]
+    lines = zip_longest(*wrapped, fillvalue="")
+    return ["  " + "  ".join(f"{c:{w}}" for c, w in zip(line, TEXT_WIDTHS, strict=True)).rstrip() for line in lines]
 
 
 def badge_svg(rows: Sequence[Row] | None = None) -> str:
@@ -248,9 +315,9 @@ def _cells(row: Row) -> tuple[str, ...]:
     return claim.label, published, row.ours, n, result.profile, str(row.verdict), cost_text(result)
 
 
-def _verdict_html(verdict: Verdict) -> str:
+def _verdict_html(verdict: Verdict, *, folded: bool = False) -> str:
     text = f"{_dot(verdict.word)} {escape(verdict.word)}"
-    if verdict.reason:
+    if verdict.reason and not folded:
         text += f" <small>({escape(verdict.reason).replace('|', '&#124;')})</small>"
     if verdict.stale:
         shown = ", ".join(verdict.stale[:3]) + (f" and {len(verdict.stale) - 3} more" if len(verdict.stale) > 3 else "")
@@ -262,47 +329,53 @@ def _dot(word: str) -> str:
     return f'<span style="color:{COLOURS[word]}" aria-hidden="true">●</span>'
 
 
-def _html_table(
-    rows: Sequence[Row], this_run: Mapping[str, Measurement] | None = None, *, with_rules: bool = False
-) -> str:
+def _html_table(rows: Sequence[Row], this_run: Mapping[str, Measurement] | None = None, *, whole: bool = False) -> str:
     """Five columns (six with results of this run): n and profile stand below ours, so that a page is wide enough.
 
-    with_rules: acceptance rule, note, commit, basis and weights too, as on the page of the whole ledger.
+    whole: as on the page of the whole ledger, with an anchor for each row and a fold of how its number was made.
     """
     columns = ["Claim", "Published", *([THIS_RUN] if this_run else []), "Ours", "Verdict", "Cost"]
     head = "".join(f'<th scope="col" style="text-align:left">{name}</th>' for name in columns)
     body = ""
     for row in rows:
         claim, result = row.claim, row.measurement
-        rule = rule_text(claim) if with_rules and claim.attempt == "now" else ""
-        below = ". ".join(filter(None, [rule, claim.note if with_rules else ""]))
         now = (this_run or {}).get(claim.measured_as or claim.id)
         cells = [
-            _stacked(escape(claim.label), below),
+            escape(claim.label) + (_made(row) if whole else ""),
             _stacked(_tight(published_text(claim)), claim.by),
             *([_stacked(_tight(_ours(claim, now, row.than, this_run)), count_text(now))] if this_run else []),
             _stacked(_tight(row.ours), count_text(result) + (f", {result.profile}" if result else "")),
-            _verdict_html(row.verdict),
-            _stacked(escape(cost_text(result)), run_text(result) if with_rules else ""),
+            _verdict_html(row.verdict, folded=whole and row.verdict.word == NOT_ATTEMPTED),
+            escape(cost_text(result)),
         ]
         tags = "".join(f'<td style="text-align:left;vertical-align:top">{cell}</td>' for cell in cells)
-        body += f"<tr>{tags}</tr>\n"
+        kind = f'data-study="{escape(study_name(claim))}" data-verdict="{row.verdict.word}"'
+        marks = f'id="{claim.id}" {kind}' if whole else f'data-claim="{claim.id}"'
+        body += f"<tr {marks}>{tags}</tr>\n"
     return f'<table class="table molkit-ledger">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>'
+
+
+def _made(row: Row) -> str:
+    """Rule, note and origin of a claim's number, folded below its name."""
+    claim, result = row.claim, row.measurement
+    facts = {
+        "Claim": f"{claim.id}; {claim.place} of {claim.paper}",
+        "Rule": rule_text(claim) if claim.attempt == "now" else "",
+        "Note": claim.note,
+        "Measured by": claim.metric if result else "",
+        "Command": str(result.origin.get("command", "")) if result else "",
+        "Run": run_text(result),
+        "Interval": result.interval_kind if result else "",
+    }
+    lines = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in facts.items() if text)
+    told = "How this number was made" if result else "What was claimed"
+    return f'<details class="molkit-fold molkit-origin"><summary>{told}</summary><dl>{lines}</dl></details>'
 
 
 def _stacked(html: str, below: str) -> str:
     return f"{html}<br/><small>{escape(below)}</small>" if below else html
 
 
-def _markdown_table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = [columns, ["---"] * len(columns), *lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in rows)
-
-
 def _tight(text: str) -> str:
     """HTML in which a unit stays on the line of its number."""
     return escape(re.sub(r"(?<=[\d\]]) (?=[^\s\[(]+$)", "\u00a0", text.replace(" ± ", "\u00a0±\u00a0")))
-
-
-def _escape_cell(text: str) -> str:
-    return escape(text, quote=False).replace("|", "&#124;").replace("*", r"\*").replace("_", r"\_")

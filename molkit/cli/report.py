@@ -10,17 +10,14 @@ from molkit.cli.outputs import OutFile
 
 @click.command()
 @click.argument("prefix", default="")
+@click.option("--all", "every", is_flag=True, help="Also list each claim that nobody has tried.")
 @click.option("--json", "as_json", is_flag=True, help="Print every selected claim with its result and verdict as JSON.")
-def ledger(prefix: str, as_json: bool) -> None:
-    """Show the claims whose id begins with PREFIX (all without one): published, ours, verdict."""
-    from molkit.claims.table import LedgerTable, ledger_rows
+def ledger(prefix: str, every: bool, as_json: bool) -> None:
+    """Show the claims whose id begins with PREFIX (all without one) by verdict: published and ours."""
+    from molkit.claims.table import ledger_rows, ledger_text
 
     rows = ledger_rows(prefix)
-    if as_json:
-        click.echo(_as_json(rows))
-        return
-    click.echo(repr(LedgerTable(tuple(rows), {})))
-    click.echo(_summary(rows))
+    click.echo(_as_json(rows) if as_json else ledger_text(rows, every=every))
 
 
 def _as_json(rows: list) -> str:
@@ -38,13 +35,6 @@ def _as_json(rows: list) -> str:
         for row in rows
     ]
     return json.dumps(entries, indent=1, ensure_ascii=False)
-
-
-def _summary(rows: list) -> str:
-    from molkit.claims.table import count_verdicts
-
-    counts = count_verdicts(rows)
-    return f"\n{len(rows)} claims: " + ", ".join(f"{number} {word}" for word, number in counts.items())
 
 
 @click.command()

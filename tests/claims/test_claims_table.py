@@ -9,8 +9,8 @@ import pytest
 
 from molkit.claims.ledger import load_claims
 from molkit.claims.store import record
-from molkit.claims.table import badge_svg, count_verdicts, ledger_markdown, ledger_rows, table
-from molkit.claims.verdicts import rule_text
+from molkit.claims.table import badge_svg, count_verdicts, ledger_markdown, ledger_rows, ledger_text, summary, table
+from molkit.claims.verdicts import NOT_ATTEMPTED, rule_text
 from molkit.errors import InvalidInput
 
 CLAIM = "edm.qm9.gschnet.molecule_stable"
@@ -78,29 +78,50 @@ def test_the_page_holds_every_claim_and_the_counts_add_up(results):
     counts = count_verdicts(rows)
     assert page.startswith("# Ledger of claims\n")
     assert sum(number for word, number in counts.items() if word != "stale") == len(load_claims()) == len(rows)
-    assert page.count("<tr><td") == len(rows)
+    assert re.findall(r'<tr id="(.*?)"', page).count(CLAIM) == 1 and page.count("<tr id=") == len(rows)
     assert '<td style="text-align:left;vertical-align:top">unverified</td>' in page and "accepted if" in page
     assert "\n\n" not in page[page.index("<table") : page.index("</table>")], "a blank line would end the HTML block"
 
 
-def test_the_page_goes_in_the_order_of_the_book_and_folds_what_has_no_result(results):
+def test_the_page_goes_by_verdict_and_study_and_folds_what_nobody_tried_by_reason(results):
     put()
     page = ledger_markdown()
-    heads = [line for line in page.splitlines() if line.startswith("## ")]
-    assert len(heads) == len({claim.paper for claim in load_claims().values()})
-    assert "Satorras" in heads[0] and "Luo" in heads[1]
-    table = page[page.index("|") : page.index("## ")]
-    assert table.count("\n| ") == 1 + len(heads)  # the rule below the head, and the papers
-    assert sum(map(int, re.findall(r" (\d+) (?=\|)", table))) == len(load_claims())
-    folded = page.split('<details class="molkit-fold">')[1:]
-    assert folded and all("no result yet</summary>" in part for part in folded)
-    assert not any("reproduced" in part.split("</details>")[0] for part in folded)
+    heads = re.findall("^##+ (.*)$", page, re.M)
+    assert heads[:3] == ["Reproduced", "EDM", "Consistent at reduced scale"] and heads[-1].startswith("Diffusion")
+    row = re.search(f'<tr id="{CLAIM}" data-study="EDM" data-verdict="reproduced">', page)
+    assert page.index("## Reproduced") < row.start() < page.index("## Consistent")
+    assert "How this number was made" in page[row.end() : page.index("</tr>", row.end())]
+    geom = [line for line in page.splitlines() if line.startswith("<details") and "GEOM does not come" in line]
+    geom = [line for line in geom if "set behind the table" not in line]
+    assert len(geom) == 1 and "104 claims" in geom[0] and "read_geom_ensembles(FILE)</code>" in geom[0]
+
+
+def test_a_terminal_of_100_columns_shows_the_groups_of_the_page(results):
+    put()
+    rows = ledger_rows()
+    lines = ledger_text(rows).splitlines()
+    assert max(map(len, lines)) <= 100
+    groups = dict(re.findall(r"^([A-Z ]+) \((\d+)\)$", "\n".join(lines), re.M))
+    assert groups == {"REPRODUCED": "1", "NOT ATTEMPTED": f"{len(rows) - 1}"}
+    assert "  G-SchNet, molecules stable                      68.1 %           68.0 [67.1, 69.0] %" in lines
+    counted = sum(int(n) for n in re.findall(r"^  (\d+) claims?: ", "\n".join(lines), re.M))
+    assert counted == len(rows) - 1 == sum(row.verdict.word == NOT_ATTEMPTED for row in rows)
+    every = ledger_text(rows, every=True)
+    assert all(any(row.claim.label[:30] in line for line in every.splitlines()) for row in rows)
+
+
+def test_the_summary_counts_all_claims_and_those_of_each_study(results):
+    put()
+    total, *studies = summary(ledger_rows())
+    assert f"**All**, {len(load_claims())} claims: reproduced 1, and 0 at reduced scale" in total
+    assert len(studies) == 4 and "reproduced 1," in studies[0] and studies[0].startswith("**EDM**")
+    assert sum(int(re.search(r"(\d+) claims", line)[1]) for line in studies) == len(load_claims())
 
 
 def test_the_page_shows_the_notes_of_the_claims(results):
     claim = load_claims()["mofdft.ethanol.energy"]
     assert "that says nothing of the functional" in claim.note
-    assert f"{escape(rule_text(claim))}. {escape(claim.note)}" in ledger_markdown()
+    assert f"<dt>Note</dt><dd>{escape(claim.note)}</dd>" in ledger_markdown()
 
 
 def test_a_claim_judged_by_another_result_shares_it(results):
