@@ -85,10 +85,23 @@ SEED = 42
 
 @dataclass(frozen=True, eq=False)
 class Embedded:
-    """A conformer by ETKDG of the graph perceived from a geometry; atoms in the order of that geometry."""
+    """A conformer of the graph perceived from a geometry; atoms in the order of that geometry."""
 
     mol: Chem.Mol  # sanitized, one conformer
     molecule: Molecule
+
+
+def as_embedded(molecule: Molecule) -> Embedded:
+    """The molecule's own geometry as a conformer of its graph.
+
+    Raises CalculationFailed where no graph was perceived or it falls into pieces.
+    """
+    found = perceive_bonds(molecule)
+    if found.mol is None:
+        raise CalculationFailed(f"no bonds perceived: {found.reason}")
+    if len(Chem.GetMolFrags(found.mol)) > 1:
+        raise CalculationFailed("the graph falls into pieces")
+    return Embedded(found.mol, molecule)
 
 
 def embed_like(molecule: Molecule, *, seed: int = SEED) -> Embedded:
@@ -96,12 +109,7 @@ def embed_like(molecule: Molecule, *, seed: int = SEED) -> Embedded:
 
     Raises CalculationFailed where no graph was perceived, it falls into pieces, or nothing could be embedded.
     """
-    found = perceive_bonds(molecule)
-    if found.mol is None:
-        raise CalculationFailed(f"no bonds perceived: {found.reason}")
-    mol = Chem.Mol(found.mol)
-    if len(Chem.GetMolFrags(mol)) > 1:
-        raise CalculationFailed("the graph falls into pieces")
+    mol = Chem.Mol(as_embedded(molecule).mol)
     with rdBase.BlockLogs():
         Chem.AssignStereochemistryFrom3D(mol)
         mol.RemoveAllConformers()

@@ -14,7 +14,8 @@ LARGEST = 400  # atoms
 @click.command()
 @click.option("--count", default=20, show_default=True, type=Whole(min=1), help="Molecules to draw.")
 @click.option("--sizes", default="", help="Numbers of atoms, as 3-8 or 5,9,12; default: as in the training data.")
-@click.option("--generator", default="edm_qm9", show_default=True, help="Weights that draw and pre-relax.")
+@click.option("--generator", default="edm_qm9_preconditioned", show_default=True, help="Weights that draw.")
+@click.option("--relaxer", default="edm_qm9_low_noise", show_default=True, help="Weights that pre-relax.")
 @click.option("--calls", default=100, show_default=True, type=Whole(min=2), help="Network calls a molecule.")
 @click.option("--flow", default="cgcf_qm9", show_default=True, help="Weights that make conformers.")
 @click.option("--etm", default="etm_qm9", show_default=True, help="Their energy; '' leaves it out.")
@@ -28,6 +29,7 @@ def pipeline(
     count: int,
     sizes: str,
     generator: str,
+    relaxer: str,
     calls: int,
     flow: str,
     etm: str,
@@ -48,6 +50,7 @@ def pipeline(
 
     settings = PipelineSettings(
         generator=generator,
+        relaxer=relaxer,
         num_calls=calls,
         flow=flow,
         energy=etm,

@@ -21,15 +21,15 @@ from molkit.errors import InvalidInput
 
 @click.command()
 @click.argument("structures", type=click.Path(path_type=Path))
-@click.option("--with", "weights", default="edm", show_default=True, help="Weights; edm stands for edm_qm9.")
 @click.option(
-    "--sigma", default="0.0285", show_default=True, help="Noise in angstrom, or auto for each molecule's own."
+    "--with", "weights", default="edm_qm9_low_noise", show_default=True, help="Weights; edm stands for edm_qm9."
 )
+@click.option("--sigma", default="0.3", show_default=True, help="Noise in angstrom, or auto for each molecule's own.")
 @click.option("--ending", type=click.Choice(["mean", "sample"]), default="mean", show_default=True, help="Last step.")
 @click.option(
     "--sampler",
     type=click.Choice(["ancestral", "ddim"]),
-    default="ancestral",
+    default="ddim",
     show_default=True,
     help="Path down the chain: with fresh noise, or without.",
 )
@@ -55,7 +55,8 @@ def relax(
     Elements, order, place and isotopes are kept.
     A molecule that cannot be relaxed is named with its reason and left out: charged or open shells, elements and sizes
     the training did not hold, structures further from a minimum than those that were tested (MMFF94's, of QM9
-    molecules). How far off the tested ones were is printed; the chapter on force fields says more.
+    molecules). How far off the tested ones were is printed. Weights, noise, path and ending were chosen on other
+    molecules than the tested ones; the chapter on force fields says more.
     """
     from molkit.relaxation.recipe import moved_too_far, relax_many
     from molkit.studies.relaxation.versus_force_field import known_error

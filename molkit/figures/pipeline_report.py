@@ -53,7 +53,8 @@ def _parts(result: PipelineResult) -> Iterator[str]:
     done = room.done(rows)
     yield "<h1>From noise to electrons</h1>"
     yield (
-        f"<p>{escape(settings.generator)} draws molecules and pre-relaxes them; {escape(settings.flow)}"
+        f"<p>{escape(settings.generator)} draws molecules, {escape(settings.relaxer)} pre-relaxes them; "
+        f"{escape(settings.flow)}"
         f"{' and ' + escape(settings.energy) if settings.energy else ''} give conformers; GFN2-xTB relaxes and ranks "
         f"them; {escape(settings.functional)}, inside its domain, and Kohn-Sham PBE give energy and density. "
         f"Seed {settings.seed}.</p>"

@@ -14,8 +14,9 @@ from molkit.molecule import Molecule
 class PipelineSettings:
     """Weights and numbers that every journey depends on."""
 
-    generator: str = "edm_qm9"
+    generator: str = "edm_qm9_preconditioned"
     num_calls: int = 100
+    relaxer: str = "edm_qm9_low_noise"
     flow: str = "cgcf_qm9"
     energy: str = "etm_qm9"  # empty: conformers of the flow as they are
     num_conformers: int = 10

@@ -14,6 +14,7 @@ import numpy as np
 from molkit.chem.files import write_sdf
 from molkit.chem.rdkit_tools import graph_by_distance, plain_smiles
 from molkit.edm.farm import Request, check_request, draw_many, request_of
+from molkit.edm.samplers import default_sampler
 from molkit.errors import InvalidInput, RunError
 from molkit.farm.folder import FarmFolder
 from molkit.farm.run import run_farm
@@ -24,7 +25,7 @@ from molkit.pipeline.stages import Task, load_all, travel
 from molkit.training.files import write_text
 from molkit.training.weights import fingerprint
 
-WEIGHTS = ("generator", "flow", "energy", "functional")
+WEIGHTS = ("generator", "relaxer", "flow", "energy", "functional")
 LONGEST = 1800.0  # seconds a molecule, all stages
 ACCEPTED = "stable by EDM's rule, in one piece, accepted by RDKit"
 
@@ -83,8 +84,9 @@ def about(settings: PipelineSettings, count: int, sizes: Sequence[int]) -> dict[
 
 
 def _request(settings: PipelineSettings, size: int | None) -> Request:
+    sampler = default_sampler(settings.num_calls)
     return request_of(
-        settings.generator, seed=settings.seed, num_calls=settings.num_calls, num_atoms=size, sampler="sde-2m"
+        settings.generator, seed=settings.seed, num_calls=settings.num_calls, num_atoms=size, sampler=sampler
     )
 
 

@@ -51,6 +51,7 @@ class Task:
 def load_all(settings: PipelineSettings) -> None:
     """Load every model once, so that a wrong name is said before anything is drawn. Raises what the loaders raise."""
     shared_edm(settings.generator)
+    shared_edm(settings.relaxer)
     shared_flow(settings.flow)
     if settings.energy:
         shared_energy(settings.energy, settings.flow)
@@ -81,10 +82,10 @@ def handed_graph(journey: Journey, positions: np.ndarray) -> Any:
 
 
 def pre_relaxed(journey: Journey, settings: PipelineSettings) -> Outcome:
-    """The generating model relaxes its own molecule. Raises CalculationFailed where another molecule comes out."""
+    """A diffusion model relaxes the drawn molecule. Raises CalculationFailed where another molecule comes out."""
     drawn = journey.at(DRAWN)
     generator = generator_from("pipeline", settings.seed, journey.name, "relax")
-    found = pre_relax(shared_edm(settings.generator), [drawn], generator=generator)
+    found = pre_relax(shared_edm(settings.relaxer), [drawn], generator=generator)
     if found.molecules[0] is None:
         raise CalculationFailed(found.problems[0])
     relaxed = found.molecules[0]

@@ -1,9 +1,12 @@
 """Starts of a relaxation compared: how far above their own minimum they begin, and how many gradients they need."""
 
+from itertools import combinations
+
 import numpy as np
 
 from molkit.chem.bond_orders import bond_orders
 from molkit.metrics.statistics import Interval, ratio_interval
+from molkit.relaxation.boltzmann import Modes
 
 SAME_RMSD = 0.2  # angstrom; two end points further apart are different minima
 SAME_ENERGY = 0.5  # kcal/mol, likewise
@@ -65,3 +68,38 @@ def largest_turn(positions: np.ndarray, reference: np.ndarray, atomic_numbers: n
         return 0.0
     change = dihedral_angles(positions, atoms) - dihedral_angles(reference, atoms)
     return float(np.abs((change + 180.0) % 360.0 - 180.0).max())
+
+
+def bonds_and_angles(positions: np.ndarray, atomic_numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of bonded atoms [N, 2] and angles [M, 3] between them, the middle atom second, by distance."""
+    bonded = bond_orders(positions, atomic_numbers) > 0
+    angles = [(i, j, k) for j, row in enumerate(bonded) for i, k in combinations(np.flatnonzero(row).tolist(), 2)]
+    return np.argwhere(np.triu(bonded)), np.array(angles, dtype=np.int64).reshape(-1, 3)
+
+
+def parts_of_excess(moved: np.ndarray, minimum: np.ndarray, atomic_numbers: np.ndarray, found: Modes) -> np.ndarray:
+    """What the bonds, and what the angles of a structure [A, 3] cost beside a minimum [A, 3]: [2], in eV.
+
+    Bonds: the least energy of any structure with the same bond lengths; angles: how much more the least energy of one
+    with the same bond lengths and angles is. With J = dq/dx at the minimum and its harmonic energy x H x / 2 the least
+    energy with q = q0 + dq is dq (J H^-1 J^T)^-1 dq / 2. What a structure's energy has beyond both is in its torsions
+    and in what is not harmonic. `found` are the modes of the minimum. Source: derived here.
+    """
+    bonds, angles = bonds_and_angles(minimum, atomic_numbers)
+    changes = _bonds_angles(moved, bonds, angles) - _bonds_angles(minimum, bonds, angles)
+    step = 1e-4  # angstrom
+    ways = [_bonds_angles(minimum + sign * step * found.vectors, bonds, angles) for sign in (1.0, -1.0)]
+    soft = (ways[0] - ways[1]) / (2.0 * step) / np.sqrt(found.constants)[:, None]  # [modes, coordinates]
+    least = []
+    for count in (len(bonds), len(changes)):
+        compliance = soft[:, :count].T @ soft[:, :count]
+        least.append(0.5 * changes[:count] @ np.linalg.pinv(compliance, rcond=1e-6, hermitian=True) @ changes[:count])
+    return np.array([least[0], least[1] - least[0]])
+
+
+def _bonds_angles(positions: np.ndarray, bonds: np.ndarray, angles: np.ndarray) -> np.ndarray:
+    """Lengths (angstrom) and angles (radians) [..., N + M] of positions [..., A, 3]."""
+    ways = positions[..., bonds[:, 0], :] - positions[..., bonds[:, 1], :]
+    one, two = (positions[..., angles[:, end], :] - positions[..., angles[:, 1], :] for end in (0, 2))
+    cosines = (one * two).sum(-1) / np.linalg.norm(one, axis=-1) / np.linalg.norm(two, axis=-1)
+    return np.concatenate([np.linalg.norm(ways, axis=-1), np.arccos(np.clip(cosines, -1.0, 1.0))], axis=-1)

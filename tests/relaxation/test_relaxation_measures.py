@@ -14,7 +14,7 @@ from molkit.graphs import Graph
 from molkit.metrics.statistics import Interval
 from molkit.relaxation import boltzmann, phases
 from molkit.relaxation.alignment import alignment, cosines
-from molkit.relaxation.comparison import excess_ratio, same_minimum
+from molkit.relaxation.comparison import excess_ratio, parts_of_excess, same_minimum
 
 WATER = np.array([[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]])
 
@@ -151,3 +151,28 @@ def test_the_highest_rise_of_a_path_is_above_its_ends():
 
 def test_a_molecule_is_final_with_the_last_of_its_atoms():
     assert phases.molecule_final(np.array([[5, 2], [7, 9]])).tolist() == [2, 7]
+
+
+def test_a_changed_angle_costs_nothing_in_bonds_and_a_stretched_bond_all_of_it():
+    """Water on springs: two bonds, and the spring between the hydrogens in the place of an angle's."""
+    springs, numbers = Springs(), np.array([8, 1, 1])
+    found = boltzmann.modes(boltzmann.cartesian_hessian(springs, WATER), WATER)
+    turn = Rotation.from_rotvec([0.0, 0.0, 0.05]).as_matrix()
+    bent, stretched = WATER.copy(), WATER.copy()
+    bent[2] = turn @ WATER[2]
+    bonds, angles = parts_of_excess(bent, WATER, numbers, found)
+    assert bonds == pytest.approx(0.0, abs=1e-9) and angles == pytest.approx(springs(bent).energy, rel=0.05)
+    stretched[1] *= 1.02
+    bonds, angles = parts_of_excess(stretched, WATER, numbers, found)
+    away = 0.02 * 0.96
+    assert bonds == pytest.approx(0.5 * 30.0 * away**2, rel=1e-3), "the third spring relaxes by the angle"
+    assert bonds + angles == pytest.approx(springs(stretched).energy, rel=0.05)
+
+
+def test_turning_a_torsion_costs_neither_bonds_nor_angles():
+    places = np.array([[0.0, 0.0, 0.0], [1.45, 0.0, 0.0], [-0.1, 0.95, 0.0], [1.55, -0.4, 0.87]])
+    free = np.linalg.svd(boltzmann.rigid_motions(places))[2][6:]
+    modes = boltzmann.Modes(np.ones(6), free.reshape(6, 4, 3))
+    turned = places.copy()
+    turned[3] = Rotation.from_rotvec([0.2, 0.0, 0.0]).as_matrix() @ places[3]
+    assert parts_of_excess(turned, places, np.array([8, 8, 1, 1]), modes) == pytest.approx([0.0, 0.0], abs=1e-9)

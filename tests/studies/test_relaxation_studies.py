@@ -443,5 +443,5 @@ def test_nine_in_ten_tested_molecules_lay_below_the_larger_error(monkeypatch):
     about = {"start": page.edm_name(0.0285, "mean"), "optimiser": page.INTERNAL}
     rows = pd.DataFrame([about | {"molecule": name, "excess": float(k)} for k, name in enumerate(names)])
     monkeypatch.setattr(page, "stored_rows", lambda *_: rows)
-    found = page.known_error("w", 0.0285, "mean")
+    found = page.known_error("w", 0.0285, "mean", "ancestral")
     assert (found.num_molecules, found.median, found.ninth) == (11, 5.0, 9.0)

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from IPython.display import HTML
 
 LADDER = {
-    DRAWN: ("drawn by EDM", ORANGE),
-    PRE_RELAXED: ("pre-relaxed by EDM", SKY),
+    DRAWN: ("drawn", ORANGE),
+    PRE_RELAXED: ("pre-relaxed", SKY),
     CONFORMERS: ("best conformer as generated", GREEN),
 }
 PLACES = (DRAWN, PRE_RELAXED, CONFORMERS, LOWEST)  # structures that are kept
@@ -87,6 +87,7 @@ class Task:
     num_calls: int
     num_conformers: int
     generator: str
+    relaxer: str
     flow: str
     energy: str
     functional: str
@@ -94,7 +95,7 @@ class Task:
     @property
     def files(self) -> list[Path]:
         """All weights, and the data that novelty and sizes are read from."""
-        names = filter(None, [self.generator, self.flow, self.energy, self.functional])
+        names = filter(None, [self.generator, self.relaxer, self.flow, self.energy, self.functional])
         return [*(file for name in names for file in weight_files(name)), data_root() / "qm9.npz"]
 
 
@@ -106,14 +107,15 @@ def tasks(
     seed: int = 0,
     calls: int = 100,
     conformers: int = 8,
-    generator: str = "edm_qm9",
+    generator: str = "edm_qm9_preconditioned",
+    relaxer: str = "edm_qm9_low_noise",
     flow: str = "cgcf_qm9",
     energy: str = "etm_qm9",
     functional: str = "ofdft_small",
 ) -> list[Task]:
     """`count` molecules, a task each; sizes: their numbers of atoms, in turn; none: as in the training data."""
     turn = list(sizes) or [0]
-    weights = (generator, flow, energy, functional)
+    weights = (generator, relaxer, flow, energy, functional)
     return [Task(row, turn[row % len(turn)], seed, calls, conformers, *weights) for row in range(count)]
 
 
@@ -121,6 +123,7 @@ def measure(task: Task) -> list[dict[str, Any]]:
     """One row: what became of the molecule. Raises what `run_pipeline` raises."""
     settings = PipelineSettings(
         generator=task.generator,
+        relaxer=task.relaxer,
         num_calls=task.num_calls,
         flow=task.flow,
         energy=task.energy,
