@@ -1,11 +1,14 @@
-"""Plots that several pages share: curves, and points against a diagonal."""
+"""Plots that several pages share: curves, points against a diagonal, and differences with their intervals."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from molkit.experiments.show import Column
 from molkit.figures import style
+from molkit.metrics.statistics import Interval
 
 Line = tuple[str, str]  # colour and kind of line
 
@@ -45,3 +48,40 @@ def against(x: pd.Series, y: pd.Series, *, xlabel: str, ylabel: str, caption: st
         axis.plot([0, end], [0, end], color="#999999", linewidth=1.0)
         axis.set(xlabel=xlabel, ylabel=ylabel)
     return figure
+
+
+def forest(
+    frame: pd.DataFrame, columns: Mapping[str, Column], *, labels: Sequence[str], xlabel: str, caption: str
+) -> Figure:
+    """A dot with its interval for each row of a table of intervals, from the top, and its numbers at the right.
+
+    Several columns share a row, each in its colour. A dot is hollow where its interval holds zero, or is not known.
+    """
+    with style.panels(1, width=7.2, height=0.9 + 0.4 * len(frame) * max(len(columns), 1.4), caption=caption) as (
+        figure,
+        (axis,),
+    ):
+        axis.axvline(0.0, color="#767676", lw=1.2)
+        for place, (name, kind) in enumerate(columns.items()):
+            colour = (style.BLUE, style.VERMILION, style.GREEN, style.PURPLE)[place]
+            for row, found in enumerate(frame[name]):
+                _interval(
+                    axis, found.scaled(kind.factor), row + 0.34 * (place - 0.5 * (len(columns) - 1)), kind, colour
+                )
+            axis.plot([], [], "o-", color=colour, label=kind.head)
+        axis.set(xlabel=xlabel, ylim=(len(frame) - 0.4, -0.6))
+        axis.set_yticks(range(len(frame)), labels, fontsize=8.5)
+        axis.grid(axis="y", visible=False)
+        axis.legend(fontsize=8.5, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(columns))
+    return figure
+
+
+def _interval(axis: Axes, found: Interval, height: float, kind: Column, colour: str) -> None:
+    """One dot, its whisker where it has one, and its numbers beside the axis."""
+    ends, decided = "", found.known and not found.low <= 0.0 <= found.high
+    if found.known:
+        axis.plot([found.low, found.high], [height, height], color=colour, lw=1.8)
+        ends = f" [{found.low:+.{kind.digits}f}, {found.high:+.{kind.digits}f}]"
+    axis.plot(found.value, height, "o", color=colour, mfc=colour if decided else "white", ms=6)
+    text = f"{found.value:+.{kind.digits}f}{ends}".replace("-", "\u2212")
+    axis.text(1.02, height, text, color=colour, fontsize=8, va="center", transform=axis.get_yaxis_transform())

@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from rdkit import Chem
+from rdkit.Chem import rdMolTransforms
 
 from molkit.cgcf.config import FlowConfig
 from molkit.cgcf.conformers import draw_distances
@@ -16,7 +18,7 @@ from molkit.cgcf.graph import collate
 from molkit.cgcf.model import build_flow, load_flow, save_flow
 from molkit.chem.bond_graph import graph_mol
 from molkit.chem.rdkit_conformers import rdkit_conformers
-from molkit.chem.rdkit_tools import plain_smiles
+from molkit.chem.rdkit_tools import plain_smiles, torsion_angles
 from molkit.claims.ledger import REPOSITORY
 from molkit.data.ensembles import Ensemble, ensemble_mol, load_ensembles
 from molkit.data.qm9 import load_qm9
@@ -253,11 +255,11 @@ def test_known_rows_give_known_cells():
     geometry = show(ask.geometry(rows), ask.GEOMETRY, "")
     assert geometry.cells == (
         ("ETKDGv3", "0.010", "3.00", "10", "3"),
-        ("CGCF, converged search", "0.050", "3.00", "10", "3"),
+        ("CGCF", "0.050", "3.00", "10", "3"),
     )
     assert ask.references(rows) == 6
     table = show(ask.differences(molecules, [("rdkit", "flow")]), ask.DIFFERENCES, "")
-    assert table.cells[0][:2] == ("ETKDGv3", "CGCF, converged search")
+    assert table.cells[0][:2] == ("ETKDGv3", "CGCF")
     assert [cell.split("\n")[0] for cell in table.cells[0][2:]] == ["20.0", "−0.200", "10.0", "−0.400"]
 
 
@@ -288,6 +290,28 @@ def test_points_lie_where_both_have_a_value_and_the_axes_are_not_swapped():
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("first", "second")
     assert axis.lines[0].get_xdata().tolist() == [1.0, 2.0] and axis.lines[0].get_ydata().tolist() == [0.25, 0.5]
     assert list(axis.lines[1].get_xdata()) == list(axis.lines[1].get_ydata())
+
+
+def test_a_forest_has_a_whisker_for_each_interval_and_its_numbers_beside_it():
+    """First row behind and decided, second undecided (hollow); recall above precision; one molecule: no line."""
+    rows = rows_with(rdkit=([0.8] * 3, [0.5] * 3, 0.01), flow=([0.5, 0.4, 0.6], [0.6] * 3, 0.05),
+                     etm=([0.5, 0.6, 0.4], [0.6] * 3, 0.05))  # fmt: skip
+    molecules, pairs = ask.per_molecule(rows), [("flow", "rdkit"), ("etm", "flow")]
+    (axis,) = ask.forest(molecules, pairs, told="Made.").axes
+    dots = [line for line in axis.lines if line.get_marker() == "o" and len(line.get_xdata()) == 1]
+    whiskers = [line for line in axis.lines if len(line.get_xdata()) == 2 and line.get_marker() == "None"][1:]
+    assert [float(dot.get_xdata()[0]) for dot in dots] == pytest.approx([-30.0, 0.0, -15.0, 0.0])
+    heights = [float(dot.get_ydata()[0]) for dot in dots]
+    assert heights[0] < heights[2] < heights[1] < heights[3] and axis.get_ylim()[0] > axis.get_ylim()[1]
+    assert [dot.get_markerfacecolor() == "white" for dot in dots] == [False, True, False, True]
+    one = ask.difference(molecules, "flow", "rdkit", "cov_recall").scaled(100.0)
+    assert list(whiskers[0].get_xdata()) == [one.low, one.high]
+    assert axis.texts[0].get_text() == f"−30.0 [{one.low:+.1f}, {one.high:+.1f}]".replace("-", "−")
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["CGCF\nless ETKDGv3", "CGCF + tilt\nless CGCF"]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["recall, COV-R", "precision, COV-P"]
+    assert "percentage points" in axis.get_xlabel()
+    (alone,) = ask.forest(molecules[molecules["molecule"] == "a"], pairs[:1], told="").axes
+    assert [text.get_text() for text in alone.texts] == ["−30.0", "−15.0"]
 
 
 def test_aims_are_judged_by_their_intervals():
@@ -435,6 +459,30 @@ def test_a_film_begins_with_noise_and_its_pairs_are_drawn_by_the_bonds_between_t
     assert sum(heights) == bonded.size
 
 
+def test_torsions_are_read_off_the_right_atoms_and_drawn_under_their_way(monkeypatch):
+    """The angle of a flat amide, C-C-N-C, not O-C-N-C, is RDKit's own measure of it."""
+    mol = graph_mol("CC(=O)NC")
+    placed = rdkit_conformers(mol, 3, seed=1)
+    mol.RemoveAllConformers()
+    conformer = Chem.Conformer(mol.GetNumAtoms())
+    conformer.SetPositions(placed[0].astype(float))
+    angle = abs(rdMolTransforms.GetDihedralDeg(conformer, 0, 1, 3, 4))
+    assert torsion_angles(mol, flow.TORSIONS["amide"][0], placed).shape == (3, 1)
+    assert torsion_angles(mol, flow.TORSIONS["amide"][0], placed)[0, 0] == pytest.approx(angle, abs=1e-6)
+    assert [bool(flow.TORSIONS[kind][1](angle)) for kind, angle in (("amide", 175.0), ("amide", 5.0), ("amide", 60.0),
+            ("ring", 5.0), ("ring", 175.0), ("chain", 175.0), ("chain", 60.0))] == [1, 1, 0, 1, 0, 1, 0]  # fmt: skip
+    made = [{"arm": arm, "kind": "ring", "molecule": "a", "counted": share, "angles": np.eye(18, dtype=int)[k].tolist()}
+            for k, (arm, share) in enumerate({"flow": 0.25, "references": 1.0}.items())]  # fmt: skip
+    rows = pd.DataFrame(made + [{**made[0], "molecule": "b", "counted": 0.75}, {**made[1], "molecule": "b"}])
+    found = flow.torsion_shares(rows)
+    assert found["arm"].tolist() == ["references", "flow"] and [one.value for one in found["ring"]] == [1.0, 0.5]
+    monkeypatch.setattr(flow, "LOOKED_AT", {arm: flow.LOOKED_AT[arm] for arm in ("references", "flow")})
+    (axis,) = flow.draw_torsions(rows).axes
+    heights = {patch.get_label(): patch.get_data().values.tolist() for patch in axis.patches}
+    assert heights["CGCF"] == [100.0] + 17 * [0.0] and heights["DFT references"][:2] == [0.0, 100.0]
+    assert "°" in axis.get_xlabel()
+
+
 @pytest.mark.parametrize(
     ("name", "made"),
     [
@@ -442,6 +490,7 @@ def test_a_film_begins_with_noise_and_its_pairs_are_drawn_by_the_bonds_between_t
         ("flow_graphs", flow.tasks_graphs()),
         ("flow_solver", flow.tasks_solver()),
         ("flow_search", flow.tasks_search()),
+        ("flow_torsions", flow.tasks_torsions()),
         ("flow_likelihood", flow.tasks_likelihood()),
         ("energy_tilt", energy_tilt.tasks()),
         ("energy_tilt", energy_tilt.tasks(molecules=8, arms=("etm", "langevin"), num_energies=0, network="")),

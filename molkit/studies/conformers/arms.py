@@ -36,10 +36,10 @@ ARMS = {
     "rdkit_ff": "ETKDGv3 + MMFF94",
     "flow_published": "CGCF, published search",
     "etm_published": "CGCF + tilt, published search",
-    "flow": "CGCF, converged search",
-    "etm": "CGCF + tilt, converged search",
-    "flow_ff": "CGCF, converged search + MMFF94",
-    "etm_ff": "CGCF + tilt, converged search + MMFF94",
+    "flow": "CGCF",
+    "etm": "CGCF + tilt",
+    "flow_ff": "CGCF + MMFF94",
+    "etm_ff": "CGCF + tilt + MMFF94",
 }
 BASELINES = {  # further ways of RDKit
     "plain": "distance geometry",

@@ -1,9 +1,10 @@
 """What the pages that compare ways of making conformers ask of their rows."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from molkit.cgcf.domain import Tested
 from molkit.chem.rdkit_tools import rotatable_bonds
@@ -12,7 +13,7 @@ from molkit.claims.record import record
 from molkit.data.ensembles import ensemble_mol, load_ensembles
 from molkit.errors import InvalidInput
 from molkit.experiments.show import Column, mean_with_interval, paired
-from molkit.figures import style
+from molkit.figures import plots, style
 from molkit.metrics.conformers import MEASURES
 from molkit.metrics.statistics import Interval, bootstrap_interval
 from molkit.studies.conformers.arms import ARMS, TITLES
@@ -40,6 +41,7 @@ DIFFERENCES = {
     "cov_precision": Column("COV-P, points", 1, 100.0),
     "mat_precision": Column("MAT-P, Å", 3),
 }
+COVERS = {"cov_recall": Column("recall, COV-R", 1, 100.0), "cov_precision": Column("precision, COV-P", 1, 100.0)}
 CHOICE = {
     "name": Column("weights"),
     "cov_recall": Column("COV-R, points", 1, 100.0),
@@ -98,6 +100,18 @@ def difference(molecules: pd.DataFrame, arm: str, other: str, measure: str) -> I
     """Mean paired difference arm - other over the molecules that both have a value of."""
     values = paired(molecules, arm, other, by="arm", over="molecule", column=measure)
     return bootstrap_interval(values.to_numpy())
+
+
+def forest(molecules: pd.DataFrame, pairs: Sequence[tuple[str, str]], *, told: str) -> Figure:
+    """Paired differences of coverage in percentage points, recall and precision, with 95 % intervals over molecules."""
+    return plots.forest(
+        differences(molecules, pairs, COVERS),
+        COVERS,
+        labels=[f"{TITLES[arm]}\nless {TITLES[other]}" for arm, other in pairs],
+        xlabel="difference of coverage, percentage points (right of 0: the first is better)",
+        caption=f"{told} n = {molecules['molecule'].nunique()} molecules; dots: means of paired differences, lines: "
+        "95 % bootstrap over molecules; hollow: the interval holds 0.",
+    )
 
 
 def coverage_curves(rows: pd.DataFrame, end: float, *, num_points: int = 101) -> pd.DataFrame:

@@ -36,7 +36,7 @@ DATA = "trajectories_c7h10o2"
 ARMS = {
     "rdkit": "ETKDGv3",
     "distances": "CGCF, distances as drawn",
-    "flow": "CGCF, converged search",
+    "flow": "CGCF",
     "etm": "CGCF + tilt",
 }
 KINDS = {

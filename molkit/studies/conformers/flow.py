@@ -18,7 +18,7 @@ from torch import Tensor
 
 from molkit.cgcf.config import FlowConfig
 from molkit.cgcf.conformer_set import Batcher, ConformerSet
-from molkit.cgcf.conformers import draw_distances, generate
+from molkit.cgcf.conformers import draw_distances, generate, relaxed, require_known
 from molkit.cgcf.datasets import graph_of, qm9_minima
 from molkit.cgcf.embedding import Search, embed
 from molkit.cgcf.flow import GRADING, Flow, log_density
@@ -27,16 +27,28 @@ from molkit.cgcf.loaded import shared_flow
 from molkit.cgcf.model import build_flow, load_flow
 from molkit.cgcf.solver import Solver, solve
 from molkit.chem.bond_graph import graph_mol, mol_with_conformers
-from molkit.chem.rdkit_tools import molecule_from_rdkit
+from molkit.chem.rdkit_tools import molecule_from_rdkit, torsion_angles
 from molkit.claims.ledger import Measurement
 from molkit.claims.record import record
+from molkit.data.drug_size import FILE as SPLITS
+from molkit.data.ensembles import ensemble_mol, load_ensembles
 from molkit.data.registry import data_root
 from molkit.errors import CalculationFailed
 from molkit.experiments.experiment import Comparison, asked
+from molkit.experiments.show import mean_with_interval
 from molkit.figures import style
 from molkit.figures.view3d import show_grid
 from molkit.rng import generator_from
-from molkit.studies.conformers.arms import AUDIT, Task, measure_arms, tasks_on
+from molkit.studies.conformers.arms import (
+    AUDIT,
+    TITLES,
+    Task,
+    by_flow,
+    by_rdkit,
+    ensembles_of,
+    measure_arms,
+    tasks_on,
+)
 from molkit.training.weights import weight_files
 
 if TYPE_CHECKING:
@@ -50,11 +62,20 @@ COUNTED = {
     "metoprolol": "COCCc1ccc(OCC(O)CNC(C)C)cc1",
 }
 MAX_EXACT_PAIRS = 300  # more make an exact trace dear
+TORSIONS = {  # SMARTS with the four atoms, which angles are counted (degrees), and what they are called
+    "amide": ("[#6:1]-[CX3:2](=O)-[NX3:3]-[#6:4]", lambda angle: abs(90.0 - angle) > 70.0, "amide C–C–N–C, flat"),
+    "ring": ("[c:1]1[c:2][c:3][c:4]cc1", lambda angle: angle < 20.0, "benzene ring, flat"),
+    "chain": ("[!#1:1]-[CX4H2;!R:2]-[CX4H2;!R:3]-[!#1:4]", lambda angle: angle > 120.0, "chain X–CH₂–CH₂–X, anti"),
+}
+BINS = np.arange(0.0, 181.0, 10.0)  # degrees
+LOOKED_AT = {"references": ("#bbbbbb", "DFT references"), "rdkit": (style.BLACK, TITLES["rdkit"]),
+             "flow": (style.VERMILION, TITLES["flow"]), "flow_ff": (style.BLUE, TITLES["flow_ff"])}  # fmt: skip
 HOPS = {1: ("bonded", style.BLUE), 2: ("two bonds apart", style.GREEN), 3: ("three bonds apart", style.VERMILION)}
 SEARCHES: dict[str, Search] = {"published": "adam", "default": "lbfgs"}
 AUDIT_graphs = Comparison()
 AUDIT_solver = Comparison(within={"error": 0.01})
 AUDIT_likelihood = Comparison(within={"noised": 0.01, "clean": 0.01, "gap": 0.5})
+AUDIT_torsions = Comparison(alike={"counted": 0.3}, by=("arm", "kind"))
 AUDIT_search = Comparison(
     within={"mean_stress": 1.0, "median_stress": 1.0, "converged": 0.2, "radius_of_gyration": 0.2},
     free=("draw_ms", "search_ms"),
@@ -149,6 +170,49 @@ def measure_solver(task: DrawTask) -> list[dict[str, Any]]:
         for solver in (Solver("rk4", int(task.how), grading=GRADING), Solver("dopri5", tolerance=1e-6))
     )
     return [{"evaluations": 4 * int(task.how), "error": float((found - exact).abs().max())}]
+
+
+@dataclass(frozen=True)
+class TorsionTask:
+    """One molecule of drug size whose torsions are looked at, in `count` conformers of each way."""
+
+    molecule: str
+    seed: int
+    count: int
+    weights: str
+
+    @property
+    def files(self) -> list[Path]:
+        """Weights and data."""
+        return [*weight_files(self.weights), data_root() / "conformers_dft.npz", data_root() / SPLITS]
+
+
+@asked
+def tasks_torsions(
+    *, molecules: int = 40, count: int = 10, seed: int = 0, weights: str = "cgcf_drug"
+) -> list[TorsionTask]:
+    """Validation molecules of the DFT set, spread evenly, a task each."""
+    found = load_ensembles("conformers_dft", split="valid", limit=molecules)
+    return [TorsionTask(one.name, seed, count, weights) for one in found]
+
+
+def measure_torsions(task: TorsionTask) -> list[dict[str, Any]]:
+    """A row for each way and each kind of torsion that the molecule has: angles in BINS, the share that is counted."""
+    one, model = ensembles_of("conformers_dft")[task.molecule], shared_flow(task.weights)
+    mol = ensemble_mol(one)
+    require_known(model, mol, one.smiles)
+    flow = by_flow(model, one, mol, task.count, task.seed, "ignore", False)
+    rdkit = by_rdkit(one, mol, task.count, "etkdgv3", task.seed)
+    ways = {"references": one.positions, "rdkit": rdkit.positions, "flow": flow.positions}
+    ways["flow_ff"] = relaxed(flow).positions
+    rows = []
+    for kind, (pattern, counted, _) in TORSIONS.items():
+        for arm, positions in ways.items():
+            angles = torsion_angles(mol, pattern, positions)
+            if angles.size:
+                about = {"arm": arm, "kind": kind, "counted": round(float(counted(angles).mean()), 4)}
+                rows.append({**about, "angles": np.histogram(angles, BINS)[0].tolist()})
+    return rows
 
 
 @dataclass(frozen=True)
@@ -308,7 +372,9 @@ def draw_film(found: Film, *, num_shown: int = 4) -> Figure:
                 axis.hist(found.frames[row][:, found.hops == hop].ravel(), bins, color=colour, alpha=0.6, label=name)
             axis.set(title=f"t = {found.times[row]:.2f}", xlabel="distance, Å")
         axes[0].set_ylabel("draws and pairs")
-        axes[-1].legend(fontsize=8)
+        figure.legend(
+            *axes[0].get_legend_handles_labels(), loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(HOPS)
+        )
     return figure
 
 
@@ -318,3 +384,33 @@ def gallery(weights: str, smiles: str, *, count: int, seed: int) -> "HTML":
     placed = mol_with_conformers(made.mol, made.positions)
     molecules = [molecule_from_rdkit(placed, conformer=row, name=smiles) for row in range(len(made))]
     return show_grid(molecules, caption=f"{len(molecules)} conformers of {smiles}, none picked.")
+
+
+def draw_torsions(rows: pd.DataFrame) -> Figure:
+    """Angles of the kinds of torsions: shares of all angles of a way in bins of 10 degrees, means over molecules."""
+    kinds = [kind for kind in TORSIONS if kind in set(rows["kind"])]
+    counts = {kind: rows.loc[rows["kind"] == kind, "molecule"].nunique() for kind in kinds}
+    caption = (
+        "Torsion angles without sign, bins of 10°, means over validation molecules of drug size: "
+        + ", ".join(f"{TORSIONS[kind][2].split(',')[0]}: n = {count}" for kind, count in counts.items())
+        + "."
+    )
+    with style.panels(len(kinds), width=9.0, height=3.2, caption=caption) as (figure, axes):
+        for axis, kind in zip(axes, kinds, strict=True):
+            for arm, (colour, name) in LOOKED_AT.items():
+                found = np.array(
+                    rows.loc[(rows["kind"] == kind) & (rows["arm"] == arm), "angles"].tolist(), dtype=float
+                )
+                shares = 100.0 * (found / found.sum(1, keepdims=True)).mean(0)
+                axis.stairs(shares, BINS, color=colour, fill=arm == "references", lw=1.6, label=name)
+            axis.set(title=TORSIONS[kind][2].split(",")[0], xlabel="torsion angle, °", xticks=[0, 60, 120, 180])
+        axes[0].set_ylabel("share of angles, %")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4)
+    return figure
+
+
+def torsion_shares(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row a way: the share of each kind of torsion that is flat or anti, means over molecules with intervals."""
+    means = rows.pivot(index=["arm", "molecule"], columns="kind", values="counted").reset_index()
+    means["arm"] = pd.Categorical(means["arm"], list(LOOKED_AT))
+    return mean_with_interval(means.sort_values("arm"), [kind for kind in TORSIONS if kind in means], by="arm")
