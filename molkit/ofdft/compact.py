@@ -20,8 +20,7 @@ from molkit.ofdft.classes import MolecularClass, class_named, monomials
 from molkit.ofdft.domain import Domain, read_domain
 from molkit.ofdft.functional_files import stored_config
 from molkit.ofdft.integrals import density_integrals
-from molkit.ofdft.natural import NaturalFrame, natural_frame
-from molkit.ofdft.reduction import Reduction
+from molkit.ofdft.reduction import NaturalFrame, Reduction, natural_frame
 from molkit.training.files import write_yaml
 from molkit.training.publishing import Publication
 from molkit.training.run_folder import load_state
@@ -145,6 +144,7 @@ class CompactEnergy:
     def __init__(self, functional: CompactFunctional, frame: NaturalFrame) -> None:
         reduction = functional.reduction
         self.functional, self.frame = functional, frame
+        self.integrals, self.to_natural = frame.integrals, frame.to_natural
         self.images = reduction.descriptors(frame.descriptors)  # [K, D]
         self.reference = reduction.reference_density(self.images[:1])[0]
         self.reference_energy = float(reduction.reference_energy(self.images).mean())
@@ -166,11 +166,12 @@ class CompactEnergy:
 
     def reduce(self, coefficients: np.ndarray) -> np.ndarray:
         """z of density coefficients [M]."""
-        return self.functional.reduction.reduce(self.frame.to_natural @ coefficients, self.reference)
+        return self.functional.reduction.reduce(self.to_natural @ coefficients, self.reference)
 
-    def from_natural_density(self, natural: np.ndarray) -> np.ndarray:
-        """z of natural coordinates [M] in the frame."""
-        return self.functional.reduction.reduce(natural, self.reference)
+    def mean(self) -> np.ndarray:
+        """z of the mean density of the training."""
+        reduction = self.functional.reduction
+        return reduction.reduce(reduction.mean_density, self.reference)
 
     def coefficients(self, z: np.ndarray) -> np.ndarray:
         """Density coefficients [M] of z."""
@@ -179,11 +180,6 @@ class CompactEnergy:
     def on_constraint(self, z: np.ndarray) -> np.ndarray:
         """z moved to the reference's number of electrons."""
         return z - self.constraint * float(self.constraint @ z) / float(self.constraint @ self.constraint)
-
-    def kinetic_and_exchange_correlation(self, z: np.ndarray) -> float:
-        """T_s + E_xc of the density: what the functional has learned."""
-        coefficients = self.coefficients(z)
-        return self(z)[0] - self.frame.integrals.nuclear - float(self.frame.integrals.classical_energy(coefficients))
 
 
 def build(config: CompactConfig, *, seed: int = 0) -> CompactNetwork:

@@ -16,7 +16,6 @@ from molkit.ofdft.basis import require_supported
 from molkit.ofdft.compact import CompactEnergy, CompactFunctional
 from molkit.ofdft.domain import require_kind
 from molkit.ofdft.guess import ORBITAL_GUESSES, guess_coefficients
-from molkit.ofdft.integrals import DensityIntegrals
 from molkit.ofdft.observables import density_at, dipole, hirshfeld_charges
 from molkit.ofdft.optimise import Optimised, OptimiseOptions, optimise
 from molkit.training.weights import resolve
@@ -159,21 +158,17 @@ def density_of(
     charges = np.empty(molecule.num_atoms)
     charges[asked.rows] = hirshfeld_charges(ordered, coefficients)
     moment = float(np.linalg.norm(dipole(ordered, coefficients)))
-    count = float(_integrals(energy).basis_integrals @ coefficients)
+    count = float(energy.integrals.basis_integrals @ coefficients)
     return MoleculeDensity(ordered, coefficients, result, charges, moment, count, asked.expected)
-
-
-def _integrals(energy: CompactEnergy | AttentionEnergy) -> DensityIntegrals:
-    return energy.frame.integrals if isinstance(energy, CompactEnergy) else energy.integrals
 
 
 def _start(energy: CompactEnergy | AttentionEnergy, start: str) -> np.ndarray:
     if start in ORBITAL_GUESSES:
-        return energy.reduce(guess_coefficients(_integrals(energy), start))
+        return energy.reduce(guess_coefficients(energy.integrals, start))
     if start == "reference":
         return np.zeros(len(energy.constraint))
     if start == "mean" and isinstance(energy, CompactEnergy):
-        return energy.from_natural_density(energy.functional.reduction.mean_density)
+        return energy.mean()
     if start == "predicted" and isinstance(energy, AttentionEnergy):
         return energy.predicted()
     other = "predicted" if isinstance(energy, CompactEnergy) else "mean"

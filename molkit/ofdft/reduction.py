@@ -18,13 +18,48 @@ from typing import Literal
 import numpy as np
 
 from molkit.errors import InvalidInput
+from molkit.ofdft.basis import density_mole
 from molkit.ofdft.classes import MolecularClass, monomials
-from molkit.ofdft.integrals import density_integrals
+from molkit.ofdft.frames import coefficient_rotation
+from molkit.ofdft.integrals import DensityIntegrals, density_integrals
 from molkit.ofdft.label_files import LabelledMolecule
-from molkit.ofdft.natural import NaturalFrame, natural_frame
 
 Coordinates = Literal["response", "variance"]
 SMALLEST_VARIANCE = 1e-8  # of a principal component of densities in natural coordinates
+
+
+@dataclass(frozen=True, eq=False)
+class NaturalFrame:
+    """One molecule in natural coordinates x = D W^(1/2) p, |x|^2 being the integral of rho^2: the map and its inverse
+    [M, M], and integrals by x instead of p.
+
+    descriptors [operations, D]: those of the molecule and its images.
+    """
+
+    integrals: DensityIntegrals
+    to_natural: np.ndarray
+    from_natural: np.ndarray
+    coulomb: np.ndarray  # [M, M]
+    external: np.ndarray  # [M]
+    basis_integrals: np.ndarray  # [M]
+    descriptors: np.ndarray
+
+
+def natural_frame(integrals: DensityIntegrals, kind: MolecularClass) -> NaturalFrame:
+    """The symmetric root of the overlap, turned into the frame. Raises InvalidInput for a molecule of another class."""
+    molecule = integrals.molecule
+    turn = coefficient_rotation(density_mole(molecule), kind.frame(molecule))
+    root, inverse = integrals.roots
+    from_natural = inverse @ turn.T
+    return NaturalFrame(
+        integrals=integrals,
+        to_natural=turn @ root,
+        from_natural=from_natural,
+        coulomb=from_natural.T @ integrals.coulomb @ from_natural,
+        external=integrals.external @ from_natural,
+        basis_integrals=integrals.basis_integrals @ from_natural,
+        descriptors=kind.descriptors(molecule.positions),
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ from molkit.metrics.statistics import Interval, bootstrap_interval, interval_ove
 from molkit.ofdft.attention import AttentionConfig
 from molkit.ofdft.attention_functional import AttentionEnergy, AttentionFunctional, load
 from molkit.ofdft.attention_training import AttentionRecipe, read_attention_recipe, train_attention
+from molkit.ofdft.compact import CompactEnergy
 from molkit.ofdft.guess import guess_coefficients
 from molkit.ofdft.label_files import LabelledMolecule
 from molkit.ofdft.optimise import OptimiseOptions, optimise
@@ -21,6 +22,7 @@ from molkit.training.run_folder import has_run, load_state
 STARTS = ("Kohn-Sham", "reference", "MINAO", "Hückel")
 OPTIONS = OptimiseOptions(tolerance=1e-5, max_steps=500)
 MILLI = 1e3
+CHEMICAL = 1.594  # millihartree in a kcal/mol
 VALID = "valid"  # the set that chooses a snapshot
 
 
@@ -65,10 +67,12 @@ def without_density(arm: str) -> bool:
     return arm.startswith("geometry")
 
 
-def start_of(energy: AttentionEnergy, entry: LabelledMolecule, start: str) -> np.ndarray:
-    """z of one of STARTS, or of the predicted density, at exactly N electrons."""
+def start_of(energy: AttentionEnergy | CompactEnergy, entry: LabelledMolecule, start: str) -> np.ndarray:
+    """z of one of STARTS, of the predicted density, or of the mean one, with the right number of electrons."""
     if start == "reference":
         return energy.on_constraint(np.zeros(len(energy.constraint)))
+    if start == "mean":
+        return energy.on_constraint(energy.mean())
     if start == "predicted":
         return energy.on_constraint(energy.predicted())
     coefficients = {"MINAO": entry.guess, "Kohn-Sham": entry.labels.coefficients[entry.ground_state]}.get(start)
@@ -77,15 +81,16 @@ def start_of(energy: AttentionEnergy, entry: LabelledMolecule, start: str) -> np
     return energy.on_constraint(energy.reduce(coefficients))
 
 
-def minimised(functional: AttentionFunctional, entry: LabelledMolecule, start: str) -> dict[str, Any]:
+def minimised(
+    energy: AttentionEnergy | CompactEnergy, entry: LabelledMolecule, start: str, options: OptimiseOptions = OPTIONS
+) -> dict[str, Any]:
     """One minimisation; errors against Kohn-Sham in millihartree.
 
     before, after, selected: of the start, of the last density, of the step that the paper's rule chooses. density: norm
     of the error of the last density in natural coordinates. electrons: of the last density, less N.
     """
-    energy = functional.energy_of(entry.molecule)
     first = start_of(energy, entry, start)
-    result = optimise(energy, first, constraint=energy.constraint, options=OPTIONS)
+    result = optimise(energy, first, constraint=energy.constraint, options=options)
     coefficients = energy.coefficients(result.variables)
     moved = energy.to_natural @ (coefficients - entry.labels.coefficients[entry.ground_state])
     electrons = float(energy.integrals.basis_integrals @ coefficients)
@@ -101,9 +106,8 @@ def minimised(functional: AttentionFunctional, entry: LabelledMolecule, start: s
     }
 
 
-def not_minimised(functional: AttentionFunctional, entry: LabelledMolecule, start: str = "geometry") -> dict[str, Any]:
+def not_minimised(energy: AttentionEnergy, entry: LabelledMolecule, start: str = "geometry") -> dict[str, Any]:
     """The network at z = 0, where no density enters: the direct network of the same size. As `minimised`."""
-    energy = functional.energy_of(entry.molecule)
     error = MILLI * (energy(np.zeros(len(energy.constraint)))[0] - entry.energy)
     errors = dict.fromkeys(("before", "after", "selected"), error)
     return {"start": start, **errors, "density": 0.0, "electrons": 0.0, "steps": 0, "converged": True}
@@ -112,7 +116,9 @@ def not_minimised(functional: AttentionFunctional, entry: LabelledMolecule, star
 def evaluated(
     functional: AttentionFunctional, molecules: Sequence[LabelledMolecule], arm: str, starts: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """A row for every molecule and start; an arm without a density has one start, `geometry`."""
+    """A row for every molecule and start, `energy` Kohn-Sham's in hartree; an arm without a density has one start,
+    `geometry`.
+    """
     found = []
     for entry in molecules:
         molecule = entry.molecule
@@ -121,11 +127,13 @@ def evaluated(
             "formula": molecule.formula,
             "num_atoms": molecule.num_atoms,
             "num_heavy": int((molecule.atomic_numbers > 1).sum()),
+            "energy": entry.energy,
         }
+        energy = functional.energy_of(molecule)
         if without_density(arm):
-            found.append(about | not_minimised(functional, entry))
+            found.append(about | not_minimised(energy, entry))
         else:
-            found += [about | minimised(functional, entry, start) for start in starts]
+            found += [about | minimised(energy, entry, start) for start in starts]
     return found
 
 
@@ -204,3 +212,13 @@ def mean_error(rows: pd.DataFrame, column: str = "after") -> Interval:
     """Mean absolute error over molecules; over trainings where there are several (`seed`), else bootstrapped."""
     runs = [bootstrap_interval(np.abs(group[column].to_numpy(float))) for _, group in rows.groupby("seed", sort=False)]
     return interval_over_runs(runs, positive=True)
+
+
+def by_start(rows: pd.DataFrame) -> pd.DataFrame:
+    """What minimisations from every start of these rows come to, in the unit of their errors."""
+    lines = []
+    for start, group in rows.groupby("start", sort=False):
+        errors = {column: mean_error(group, column) for column in ("before", "after", "selected")}
+        after, means = group["after"], group[["density", "steps", "converged"]].astype(float).mean()
+        lines.append({"start": start, **errors, "largest": after.abs().max(), "bias": after.mean(), **means})
+    return pd.DataFrame(lines)

@@ -13,17 +13,8 @@ from molkit.claims.ledger import REPOSITORY
 from molkit.experiments.experiment import Comparison, asked
 from molkit.experiments.show import Column
 from molkit.figures import style
-from molkit.molecule import Molecule
-from molkit.ofdft.attention_functional import load
-from molkit.ofdft.geometries import geometry
-from molkit.ofdft.grid import grid_points
-from molkit.ofdft.label_files import LabelSettings, load_folder, make_labels
-from molkit.ofdft.labels import FrozenSampling
-from molkit.ofdft.observables import density_at
-from molkit.ofdft.optimise import optimise
-from molkit.studies.ofdft.arms import MILLI, OPTIONS, STARTS, VALID, Plan, mean_error, rows_of_arm, start_of
-from molkit.training.weights import weight_files
-from molkit.units import ANGSTROM_TO_BOHR
+from molkit.ofdft.label_files import load_folder
+from molkit.studies.ofdft.arms import CHEMICAL, VALID, Plan, mean_error, rows_of_arm
 
 ATOMS_ALONE = 1e6  # no pairs, no triples: least in `compositions.held_out_errors` of the training set
 PLAN = Plan(
@@ -49,15 +40,7 @@ COLOURS = dict(
         strict=True,
     )
 )
-CHEMICAL = 1.594  # millihartree in a kcal/mol
-FIRST_LIVE = 1000  # test geometry that no training has used
-NUM_SHELLS, RADII = 50, np.linspace(0.01, 4.0, 200)  # directions of a spherical average; bohr
 AUDIT = Comparison(alike={"after": 0.5}, by=("arm", "set", "start"), repeats="seed")
-AUDIT_live = Comparison(
-    within={name: 0.01 for name in ("start_error", "error", "selected_error", "predicted_error", "reference_error")}
-    | {"kohn_sham": 1e-6, "radial": 1e-3, "kohn_sham_radial": 1e-3, "moved": 1e-3},
-    free=("steps",),
-)
 
 
 @dataclass(frozen=True)
@@ -88,96 +71,6 @@ def measure(task: Task) -> list[dict]:
     return rows_of_arm(PLAN, task.arm, task.seed, runs=RUNS, valid=valid, sets=sets, until=task.until)
 
 
-@dataclass(frozen=True)
-class LiveTask:
-    """A test geometry that no training has used."""
-
-    weights: str
-    kind: str  # class of geometries
-    index: int
-    grid_level: int
-
-    @property
-    def files(self) -> list[Path]:
-        """The weights."""
-        return weight_files(self.weights)
-
-
-@asked
-def tasks_live(
-    *, weights: str = "ofdft_small", kind: str = "small", first: int = FIRST_LIVE, count: int = 10, grid_level: int = 2
-) -> list[LiveTask]:
-    """Test geometries of a class from number `first` on; of `small`, one composition after the other."""
-    return [LiveTask(weights, kind, number, grid_level) for number in range(first, first + count)]
-
-
-def measure_live(task: LiveTask) -> list[dict]:
-    """One molecule; errors against Kohn-Sham in millihartree, radial densities about its first heavy atom.
-
-    predicted_error: at the reference density, not minimised; reference_error: minimised from there. moved: half the
-    integral of |rho - rho_KS| of the minimised density. radial: 4 pi r^2 rho at RADII, electrons per bohr.
-    """
-    molecule = geometry(task.kind, "test", task.index)
-    entry = make_labels(molecule, LabelSettings(FrozenSampling(count=0), grid_level=task.grid_level))
-    energy = load(task.weights).energy_of(molecule)
-    result, other = (
-        optimise(energy, start_of(energy, entry, start), constraint=energy.constraint, options=OPTIONS)
-        for start in ("MINAO", "reference")
-    )
-    ours, theirs = energy.coefficients(result.variables), entry.labels.coefficients[entry.ground_state]
-    return [
-        {
-            "formula": molecule.formula,
-            "kohn_sham": entry.energy,
-            "start_error": MILLI * (result.energies[0] - entry.energy),
-            "error": MILLI * (result.energy - entry.energy),
-            "selected_error": MILLI * (result.selected_energy - entry.energy),
-            "predicted_error": MILLI * (other.energies[0] - entry.energy),
-            "reference_error": MILLI * (other.energy - entry.energy),
-            "steps": result.num_steps,
-            "converged": result.converged,
-            "moved": electrons_moved(molecule, ours - theirs, grid_level=task.grid_level),
-            "radial": radial_density(molecule, ours).round(5),
-            "kohn_sham_radial": radial_density(molecule, theirs).round(5),
-        }
-    ]
-
-
-def electrons_moved(molecule: Molecule, difference: np.ndarray, *, grid_level: int) -> float:
-    """Electrons in the wrong place, from a difference of densities with coefficients [M].
-
-    Half the integral of its absolute value, which counts every electron where it is and where it should be.
-    """
-    points, weights = grid_points(molecule, level=grid_level)
-    return 0.5 * float(weights @ np.abs(density_at(molecule, difference, points)))
-
-
-def radial_density(molecule: Molecule, coefficients: np.ndarray, *, radii: Sequence[float] = RADII) -> np.ndarray:
-    """4 pi r^2 times the spherical average of the density about the first heavy atom, electrons per bohr; [R].
-
-    Directions are those of a Fibonacci lattice of NUM_SHELLS points.
-    """
-    centre = molecule.positions[int(np.argmax(molecule.atomic_numbers > 1))] * ANGSTROM_TO_BOHR
-    steps = np.arange(NUM_SHELLS) + 0.5
-    height, angle = 1.0 - 2.0 * steps / NUM_SHELLS, np.pi * (1.0 + np.sqrt(5.0)) * steps
-    ring = np.sqrt(1.0 - height**2)
-    directions = np.stack([ring * np.cos(angle), ring * np.sin(angle), height], axis=1)
-    points = centre + np.asarray(radii)[:, None, None] * directions
-    values = density_at(molecule, coefficients, points.reshape(-1, 3)).reshape(len(points), -1).mean(1)
-    return 4.0 * np.pi * np.asarray(radii) ** 2 * values
-
-
-LIVE = {
-    "formula": "molecule",
-    "kohn_sham": Column("Kohn-Sham, Ha", 6),
-    "start_error": Column("MINAO, mHa", 1),
-    "error": Column("minimised, mHa", 3),
-    "selected_error": Column("selected step, mHa", 3),
-    "reference_error": Column("from the reference, mHa", 3),
-    "predicted_error": Column("not minimised, mHa", 3),
-    "moved": Column("electrons misplaced", 3),
-    "steps": Column("steps"),
-}
 BY_ARM = {
     "arm": "arm",
     "test": Column("unseen geometries, mHa", 2),
@@ -185,21 +78,6 @@ BY_ARM = {
     "converged": Column("converged, %", 0, 100),
     "trainings": Column("trainings"),
 }
-
-
-def by_start(rows: pd.DataFrame, arm: str = "full") -> pd.DataFrame:
-    """An arm from every start, on both sets."""
-    found, own = [], rows[rows["arm"] == arm]
-    for name in SETS:
-        for start in STARTS:
-            group = own[(own["set"] == name) & (own["start"] == start)]
-            if len(group):
-                errors = {column: mean_error(group, column) for column in ("before", "after", "selected")}
-                after = group["after"]
-                means = group[["density", "steps", "converged"]].astype(float).mean()
-                found.append({"set": name, "start": start, **errors, "largest": after.abs().max(), **means})
-                found[-1]["bias"] = after.mean()
-    return pd.DataFrame(found)
 
 
 def by_arm(rows: pd.DataFrame) -> pd.DataFrame:
@@ -259,16 +137,4 @@ def draw_errors(rows: pd.DataFrame, *, caption: str, arm: str = "full") -> Figur
             right.plot(group["step"], group["error"], "o-", **look)
         right.set(xscale="log", yscale="log", xlabel="training step", ylabel="validation error (mHa)")
         right.legend(fontsize=7)
-    return figure
-
-
-def draw_shells(rows: pd.DataFrame, *, caption: str) -> Figure:
-    """Electrons at a distance from the first heavy atom, of up to three molecules."""
-    shown = rows.head(3).to_dict("records")
-    with style.panels(len(shown), width=8.6, height=2.8, caption=caption) as (figure, axes):
-        for row, place in zip(shown, axes, strict=True):
-            place.plot(RADII, row["kohn_sham_radial"], color=style.BLACK, label="Kohn-Sham")
-            place.plot(RADII, row["radial"], "--", color=style.BLUE, label="minimised")
-            place.set(xlabel="r (bohr)", ylabel="electrons per bohr", title=row["formula"])
-            place.legend(fontsize=7)
     return figure

@@ -175,11 +175,10 @@ def rows_of_fold(
     rows = evaluated(functional, molecules, arm, starts_of(arm, plan))
     if arm in TAKEN_FROM:
         per_start = len(rows) // len(molecules)
-        about = [{name: rows[k * per_start][name] for name in list(rows[0])[:4]} for k in range(len(molecules))]
-        alone = [not_minimised(functional, entry, REFERENCE_ENERGY) for entry in molecules]
+        about = [{name: rows[k * per_start][name] for name in list(rows[0])[:5]} for k in range(len(molecules))]
+        alone = [not_minimised(functional.energy_of(entry.molecule), entry, REFERENCE_ENERGY) for entry in molecules]
         rows += [one | other for one, other in zip(about, alone, strict=True)]
-    energies = {entry.molecule.name: entry.energy for entry in molecules}
-    return [row | {"energy": energies[row["molecule"]], "num_train": len(known)} for row in rows]
+    return [row | {"num_train": len(known)} for row in rows]
 
 
 def starts_of(arm: str, plan: Plan = PLAN) -> tuple[str, ...]:
