@@ -2,12 +2,10 @@
 
 import dataclasses
 import functools
-import json
 import math
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -154,20 +152,3 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InvalidInput(f"{path}: expected a table of keys and values, got {type(values).__name__}")
     return values
-
-
-@contextmanager
-def stored_json(path: Path, what: str, made_by: str) -> Iterator[Any]:
-    """The content of a JSON file that the command `made_by` writes, while it is taken apart inside the `with`.
-
-    Raises DataNotFound where there is no file, and InvalidInput, saying that it is not `what`, where it cannot be read
-    or does not hold what is looked for.
-    """
-    if not path.is_file():
-        raise DataNotFound(f"{path}: no such file; make it with `{made_by}`")
-    try:
-        yield json.loads(path.read_text(encoding="utf-8"))
-    except InvalidInput:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InvalidInput(f"{path}: not {what} ({error})") from error

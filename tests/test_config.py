@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from molkit.config import LARGEST, from_dict, read_yaml, stored_json, to_dict, whole_number, whole_ranges
+from molkit.config import LARGEST, from_dict, read_yaml, to_dict, whole_number, whole_ranges
 from molkit.edm.config import EdmConfig
 from molkit.errors import DataNotFound, InvalidInput
 from molkit.training.config import TrainConfig
@@ -102,26 +102,6 @@ def test_files_that_are_no_tables_are_named(tmp_path):
         with pytest.raises(InvalidInput, match=message) as error:
             read_yaml(path)
         assert "\n" not in str(error.value)
-
-
-def numbers_in(path):
-    with stored_json(path, "a study of numbers", "molkit study numbers") as values:
-        return [int(value) for value in values["numbers"]]
-
-
-def test_a_stored_study_is_taken_apart_or_named_with_the_command_that_makes_it(tmp_path):
-    path = tmp_path / "a.json"
-    with pytest.raises(DataNotFound, match="a.json: no such file; make it with `molkit study numbers`"):
-        numbers_in(path)
-    path.write_text('{"numbers": [1, 2]}')
-    assert numbers_in(path) == [1, 2]
-    for content in (b'{"numbers": [1', b"\xff", b"{}", b"[]", b'{"numbers": 1}', b'{"numbers": ["one"]}'):
-        path.write_bytes(content)
-        with pytest.raises(InvalidInput, match="a.json: not a study of numbers"):
-            numbers_in(path)
-    path.write_text("{}")
-    with pytest.raises(InvalidInput, match="^of its own$"), stored_json(path, "a study", "x"):
-        raise InvalidInput("of its own")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

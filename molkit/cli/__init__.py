@@ -29,7 +29,7 @@ COMMANDS = {
     "ensembles": ("molkit.cli.data", "ensembles", "Make reference ensembles of conformers."),
     "density": ("molkit.cli.ofdft", "density", "Electron density of a molecule from a learned functional."),
     "score": ("molkit.cli.score", "score", "Stability and validity of the molecules in a file."),
-    "study": ("molkit.cli.study", "study", "Repeat the long measurements behind a chapter."),
+    "study": ("molkit.cli.experiment", "study", "Compute the experiment of a page outside a notebook."),
     "book": ("molkit.cli.book", "book", "Run, build and inspect the book."),
     "ledger": ("molkit.cli.report", "ledger", "Show the claims and what was measured for them."),
     "doctor": ("molkit.cli.report", "doctor", "Say what this installation is and whether it is whole."),

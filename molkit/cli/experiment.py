@@ -25,30 +25,32 @@ def experiments() -> dict[str, tuple[str, str]]:
 
 
 class StudyGroup(click.Group):
-    """Commands of its own, and one for each experiment, made when it is asked for."""
+    """A command for each experiment, made when it is asked for."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         """All names, in alphabetical order."""
-        return sorted({*super().list_commands(context), *experiments()})
+        return sorted(experiments())
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         """The command of that name."""
-        if name in experiments():
-            module, end = experiments()[name]
-            room = importlib.import_module(module)
-            made = command(name, getattr(room, f"tasks{end}"), getattr(room, f"measure{end}"))
-            guard_outputs(made)
-            return made
-        return super().get_command(context, name)
+        if name not in experiments():
+            return None
+        module, end = experiments()[name]
+        room = importlib.import_module(module)
+        made = command(name, getattr(room, f"tasks{end}"), getattr(room, f"measure{end}"))
+        guard_outputs(made)
+        return made
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        """Experiments by name alone, so that no room is imported; then the other commands."""
-        pages = [(name, f"{module}{end and f', {end}'}") for name, (module, end) in experiments().items()]
-        named = [(name, one.get_short_help_str()) for name, one in sorted(self.commands.items())]
-        for title, rows in (("Experiments of pages", pages), ("Commands", named)):
-            if rows:
-                with formatter.section(title):
-                    formatter.write_dl(rows)
+        """Experiments by name alone, so that no room is imported."""
+        with formatter.section("Experiments of pages"):
+            rooms = experiments().items()
+            formatter.write_dl([(name, f"{module}{end and f', {end}'}") for name, (module, end) in rooms])
+
+
+@click.group(cls=StudyGroup)
+def study() -> None:
+    """Compute the experiment of a page outside a notebook."""
 
 
 def command(name: str, tasks: Callable[..., list[Any]], measure: Callable[..., Any]) -> click.Command:

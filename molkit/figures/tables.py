@@ -1,7 +1,5 @@
-"""Small HTML tables for the pages."""
+"""Cells and sentences of the pages."""
 
-from collections.abc import Sequence
-from html import escape
 from typing import TYPE_CHECKING
 
 from molkit.metrics.statistics import Interval
@@ -9,9 +7,7 @@ from molkit.metrics.statistics import Interval
 if TYPE_CHECKING:
     from IPython.display import HTML
 
-WIDE = 8  # columns, from which on a table is set closer
 ALONE = "(n = 1, no interval)"
-LONGEST_NUMBER = 26  # characters; more is a sentence
 
 
 def with_interval(
@@ -27,34 +23,8 @@ def with_interval(
     return f"{value}{between}[{low}, {high}]" if found.known else f"{value}{between}{ALONE}"
 
 
-def percent(share: Interval | None) -> str:
-    """A share in [0, 1] as per cent, its interval on a second line."""
-    return with_interval(share, 1, factor=100.0)
-
-
 def _number(value: float, digits: int, signed: bool = False) -> str:
     return f"{round(value, digits) + 0.0:{'+' if signed else ''}.{digits}f}".replace("-", "\u2212")
-
-
-def html_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str, bold_last: bool = False) -> "HTML":
-    """A table under its caption; the first column is a label, the others are right-aligned numbers, or sentences."""
-    from IPython.display import HTML
-
-    kind = "molkit-table molkit-wide" if len(head) >= WIDE else "molkit-table"
-    lines = [f'<figure class="{kind}"><figcaption>', escape(caption), "</figcaption><div><table><thead><tr>"]
-    lines += [f'<th scope="col">{escape(cell)}</th>' for cell in head]
-    lines.append("</tr></thead><tbody>")
-    for number, row in enumerate(rows):
-        bold = bold_last and number == len(rows) - 1
-        cells = [f'<th scope="row">{escape(row[0])}</th>', *(_cell(text, bold=bold) for text in row[1:])]
-        lines.append("<tr>" + "".join(cells) + "</tr>")
-    return HTML("".join([*lines, "</tbody></table></div></figure>"]))
-
-
-def _cell(text: str, *, bold: bool) -> str:
-    """A number keeps its lines; a sentence wraps."""
-    start = '<td class="words">' if max(map(len, text.split("\n"))) > LONGEST_NUMBER else "<td>"
-    return f"{start}{'<strong>' if bold else ''}{escape(text)}{'</strong>' if bold else ''}</td>"
 
 
 def stacked(*tables: "HTML") -> "HTML":

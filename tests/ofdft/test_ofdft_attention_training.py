@@ -33,7 +33,6 @@ from molkit.ofdft.density import density_of, load_functional
 from molkit.ofdft.label_files import LabelSettings, generate, load_folder
 from molkit.ofdft.labels import FrozenSampling
 from molkit.ofdft.published_energies import published_surface, qm9_surface
-from molkit.studies import ofdft_small
 from molkit.studies.ofdft import arms as study
 from molkit.studies.ofdft.several_compositions import PLAN
 from molkit.training.config import TrainConfig
@@ -104,7 +103,7 @@ def test_ablations_leave_samples_out(labelled):
 def test_a_run_is_loaded_published_and_minimised(run, labelled, tmp_path):
     functional = load(run)
     entry = labelled[2]
-    found = study.minimised(functional, entry, "MINAO")
+    found = study.minimised(functional.energy_of(entry.molecule), entry, "MINAO")
     assert abs(found["electrons"]) < 1e-6 and np.isfinite(found["after"])
     again = load(publish(publication(run / "snapshots" / "step_00000003"), "tiny", root=tmp_path))
     energy = again.energy_of(entry.molecule)
@@ -180,17 +179,16 @@ def test_an_arm_is_trained_chosen_by_validation_and_asked_for_every_molecule_fro
     wanted = [(name, entry.molecule.name, start) for name in sets for entry in sets[name] for start in study.STARTS]
     assert [(row["set"], row["molecule"], row["start"]) for row in asked] == wanted
     weights = study.snapshots_of(tmp_path / "full_0")[chosen["step"]]
-    assert asked[2]["after"] == study.minimised(load(weights), labelled[0], "MINAO")["after"]
+    assert (
+        asked[2]["after"]
+        == study.minimised(load(weights).energy_of(labelled[0].molecule), labelled[0], "MINAO")["after"]
+    )
 
 
 def test_recipes_and_arms_are_read_strictly(tmp_path):
     assert study.arm_recipe("geometry", seed=1, plan=PLAN).data.samples == "geometry"
-    assert ofdft_small.read_pairs("full:0, geometry:2", PLAN) == [("full", 0), ("geometry", 2)]
     with pytest.raises(InvalidInput, match="arms are"):
-        ofdft_small.read_pairs("nothing:0", PLAN)
-    for text in ("full", "full:-1", "full:²"):
-        with pytest.raises(InvalidInput, match=f"--arms {text}: .*, as in full:0, wants a whole number from 0"):
-            ofdft_small.read_pairs(text, PLAN)
+        study.arm_recipe("nothing", seed=0, plan=PLAN)
     (tmp_path / "a.yaml").write_text("method: ofdft_attention\nextra: {}\n")
     with pytest.raises(InvalidInput, match="unknown section"):
         read_attention_recipe(tmp_path / "a.yaml")

@@ -9,7 +9,7 @@ from molkit.errors import InvalidInput
 from molkit.molecule import Molecule
 from molkit.ofdft.basis import density_mole
 from molkit.ofdft.classes import WATER, class_named, monomials
-from molkit.ofdft.compact import CompactConfig, CompactEnergy, assemble, load, save
+from molkit.ofdft.compact import CompactConfig, assemble, load, save
 from molkit.ofdft.compact_training import CompactData, CompactTask, prepare
 from molkit.ofdft.frames import bisector_frame, coefficient_permutation, coefficient_rotation
 from molkit.ofdft.geometries import ethanol, water
@@ -17,8 +17,8 @@ from molkit.ofdft.grid import values_at
 from molkit.ofdft.integrals import density_integrals
 from molkit.ofdft.label_files import LabelSettings, make_labels
 from molkit.ofdft.labels import FrozenSampling
-from molkit.ofdft.natural import natural_frame
 from molkit.ofdft.optimise import OptimiseOptions, optimise
+from molkit.ofdft.reduction import natural_frame
 from molkit.rng import generator_from
 
 MIRROR = np.diag([1.0, -1.0, 1.0])
@@ -98,21 +98,6 @@ def test_monomials_count_and_value():
     values = np.array([[2.0, 3.0]])
     assert monomials(values, 2).tolist() == [[1.0, 2.0, 3.0, 4.0, 6.0, 9.0]]
     assert monomials(np.zeros((1, 3)), 4).shape == (1, 35)
-
-
-def test_reduced_labels_are_consistent_with_the_energy_they_were_made_from(functional, labelled):
-    """The label of R plus the analytic terms is the Kohn-Sham energy, and its slope that of a nearby sample."""
-    entry = labelled[0]
-    frame = natural_frame(density_integrals(entry.molecule), WATER)
-    energy = CompactEnergy(functional, frame)
-    row = entry.ground_state
-    z = energy.reduce(entry.labels.coefficients[row])
-    rebuilt = energy.coefficients(z)
-    again = energy.reduce(rebuilt)
-    np.testing.assert_allclose(again, z, atol=1e-6)
-    classical = float(frame.integrals.classical_energy(rebuilt))
-    learned = energy.kinetic_and_exchange_correlation(z)
-    assert abs(learned + classical + frame.integrals.nuclear - energy(z)[0]) < 1e-10
 
 
 def test_gradient_of_the_energy_is_that_of_finite_differences(functional):

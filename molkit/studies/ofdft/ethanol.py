@@ -55,6 +55,7 @@ LABELS, RUNS = Path("runs/ofdft/labels_ethanol"), Path("runs/ofdft/ethanol")  # 
 SETS = {VALID: ("ethanol", "valid"), "test": ("ethanol", "test"), "torsions": ("ethanol_torsions", "test")}
 TRAIN = "train"  # the set of a row with the mean energy of the training frames
 REFERENCE_ENERGY = "reference energy alone"  # in the place of a start
+NUM_TRAIN = 120  # frames, as the recipe says
 KCAL = HARTREE_TO_KCAL / MILLI  # kcal/mol in a millihartree
 FIRST_LIVE = 100  # test frame that no training and no table has used
 COLOURS = {
