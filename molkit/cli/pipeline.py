@@ -42,7 +42,8 @@ def pipeline(
 ) -> None:
     """Draw molecules, relax them, find their conformers, rank these, and compute energy and density; with a report.
 
-    A molecule that a stage refuses is named there with the reason, and the others are finished.
+    A molecule that a stage refuses is named there with the reason, and the others are finished. One that the density
+    functional does not serve goes on to Kohn-Sham without it.
     """
     from molkit.figures.pipeline_report import write_report
     from molkit.pipeline.journey import STAGES, PipelineSettings
@@ -66,7 +67,7 @@ def pipeline(
     passed = (f"{sum(journey.passed(name) for journey in result.journeys)} {name}" for name in STAGES)
     click.echo(f"of {count}: {', '.join(passed)}")
     click.echo(f"{write_report(result, out)} ({', '.join(path.name for path in written)} beside it)")
-    stopped = {journey.name: why for journey in result.journeys if (why := journey.refusal())}
+    stopped = {journey.name: why for journey in result.journeys if (why := journey.stopped())}
     never = {f"chain {k + 1} of those that failed": "it gave no molecule" for k in range(result.num_failed_chains)}
     end_of_parts(len(result.journeys) - len(stopped), never, stopped)
 

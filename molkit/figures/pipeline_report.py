@@ -60,15 +60,19 @@ def _parts(result: PipelineResult) -> Iterator[str]:
         f"Seed {settings.seed}.</p>"
     )
     yield show(room.way(rows), room.WAY, f"{len(rows)} molecules, stage by stage.")._repr_html_()
-    yield show(room.refusals(rows), room.REFUSALS, "Refusals.")._repr_html_()
+    yield show(room.stops(rows), room.STOPS, "Where each molecule stopped, and why.")._repr_html_()
     if len(done):
         yield "<h2>Energies, stage by stage</h2>"
-        yield _image(room.draw_ladder(rows), "GFN2-xTB energies above the lowest minimum for every stage")
+        told = "GFN2-xTB energies of every molecule above its lowest minimum, from drawing to conformers."
+        yield _image(room.draw_ladder(rows), told)
         yield show(done, room.MINIMA, "Different GFN2-xTB minima.")._repr_html_()
         yield show(room.electrons(rows), room.ELECTRONS, "PBE/6-31G(2df,p) at the lowest minimum.")._repr_html_()
         if isinstance(planes := room.first_density(rows), Figure):
             yield "<h2>Density with and without orbitals</h2>"
-            yield _image(planes, "Densities of a molecule in a plane")
+            told = (
+                "Contours of a molecule's electron density in a plane, with and without orbitals, and their difference."
+            )
+            yield _image(planes, told)
         yield "<h2>Molecules</h2>"
         yield room.views(rows, count=SHOWN).data
         if len(done) > SHOWN:

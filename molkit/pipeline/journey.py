@@ -79,9 +79,13 @@ class Journey:
         """What a stage says; empty where the molecule never came there."""
         return next((one.note for one in self.stages if one.name == stage), "")
 
-    def refusal(self) -> str:
-        """The stage that the molecule did not pass, and why; empty where it came to the end."""
-        return next((f"{one.name}: {one.note}" for one in self.stages if not one.passed), "")
+    def stopped(self) -> str:
+        """The stage that ended the journey, and why; empty where it came to the end.
+
+        A molecule that the functional does not serve goes on without it.
+        """
+        last = self.stages[-1] if self.stages else None
+        return "" if last is None or last.passed else f"{last.name}: {last.note}"
 
     def at(self, structure: str) -> Molecule:
         """The molecule at one of its structures."""

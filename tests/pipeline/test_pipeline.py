@@ -196,6 +196,27 @@ def test_the_way_of_known_molecules_is_counted_stage_by_stage():
     }
 
 
+def test_every_molecule_says_where_it_stopped_and_why():
+    rows = made_rows()
+    cells = show(room.stops(rows), room.STOPS, "").cells
+    assert cells == (
+        ("[H][H]", "–", "came to the end", "served it"),
+        ("[H]", "–", "came to the end", "outside the functional's domain"),
+        ("H2", DRAWN, "1 of 2 atoms has the wrong valence", ""),
+        ("H", DRAWN, "its chain did not stay finite", ""),
+    )
+    (axis,) = room.draw_funnel(rows).axes
+    assert [bar.get_width() for bar in axis.patches] == [2, 2, 2, 2, 1, 2]
+    assert [text.get_text() for text in axis.texts][3:] == ["2 of 2", "1 of 2", "2 of 2"]
+    assert [label.get_text() for label in axis.get_yticklabels()] == list(STAGES)
+
+
+def test_a_journey_that_the_functional_refused_did_not_stop_there():
+    refused = (Stage(ORBITAL_FREE, False, "not served", 0.1), Stage(KOHN_SHAM, True, "converged", 1.0))
+    assert replace(journey_of(CYANIDE), stages=refused).stopped() == ""
+    assert replace(journey_of(CYANIDE), stages=refused[:1]).stopped() == "orbital-free: not served"
+
+
 def test_minima_and_energies_of_known_molecules_stand_in_their_columns_and_are_drawn_as_they_are():
     rows = made_rows()
     assert show(room.done(rows), room.MINIMA, "").cells == (
@@ -219,4 +240,4 @@ def test_one_molecule_of_the_page_is_one_row_of_the_pipeline():
     (task,) = room.tasks(count=1, sizes=(3,), conformers=2)
     (row,) = room.measure(task)
     assert row["stage"][0] == DRAWN and len(row["stage"]) == len(row["seconds"]) and len(row["atomic_numbers"]) == 3
-    assert len(task.files) == 9
+    assert len(task.files) == 11

@@ -168,6 +168,89 @@ def test_ways_are_ranked_by_their_mean_over_molecules_and_the_best_of_the_weight
         page.chosen(recipe_rows(), "third")
 
 
+def parts_rows() -> pd.DataFrame:
+    """MMFF94 and weights at two levels, on two molecules; bonds, angles and torsions differ."""
+    lines = []
+    for molecule, scale in (("a", 1.0), ("b", 3.0)):
+        for way, level, parts in (("mmff94", None, (1.0, 2.0, 3.0)), ("w", 0.1, (0.5, 0.25, 0.0)), ("w", 0.3, None)):
+            values = [None] * 4 if parts is None else [scale * one for one in (sum(parts), *parts)]
+            line = {"molecule": molecule, "weights": "w", "way": way, "sigma": level}
+            lines.append(line | dict(zip(("excess", *page.PARTS), values, strict=True)))
+    return pd.DataFrame(lines)
+
+
+def test_the_parts_of_an_excess_stand_in_their_columns_and_are_drawn_from_left_to_right():
+    rows = parts_rows().dropna(subset=["excess"])
+    table = show(page.parts(rows), page.PART_COLUMNS, "")
+    assert table.heads[2:6] == ("excess, kcal/mol", "in bonds", "in angles", "in torsions and the rest")
+    assert [cell.split("\n")[0] for cell in table.cells[0]] == [
+        "MMFF94",
+        "–",
+        "12.00",
+        "2.00",
+        "4.00",
+        "6.00",
+        "2",
+        "0",
+    ]
+    assert [cell.split("\n")[0] for cell in table.cells[1]] == ["w", "0.1000", "1.50", "1.00", "0.50", "0.00", "2", "0"]
+    (axes,) = page.draw_parts(rows).axes
+    assert [[bar.get_x(), bar.get_width()] for bar in axes.patches] == [
+        [0.0, 2.0], [0.0, 1.0], [2.0, 4.0], [1.0, 0.5], [6.0, 6.0], [1.5, 0.0],
+    ]  # fmt: skip
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["MMFF94", "model, from 0.1 Å"]
+    lost = parts_rows().assign(sigma=0.1, way="w")
+    assert page.parts(lost)[["num", "num_failed"]].values.tolist() == [[4, 2]] and len(page.parts(parts_rows())) == 2
+
+
+def test_the_parts_of_every_structure_add_up_to_its_excess(monkeypatch, tmp_path):
+    save(build(EdmConfig(width=16, num_layers=1), seed=1), tmp_path / "toy")
+    monkeypatch.setattr(page, "_molecules", lambda split: {"methanol": METHANOL})
+    page._known_minimum.cache_clear()
+    (task,) = page.tasks_parts(molecules=1, weights=str(tmp_path / "toy"), levels=(0.0285,))
+    rows = pd.DataFrame(page.measure_parts(task)).set_index("way")
+    page._known_minimum.cache_clear()
+    assert rows.index.tolist() == ["mmff94", comparison.PERFECT, str(tmp_path / "toy"), "dataset"]
+    assert rows[list(page.PARTS)].sum(axis=1).tolist() == pytest.approx(rows["excess"].tolist(), abs=0.005)
+    near = rows.drop(str(tmp_path / "toy"))
+    assert (near["excess"] > 0.0).all() and (near["bonds"] > 0.0).all(), "the model was never trained"
+    assert rows.loc[comparison.PERFECT, "excess"] < 0.5
+
+
+def height_rows() -> pd.DataFrame:
+    """Two molecules, and a third whose MMFF94 minimum is another conformer."""
+    lines = []
+    for molecule, scale, turn in (("a", 1.0, 5.0), ("b", 3.0, 29.0), ("c", 100.0, 31.0)):
+        for start, one, other in (("dataset", 0.0, 1.0), ("mmff94", 4.0, 6.0), ("w", 1.0, 2.0)):
+            line = {"molecule": molecule, "basis": "sto-3g", "start": start, "largest_turn": turn}
+            lines.append(line | {"excess": scale * one, "excess_xtb": scale * other})
+    return pd.DataFrame(lines)
+
+
+def test_heights_on_both_surfaces_leave_out_molecules_that_turned():
+    table = show(dft.heights(height_rows()), dft.HEIGHT_COLUMNS, "")
+    cells = {line[0]: [cell.split("\n")[0] for cell in line[1:]] for line in table.cells}
+    assert cells["w"] == ["2.00", "4.0", "4.00", "3.0", "2"] and cells["MMFF94"] == ["8.00", "–", "12.00", "–", "2"]
+    assert cells["QM9's own geometry"] == ["0.00", "–", "2.00", "6.0", "2"]
+    (axes,) = dft.draw_heights(height_rows()).axes
+    drawn = {box.get_label(): box.lines[0].get_xdata().tolist() for box in axes.containers}
+    assert drawn == {"B3LYP/sto-3g": [0.0, 8.0, 2.0], "GFN2-xTB": [2.0, 12.0, 4.0]}
+
+
+def test_a_task_of_heights_has_a_row_for_each_structure_and_the_lowest_is_the_minimum(monkeypatch, tmp_path):
+    """Methanol at its minimum by HF/STO-3G-like B3LYP: MMFF94 and a model without training lie above."""
+    save(build(EdmConfig(width=16, num_layers=1), seed=1), tmp_path / "toy")
+    surface = dft.DftEnergy(METHANOL, level=dft.DftLevel(basis="sto-3g"))
+    end = dft.optimise(METHANOL, surface, optimiser="internal")
+    monkeypatch.setattr(dft, "_molecule", lambda name: METHANOL.with_positions(end.positions))
+    rows = pd.DataFrame(dft.measure_heights(dft.HeightsTask("methanol", (str(tmp_path / "toy"),), (0.0285,), "sto-3g")))
+    assert rows["start"].tolist() == ["dataset", "mmff94", "gfn2", str(tmp_path / "toy")]
+    assert rows["excess"].iloc[0] == pytest.approx(0.0, abs=0.01) and (rows["excess"].iloc[1:] > 0.1).all()
+    assert rows["excess_xtb"].iloc[2] == 0.0 and (rows["excess_xtb"].drop(2) > 0.05).all()
+    with pytest.raises(InvalidInput, match="a level for each"):
+        dft.tasks_heights(levels=(0.1,))
+
+
 def test_starts_share_a_conformer_and_missing_ones_have_a_reason():
     denoiser = NetworkDenoiser(build(EdmConfig(width=16, num_layers=1), seed=1))
     sulfide = Molecule([16, 1, 1], [[0, 0, 0], [0.96, 0.93, 0], [-0.96, 0.93, 0]], name="sulfide")

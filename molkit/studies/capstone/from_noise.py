@@ -58,6 +58,7 @@ WAY = {
     "seconds": Column("s a molecule", 2),
 }
 REFUSALS = {"stage": "stage", "note": "what it said", "molecules": "molecules"}
+STOPS = {"molecule": "molecule", "stopped": "stopped at", "why": "why", "functional": "the functional"}
 MINIMA = {
     "smiles": "molecule",
     "num_kept": Column("conformers"),
@@ -195,6 +196,40 @@ def _short(note: str) -> str:
     if "wrong valence" in note:
         return "atoms with the wrong valence"
     return "outside the functional's domain" if "this functional is for" in note else note.split(":")[0]
+
+
+def stops(rows: pd.DataFrame) -> pd.DataFrame:
+    """A line a molecule: the stage where it stopped and why, or that it came to the end; what the functional said."""
+    found = []
+    for _, row in rows.iterrows():
+        ended = not row["passed"][-1]
+        said = dict(zip(row["stage"], zip(row["passed"], row["note"], strict=True), strict=True))
+        served, note = said.get(ORBITAL_FREE, (False, ""))
+        line = {"molecule": row["smiles"] or row["formula"] or "–", "functional": "" if served else _short(note)}
+        line |= {"stopped": row["stage"][-1] if ended else "–", "why": row["note"][-1] if ended else "came to the end"}
+        found.append(line | ({"functional": "served it"} if served else {}))
+    return pd.DataFrame(found, columns=list(STOPS))
+
+
+def draw_funnel(rows: pd.DataFrame) -> Figure:
+    """How many molecules came through each stage, as bars from the first to the last."""
+    found = way(rows)
+    caption = (
+        f"n = {len(rows)} molecules. The orbital-free stage ends no journey: where the functional does not serve a "
+        "molecule, Kohn-Sham does."
+    )
+    with panels(width=6.8, height=2.8, caption=caption) as (figure, (axis,)):
+        colours = [SKY if name == ORBITAL_FREE else BLUE for name in found["stage"]]
+        bars = axis.barh(found["stage"], found["passed"], color=colours)
+        axis.bar_label(
+            bars,
+            [f"{passed} of {came}" for passed, came in zip(found["passed"], found["came"], strict=True)],
+            padding=4,
+        )
+        axis.invert_yaxis()
+        axis.set_xlim(0, 1.15 * len(rows))
+        axis.set_xlabel("molecules that passed")
+    return figure
 
 
 def done(rows: pd.DataFrame) -> pd.DataFrame:

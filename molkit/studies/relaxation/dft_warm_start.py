@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from molkit.chem.dft import DftEnergy, DftLevel
 from molkit.chem.optimise import optimise
@@ -21,6 +22,7 @@ from molkit.edm.samplers import SAMPLERS
 from molkit.errors import CalculationFailed, InvalidInput
 from molkit.experiments.experiment import Comparison, asked
 from molkit.experiments.show import Column
+from molkit.figures.style import BLUE, ORANGE, panels
 from molkit.metrics.statistics import bootstrap_interval, ratio_interval
 from molkit.molecule import Molecule, PackedMolecules
 from molkit.relaxation.boltzmann import Modes, cartesian_hessian, modes
@@ -189,6 +191,25 @@ def heights(rows: pd.DataFrame) -> pd.DataFrame:
                 line[f"ratio_{name}"] = ratio_interval(reference[name].to_numpy(), own)
         found.append(line)
     return pd.DataFrame(found, dtype=object)
+
+
+def draw_heights(rows: pd.DataFrame) -> Figure:
+    """Mean heights of each structure on both surfaces, with intervals."""
+    found = heights(rows)
+    basis = str(rows["basis"].iloc[0])
+    surfaces = {"excess": (f"B3LYP/{basis}", BLUE, -0.12), "excess_xtb": ("GFN2-xTB", ORANGE, 0.12)}
+    counted = f"n = {found['num'].max()} QM9 test molecules"
+    caption = f"Mean energy above the minimum of each surface, {counted}; 95 % bootstrap."
+    with panels(width=7.0, height=0.5 * len(found) + 1.0, caption=caption) as (figure, (axes,)):
+        for name, (label, colour, shift) in surfaces.items():
+            middle = np.array([one.value for one in found[name]])
+            ends = [[one.value - one.low for one in found[name]], [one.high - one.value for one in found[name]]]
+            axes.errorbar(middle, np.arange(len(found)) + shift, xerr=ends, fmt="o", color=colour, label=label)
+        axes.set_yticks(range(len(found)), [comparison.WORDS.get(one, one) for one in found["start"]])
+        axes.invert_yaxis()
+        axes.set_xlabel("mean energy above the minimum (kcal/mol)")
+        axes.legend(ncols=2, loc="lower left", bbox_to_anchor=(0.0, 1.0))
+    return figure
 
 
 HEIGHT_COLUMNS = {

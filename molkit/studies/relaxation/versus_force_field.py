@@ -372,12 +372,17 @@ def _parts_rows(
 
 
 def parts(rows: pd.DataFrame) -> pd.DataFrame:
-    """Mean excess of each way and level and of its parts over molecules, with intervals, in the order of the rows."""
+    """Mean excess of each way and level and of its parts over molecules, with intervals, in the order of the rows.
+
+    Chains that did not stay finite are counted; a way without any other has no line.
+    """
     found = []
     for (way, level), group in rows.groupby(["way", "sigma"], dropna=False, sort=False):
         whole = group.dropna(subset=["excess"])
+        if whole.empty:
+            continue
         means = {name: bootstrap_interval(whole[name].to_numpy(dtype=float)) for name in ("excess", *PARTS)}
-        found.append({"way": way, "sigma": level, **means, "num": len(whole)})
+        found.append({"way": way, "sigma": level, **means, "num": len(whole), "num_failed": len(group) - len(whole)})
     return pd.DataFrame(found, dtype=object)
 
 
@@ -412,6 +417,7 @@ PART_COLUMNS = {
     "angles": Column("in angles", 2),
     "torsions": Column("in torsions and the rest", 2),
     "num": Column("n"),
+    "num_failed": Column("failed"),
 }
 WAYS = {
     "way": Column("", names=comparison.WORDS),
