@@ -35,7 +35,7 @@ def curves(
         if mark is not None:
             axis.axvline(mark, color="#999999", ls=":", lw=1.0)
         axis.set(xlabel=xlabel, ylabel=ylabel)
-        axis.legend(fontsize=7)
+        axis.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3)
     return figure
 
 
@@ -63,7 +63,7 @@ def forest(
     ):
         axis.axvline(0.0, color="#767676", lw=1.2)
         for place, (name, kind) in enumerate(columns.items()):
-            colour = (style.BLUE, style.VERMILION, style.GREEN, style.PURPLE)[place]
+            colour = style.CYCLE[place]
             for row, found in enumerate(frame[name]):
                 _interval(
                     axis, found.scaled(kind.factor), row + 0.34 * (place - 0.5 * (len(columns) - 1)), kind, colour
@@ -72,13 +72,14 @@ def forest(
         axis.set(xlabel=xlabel, ylim=(len(frame) - 0.4, -0.6))
         axis.set_yticks(range(len(frame)), labels, fontsize=8.5)
         axis.grid(axis="y", visible=False)
-        axis.legend(fontsize=8.5, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(columns))
+        if len(columns) > 1:
+            axis.legend(fontsize=8.5, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(columns))
     return figure
 
 
 def _interval(axis: Axes, found: Interval, height: float, kind: Column, colour: str) -> None:
     """One dot, its whisker where it has one, and its numbers beside the axis."""
-    ends, decided = "", found.known and not found.low <= 0.0 <= found.high
+    ends, decided = "", found.known and not round(found.low, 9) <= 0.0 <= round(found.high, 9)
     if found.known:
         axis.plot([found.low, found.high], [height, height], color=colour, lw=1.8)
         ends = f" [{found.low:+.{kind.digits}f}, {found.high:+.{kind.digits}f}]"

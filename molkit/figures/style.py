@@ -20,6 +20,7 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#D55E00",
     "#CC79A7",
 )
+CYCLE = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY)  # of lines that have no colour of their own
 DATA_COLOUR, MODEL_COLOUR, PAPER_COLOUR = BLACK, BLUE, VERMILION
 RULES = {
     "figure.dpi": 110,

@@ -1,6 +1,8 @@
 """The parts of the tilt: what a task measures at the smallest size, and known rows in exact cells and plotted data."""
 
+import re
 from dataclasses import replace
+from html import unescape
 
 import numpy as np
 import pandas as pd
@@ -160,6 +162,14 @@ def test_lengths_are_drawn_as_counted():
     (steps,) = axis.patches
     assert steps.get_data().values[-1] == 7 and steps.get_data().values[:-1].sum() == 0
     assert steps.get_data().edges[-1] == pytest.approx(0.3) and "Å" in axis.get_xlabel()
+
+
+def test_a_molecule_before_and_after_shows_each_part_in_order_with_its_own_bonds():
+    task = room.tasks(**FEW, arms=("flow", "springs", "etm"))[0]
+    page = unescape(room.before_and_after(task).data)
+    assert page.index("CGCF (bonds") < page.index("springs alone (bonds") < page.index("CGCF + tilt (bonds")
+    off = [float(text) for text in re.findall(r"bonds off by ([0-9.]+) Å", page)][:3]
+    assert off[1] < 0.5 * off[0] and off[2] < 0.5 * off[0] and task.molecule not in page
 
 
 def test_overlays_lie_on_their_references():

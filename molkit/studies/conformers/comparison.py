@@ -102,15 +102,23 @@ def difference(molecules: pd.DataFrame, arm: str, other: str, measure: str) -> I
     return bootstrap_interval(values.to_numpy())
 
 
-def forest(molecules: pd.DataFrame, pairs: Sequence[tuple[str, str]], *, told: str) -> Figure:
-    """Paired differences of coverage in percentage points, recall and precision, with 95 % intervals over molecules."""
+def forest(
+    molecules: pd.DataFrame | Mapping[str, pd.DataFrame], pairs: Sequence[tuple[str, str]], *, told: str
+) -> Figure:
+    """Paired differences of coverage in percentage points, recall and precision, with 95 % intervals over molecules.
+
+    molecules: those of one set, or of several by their names, whose rows then stand below each other.
+    """
+    sets = molecules if isinstance(molecules, Mapping) else {"": molecules}
+    rows = [(name, pair) for pair in pairs for name in sets]
+    numbers = [f"{found['molecule'].nunique()} {name}".strip() for name, found in sets.items()]
     return plots.forest(
-        differences(molecules, pairs, COVERS),
+        pd.concat([differences(sets[name], [pair], COVERS) for name, pair in rows]),
         COVERS,
-        labels=[f"{TITLES[arm]}\nless {TITLES[other]}" for arm, other in pairs],
+        labels=[f"{TITLES[arm]}\nless {TITLES[other]}{name and ', '}{name}" for name, (arm, other) in rows],
         xlabel="difference of coverage, percentage points (right of 0: the first is better)",
-        caption=f"{told} n = {molecules['molecule'].nunique()} molecules; dots: means of paired differences, lines: "
-        "95 % bootstrap over molecules; hollow: the interval holds 0.",
+        caption=f"{told} n = {', '.join(numbers)} molecules; dots: means of paired differences, lines: 95 % bootstrap "
+        "over molecules; hollow: the interval holds 0.",
     )
 
 

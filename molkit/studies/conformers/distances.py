@@ -183,5 +183,5 @@ def draw_histograms(found: Drawn) -> Figure:
                 values = found.distances[arm][:, chosen].ravel()
                 axis.hist(values, bins=bins, density=True, histtype="step", color=colour, label=ARMS[arm])
             axis.set(xlabel=f"distance over {hop} bond{'s' if hop > 1 else ''}, Å", ylabel="density, 1/Å")
-        axes[-1].legend(fontsize=7)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4)
     return figure

@@ -6,7 +6,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -33,12 +33,18 @@ from molkit.errors import InvalidInput
 from molkit.experiments.experiment import Comparison, asked
 from molkit.experiments.show import Column
 from molkit.figures import style
+from molkit.figures.view3d import show_grid
+from molkit.geometry import superpose
 from molkit.metrics.conformers import MEASURES, PER_REFERENCE, ScoreTask, score_conformers
+from molkit.molecule import Molecule
 from molkit.rng import generator_from
 from molkit.studies.conformers import arms
 from molkit.studies.conformers.arms import Tilt, ensembles_of, measure_arms, tasks_on, thinned
 from molkit.studies.conformers.comparison import difference
 from molkit.training.weights import resolve, weight_files
+
+if TYPE_CHECKING:
+    from IPython.display import HTML
 
 CLOSE = {(1, 1): 1.8, (1, 0): 2.1, (0, 0): 2.6}  # angstrom: nearer than this is a clash; 1 stands for hydrogen
 EDGES = np.linspace(-0.3, 0.3, 61)  # angstrom, of the histogram of bond lengths
@@ -401,5 +407,17 @@ def draw_lengths(rows: pd.DataFrame, lines: Mapping[str, str], *, caption: str) 
             counts = np.sum(rows.loc[rows["arm"] == arm, "gaps"].tolist(), axis=0)
             axis.stairs(counts, EDGES, color=colour, label=arms.TITLES[arm])
         axis.set(xlabel="bond length less that of the lowest reference, Å", ylabel="bonds")
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=len(lines))
     return figure
+
+
+def before_and_after(task: Task) -> "HTML":
+    """The first conformer of the task's first arm, and what the others make of it, laid on it, side by side."""
+    one = ensembles_of(task.data)[task.molecule]
+    drawn = arms.draw_arms(task, ensemble_mol(one), shared_flow(task.weights), tilts_of(task), 1)
+    first, told = next(iter(drawn.values()))[0].positions[0], []
+    for arm, (made, _) in drawn.items():
+        found = geometry_of(one, made)
+        told.append(f"{arms.TITLES[arm]} (bonds off by {found['bond_error']:.3f} Å, {found['clashes']:.0f} clashes)")
+    shown = [Molecule(one.atomic_numbers, superpose(made.positions[0], first)) for made, _ in drawn.values()]
+    return show_grid(shown, caption=f"One conformer of {one.smiles}: {'; '.join(told)}.", columns=len(shown))
