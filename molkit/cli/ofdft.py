@@ -80,10 +80,7 @@ def labels_pack(folder: Path, name: str, split: str, samples: int, limit: int | 
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--weights", help="Published weights, or a run.  [default: the first published ones that serve it]")
 @click.option(
-    "--start",
-    default="minao",
-    show_default=True,
-    help="minao, huckel, reference, predicted (where the weights know how), or mean (water).",
+    "--start", default="minao", show_default=True, help="minao, huckel, reference, or mean (of the weights of water)."
 )
 @click.option("--method", default="lbfgs", show_default=True, help="lbfgs or descent.")
 @click.option("--steps", default=500, show_default=True, type=Whole(min=1), help="At most.")

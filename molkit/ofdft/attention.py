@@ -32,7 +32,6 @@ class AttentionConfig:
     domain: tuple[str, ...] = ()  # kinds of molecules, see `molkit.ofdft.domain`
     most_heavy_atoms: int = 0  # other molecules of the same elements with up to so many are served too
     from_reference: bool = False  # what is learned counts from z = 0, where the reference energy is all
-    predicts_start: bool = False  # keeps a correction of MINAO's density, to begin a minimisation with
 
     def __post_init__(self) -> None:
         if not 2 <= len(self.counts) <= 5 or min(self.counts) < 1:

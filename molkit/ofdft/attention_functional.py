@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from molkit.config import to_dict
-from molkit.errors import InvalidInput
 from molkit.molecule import Molecule
 from molkit.ofdft.attention import AttentionConfig, AttentionNetwork, surroundings
 from molkit.ofdft.channels import (
@@ -24,9 +23,7 @@ from molkit.ofdft.channels import (
 )
 from molkit.ofdft.domain import Domain, read_domain
 from molkit.ofdft.functional_files import stored_config
-from molkit.ofdft.guess import minao_coefficients
 from molkit.ofdft.integrals import DensityIntegrals, density_integrals
-from molkit.ofdft.predicted_start import correction_shape, predicted_channels
 from molkit.training.files import write_yaml
 from molkit.training.publishing import Publication
 from molkit.training.run_folder import load_state
@@ -49,16 +46,12 @@ class StoredReduction(nn.Module):
             self.register_buffer(f"drop_{momentum}", torch.zeros(len(ELEMENTS), count, size))
         for name in ("energies", "energies_rest"):
             self.register_buffer(name, torch.zeros(ENERGY_FEATURES))
-        for momentum, count in enumerate(config.counts if config.predicts_start else ()):
-            self.register_buffer(f"correction_{momentum}", torch.zeros(correction_shape(count)))
 
     def store(self, reduction: ChannelReduction) -> None:
         """Keep the numbers of a reduction, rounded to float32 except for the energies."""
         for kind, tables in (("reference", reduction.reference), ("lift", reduction.lift), ("drop", reduction.drop)):
             for momentum, table in enumerate(tables):
                 getattr(self, f"{kind}_{momentum}").copy_(torch.from_numpy(table))
-        for momentum, table in enumerate(reduction.corrections or ()):
-            getattr(self, f"correction_{momentum}").copy_(torch.from_numpy(table))
         rounded = reduction.energies.astype(np.float32)
         self.energies.copy_(torch.from_numpy(rounded))
         self.energies_rest.copy_(torch.from_numpy(reduction.energies - rounded))
@@ -78,7 +71,6 @@ class StoredReduction(nn.Module):
             tables("drop", momenta),
             energies.numpy(),
             config.roots,
-            tables("correction", momenta) if config.predicts_start else None,
         )
 
 
@@ -152,14 +144,6 @@ class AttentionEnergy:
     def reduce(self, coefficients: np.ndarray) -> np.ndarray:
         """z of density coefficients [M]."""
         return self.drop @ (self.to_natural @ coefficients - self.reference)
-
-    def predicted(self) -> np.ndarray:
-        """z of MINAO's density with the predicted correction. Raises InvalidInput for weights that keep none."""
-        reduction = self.functional.reduction
-        if reduction.corrections is None:
-            raise InvalidInput(f"{self.functional.name}: these weights predict no density to begin with")
-        guess = self.reduce(minao_coefficients(self.integrals))
-        return predicted_channels(reduction, self.place, guess)
 
     def coefficients(self, z: np.ndarray) -> np.ndarray:
         """Density coefficients [M] of z."""

@@ -9,18 +9,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from molkit.data.md17 import load_rmd17
 from molkit.errors import InvalidInput
 from molkit.ofdft.attention import AttentionConfig, AttentionNetwork, surroundings
 from molkit.ofdft.attention_functional import AttentionModel, build, save
 from molkit.ofdft.basis import basis_fingerprint
-from molkit.ofdft.channels import ENERGY_RIDGE, ChannelReduction, Prepared, fit_channels, prepare_molecule
-from molkit.ofdft.compositions import chosen_restraint, chosen_ridge, without_fold
+from molkit.ofdft.channels import (
+    ENERGY_RIDGE,
+    ChannelReduction,
+    Prepared,
+    energy_features,
+    fit_channels,
+    prepare_molecule,
+    ridge_energies,
+)
+from molkit.ofdft.compositions import SPREADS, chosen_restraint, without_fold
 from molkit.ofdft.domain import kind_of
+from molkit.ofdft.geometries import VALIDATION_FRAMES
 from molkit.ofdft.label_files import LabelledMolecule
-from molkit.ofdft.predicted_start import fit_corrections
-from molkit.ofdft.published_energies import published_surface
 from molkit.ofdft.recipes import Recipe, read_recipe, train_recipe
 from molkit.training.loop import TrainResult
+from molkit.units import HARTREE_TO_KCAL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +47,7 @@ class AttentionData:
     gradient_weight: float = 1.0
     energy_ridge: float = ENERGY_RIDGE  # restraint of pairs and triples in the reference energy; 0: see `energy_fit`
     energy_spread: float = 0.0  # least scale of a pair or triple in the reference energy; chosen where both are 0
-    published: bool = False  # restrained towards a fit of published energies, not towards zero
+    published: bool = False  # restrained towards a fit of published energies (of ethanol), not towards zero
     any_composition: bool = False  # serve other compositions of the same elements too, up to the largest molecule
     held_out: int = -1  # of the folds by composition, the one to leave out; -1: none
 
@@ -144,8 +153,6 @@ def prepare(
     reduction = fit_channels(
         molecules, config.layout, floor=data.floor, energy_ridge=ridge, energy_prior=prior, energy_spread=spread
     )
-    if config.predicts_start:
-        reduction = fit_corrections(reduction, molecules)
     domain = tuple(dict.fromkeys(kind_of(entry.molecule) for entry in labelled))
     largest = max(int((entry.molecule.atomic_numbers > 1).sum()) for entry in labelled) if data.any_composition else 0
     config = replace(config, basis=basis_fingerprint(), domain=domain, most_heavy_atoms=largest)
@@ -166,16 +173,24 @@ def energy_fit(data: AttentionData, molecules: Sequence[Prepared]) -> tuple[floa
     prior = published_surface(data.name) if data.published else None
     if data.energy_ridge > 0.0:
         return data.energy_ridge, data.energy_spread, prior
-    if data.energy_spread > 0.0:
-        ridge = chosen_ridge(*_known(molecules), prior=prior, spread=data.energy_spread)
-        return ridge, data.energy_spread, prior
-    return *chosen_restraint(*_known(molecules), prior=prior), prior
-
-
-def _known(molecules: Sequence[Prepared]) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Energy features, energies and formulas."""
+    spreads = (data.energy_spread,) if data.energy_spread > 0.0 else SPREADS
     features = np.stack([m.place.energy_features() for m in molecules])
-    return features, np.array([m.entry.energy for m in molecules]), [m.entry.molecule.formula for m in molecules]
+    energies, formulas = [m.entry.energy for m in molecules], [m.entry.molecule.formula for m in molecules]
+    return *chosen_restraint(features, np.array(energies), formulas, prior=prior, spreads=spreads), prior
+
+
+def published_surface(name: str) -> np.ndarray:
+    """Weights of energy features fitted to published energies of a class, [ENERGY_FEATURES], hartree: of ethanol alone,
+    rMD17's, PBE in def2-SVP, of the training frames that do not serve for validation.
+
+    Raises InvalidInput for another class.
+    """
+    if name != "ethanol":
+        raise InvalidInput(f"energies are published for ethanol; got {name!r}")
+    frames = load_rmd17("ethanol", split="train")
+    count = len(frames) - VALIDATION_FRAMES
+    features = np.stack([energy_features(frames.molecule(frame)) for frame in range(count)])
+    return ridge_energies(features, frames.energies[:count] / HARTREE_TO_KCAL, ENERGY_RIDGE)
 
 
 def _counted(samples: ChannelSamples, data: AttentionData, molecules: Sequence[Prepared]) -> ChannelSamples:

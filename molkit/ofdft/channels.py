@@ -155,7 +155,6 @@ class ChannelReduction:
     drop: list[np.ndarray]
     energies: np.ndarray  # [ENERGY_FEATURES], hartree
     roots: Roots = "molecule"
-    corrections: list[np.ndarray] | None = None  # per l, see `molkit.ofdft.predicted_start`
 
     def reference_density(self, place: Neighbourhood, size: int) -> np.ndarray:
         """x_ref in natural coordinates, [M]."""
@@ -254,16 +253,9 @@ def fit_channels(
         lift, drop = _fit_channel(molecules, moved, momentum, count, floor)
         lifts.append(lift)
         drops.append(drop)
-    energies = fit_energies(molecules, energy_ridge, energy_prior, spread=energy_spread)
+    features, known = zip(*((m.place.energy_features(), m.entry.energy) for m in molecules), strict=True)
+    energies = ridge_energies(np.stack(features), np.array(known), energy_ridge, energy_prior, spread=energy_spread)
     return ChannelReduction(layout, reference, lifts, drops, energies, roots)
-
-
-def fit_energies(
-    molecules: Sequence[Prepared], ridge: float, prior: np.ndarray | None = None, *, spread: float = 0.0
-) -> np.ndarray:
-    """Least squares of ground-state energies by geometry; see `ridge_energies`."""
-    features = np.stack([m.place.energy_features() for m in molecules])
-    return ridge_energies(features, np.array([m.entry.energy for m in molecules]), ridge, prior, spread=spread)
 
 
 def ridge_energies(

@@ -1,12 +1,11 @@
 """Folds by composition, and how strongly compositions left out of a fit ask it to be restrained."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
 from molkit.errors import InvalidInput
-from molkit.ofdft.channels import ELEMENTS, neighbourhood, ridge_energies, ridge_path
+from molkit.ofdft.channels import ELEMENTS, energy_features, ridge_energies, ridge_path
 from molkit.ofdft.label_files import LabelledMolecule
 from molkit.rng import generator_from
 
@@ -89,19 +88,18 @@ def held_out_errors(
     return {ridge: float(np.concatenate(found).mean()) for ridge, found in errors.items()}
 
 
-def chosen_ridge(features: np.ndarray, energies: np.ndarray, formulas: Sequence[str], **options: Any) -> float:
-    """The one of RIDGES with the least of `held_out_errors`, which takes the same options."""
-    found = held_out_errors(features, energies, formulas, RIDGES, **options)
-    return min(found, key=lambda ridge: found[ridge])
-
-
 def chosen_restraint(
-    features: np.ndarray, energies: np.ndarray, formulas: Sequence[str], *, prior: np.ndarray | None = None
+    features: np.ndarray,
+    energies: np.ndarray,
+    formulas: Sequence[str],
+    *,
+    prior: np.ndarray | None = None,
+    spreads: Sequence[float] = SPREADS,
 ) -> tuple[float, float]:
-    """The pair of RIDGES and SPREADS with the least of `held_out_errors`."""
+    """The pair of RIDGES and spreads with the least of `held_out_errors`."""
     found = {
         (ridge, spread): error
-        for spread in SPREADS
+        for spread in spreads
         for ridge, error in held_out_errors(features, energies, formulas, RIDGES, prior=prior, spread=spread).items()
     }
     return min(found, key=lambda pair: found[pair])
@@ -109,12 +107,7 @@ def chosen_restraint(
 
 def careful_energies(labelled: Sequence[LabelledMolecule]) -> np.ndarray:
     """Weights [ENERGY_FEATURES] of a reference energy whose restraint and spread compositions left out have chosen."""
-    features = np.stack([neighbourhood(entry.molecule).energy_features() for entry in labelled])
-    formulas = [entry.molecule.formula for entry in labelled]
-    return careful_weights(features, np.array([entry.energy for entry in labelled]), formulas)
-
-
-def careful_weights(features: np.ndarray, energies: np.ndarray, formulas: Sequence[str]) -> np.ndarray:
-    """The same of features [N, ENERGY_FEATURES] and energies [N]."""
+    features = np.stack([energy_features(entry.molecule) for entry in labelled])
+    energies, formulas = np.array([entry.energy for entry in labelled]), [entry.molecule.formula for entry in labelled]
     ridge, spread = chosen_restraint(features, energies, formulas)
     return ridge_energies(features, energies, ridge, spread=spread)

@@ -23,7 +23,7 @@ from molkit.units import ANGSTROM_TO_BOHR
 
 PUBLISHED = ("ofdft_water", "ofdft_ethanol", "ofdft_small", "ofdft_up_to_five")  # the most accurate ones first
 FARTHEST = 4.0  # standard deviations of a training distance
-STARTS = ("minao", "huckel", "reference", "predicted", "mean")
+STARTS = ("minao", "huckel", "reference", "mean")
 
 
 class OutsideDomain(InvalidInput):
@@ -169,10 +169,7 @@ def _start(energy: CompactEnergy | AttentionEnergy, start: str) -> np.ndarray:
         return np.zeros(len(energy.constraint))
     if start == "mean" and isinstance(energy, CompactEnergy):
         return energy.mean()
-    if start == "predicted" and isinstance(energy, AttentionEnergy):
-        return energy.predicted()
-    other = "predicted" if isinstance(energy, CompactEnergy) else "mean"
-    known = ", ".join(name for name in STARTS if name != other)
+    known = ", ".join(name for name in STARTS if name != "mean" or isinstance(energy, CompactEnergy))
     raise InvalidInput(f"start must be one of {known}, got {start!r}")
 
 

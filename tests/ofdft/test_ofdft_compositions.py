@@ -26,7 +26,6 @@ from molkit.ofdft.compositions import (
     SPREADS,
     careful_energies,
     chosen_restraint,
-    chosen_ridge,
     folds_by_composition,
     held_out_errors,
     of_fold,
@@ -35,7 +34,6 @@ from molkit.ofdft.compositions import (
 from molkit.ofdft.geometries import QM9_UP_TO_FIVE, geometry
 from molkit.ofdft.label_files import LabelSettings, generate, load_folder
 from molkit.ofdft.labels import FrozenSampling
-from molkit.ofdft.predicted_start import fit_corrections
 from molkit.studies.ofdft import unseen_functionals as study
 from molkit.training.config import TrainConfig
 from molkit.training.files import write_yaml
@@ -99,9 +97,9 @@ def test_the_chosen_ridge_errs_least_on_compositions_left_out(labelled):
     features[:, 5:25] = random.random((60, 20))
     formulas = [str(row[:5]) for row in features]
     linear = features @ random.standard_normal(ENERGY_FEATURES)
-    assert chosen_ridge(features, linear, formulas) <= 1e-4
+    assert chosen_restraint(features, linear, formulas, spreads=(0.0,))[0] <= 1e-4
     noise = features[:, :5].sum(1) + random.standard_normal(60)
-    assert chosen_ridge(features, noise, formulas) >= 1.0
+    assert chosen_restraint(features, noise, formulas, spreads=(0.0,))[0] >= 1.0
     found = held_out_errors(features, linear, formulas, RIDGES)
     assert found[1e-6] < 1e-4 < found[1e6]
     molecules = [prepare_molecule(entry, ceiling=0.4) for entry in labelled]
@@ -202,22 +200,22 @@ def test_displaced_geometries_are_learned_from_and_asked_for(folder, labelled, t
     )
     sections = {name: to_dict(getattr(recipe, name)) for name in ("data", "model", "training")}
     write_yaml(tmp_path / "recipe.yaml", {"method": "ofdft_attention", **sections})
-    changes = {"further": (str(moved),), "predicts_start": True}
-    arms = {"full": {}, "displaced": changes, study.DISPLACED_RESPONSE: {}}
+    changes = {"further": (str(moved),)}
+    arms = {"full": {}, "geometry displaced": changes | study.NO_DENSITY, study.DISPLACED_RESPONSE: changes}
     plan = replace(study.PLAN, recipe=tmp_path / "recipe.yaml", arms=arms)
     further = load_folder(moved, "small", "train")
     found = {
         arm: study.rows_of_fold(arm, 0, molecules, runs=tmp_path / "runs", plan=plan)
-        for arm, molecules in (("displaced", labelled), (study.DISPLACED_RESPONSE, further))
+        for arm, molecules in (("geometry displaced", labelled), (study.DISPLACED_RESPONSE, further))
     }
     assert {row["num_train"] for rows in found.values() for row in rows} == {8}
-    assert [row["start"] for row in found["displaced"]] == ["MINAO"]
+    assert [row["start"] for row in found["geometry displaced"]] == ["geometry"]
     starts = [row["start"] for row in found[study.DISPLACED_RESPONSE]]
-    assert starts == [*study.DISPLACED_STARTS, study.REFERENCE_ENERGY]
-    weights = careful_energies(study.trained_on(study.fold_recipe("displaced", 0, plan=plan)))
+    assert starts == ["MINAO", "reference", study.REFERENCE_ENERGY]
+    weights = careful_energies(study.trained_on(study.fold_recipe(study.DISPLACED_RESPONSE, 0, plan=plan)))
     (left,) = of_fold(further, 0)
     wanted_error = 1e3 * (neighbourhood(left.molecule).energy_features() @ weights - left.energy)
-    assert found[study.DISPLACED_RESPONSE][3]["after"] == pytest.approx(wanted_error, abs=1e-3)
+    assert found[study.DISPLACED_RESPONSE][2]["after"] == pytest.approx(wanted_error, abs=1e-3)
 
 
 def test_a_molecule_in_training_and_in_test_stops_the_study(folder, labelled, tmp_path, monkeypatch):
@@ -229,42 +227,6 @@ def test_a_molecule_in_training_and_in_test_stops_the_study(folder, labelled, tm
     with pytest.raises(InvalidInput, match="is in training and in test"):
         study.rows_of_fold("full", 0, labelled, runs=tmp_path / "runs", plan=plan)
     assert not (tmp_path / "runs").exists()
-
-
-def test_a_predicted_density_turns_with_the_molecule_and_is_refused_where_none_was_fitted(labelled):
-    prepared = [prepare_molecule(entry, ceiling=0.4) for entry in labelled]
-    reduction = fit_channels(prepared, CONFIG.layout, floor=0.01)
-    config = replace(CONFIG, predicts_start=True)
-    model = build(config, seed=1)
-    model.stored.store(fit_corrections(reduction, prepared))
-    functional, entry = assemble(config, model), labelled[1]
-    energy = functional.energy_of(entry.molecule)
-    ground = energy.reduce(entry.labels.coefficients[entry.ground_state])
-    guess = energy.reduce(entry.guess)
-    assert np.linalg.norm(energy.predicted() - ground) < 0.1 * np.linalg.norm(guess - ground)
-    turned = replace(entry.molecule, positions=entry.molecule.positions @ ROTATION.T)
-    moved = functional.energy_of(turned)
-    assert abs(moved(moved.predicted())[0] - energy(energy.predicted())[0]) < 1e-7
-    plain = build(CONFIG, seed=1)
-    plain.stored.store(reduction)
-    with pytest.raises(InvalidInput, match="predict no density"):
-        assemble(CONFIG, plain).energy_of(entry.molecule).predicted()
-
-
-def test_features_scaled_by_their_small_spread_ruin_unseen_compositions():
-    """Energies of pairs alone, so that a good fit exists; the smallest forty molecules."""
-    molecules = [geometry("up_to_five", "train", k) for k in range(40)]
-    energies = [-float(sum(m.atomic_numbers) + 0.1 * np.exp(-distances(m.positions)).sum()) for m in molecules]
-    careless, careful = study.energy_fits(molecules, np.array(energies), ridges=(1e-6,)).to_dict("records")
-    assert (careless["spread"], careful["spread"]) == ("as it is", "at least 0.1")
-    assert 10.0 * careful["unseen"].value < careless["unseen"].value and careful["unseen"].value < 12.5
-    assert max(careless["fitted"], careful["fitted"]) < careful["unseen"].value
-
-
-def distances(positions):
-    """Of all pairs of different atoms, [A, A - 1]."""
-    apart = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
-    return apart[~np.eye(len(apart), dtype=bool)].reshape(len(apart), -1)
 
 
 def test_a_fold_that_is_none_is_refused(labelled, tmp_path):

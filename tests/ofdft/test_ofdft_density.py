@@ -61,18 +61,6 @@ def test_an_unknown_start_is_refused_and_few_steps_do_not_converge(functional):
     assert not density_of(water("test", 0), functional, options=options).result.converged
 
 
-def test_a_predicted_density_begins_near_and_ends_at_the_same_energy(functional):
-    molecule, general = geometry("up_to_five", "train", 40), attention_functional.load("ofdft_up_to_five")
-    minao, predicted = (density_of(molecule, general, start=start).result for start in ("minao", "predicted"))
-    assert abs(minao.energy - predicted.energy) < 1e-6 and predicted.converged
-    assert predicted.energies[0] - predicted.energy < 0.1 * (minao.energies[0] - minao.energy)
-    assert predicted.num_steps < minao.num_steps
-    with pytest.raises(InvalidInput, match="ofdft_small: these weights predict no density"):
-        density_of(compositions()[0], attention_functional.load("ofdft_small"), start="predicted")
-    with pytest.raises(InvalidInput, match="minao, huckel, reference, mean, got 'predicted'"):
-        density_of(water("test", 0), functional, start="predicted")
-
-
 def test_a_cube_file_holds_the_electrons(functional, tmp_path):
     found = density_of(water("test", 1), functional, start="reference")
     write_cube(tmp_path / "a.cube", found, spacing=0.4, margin=4.0)

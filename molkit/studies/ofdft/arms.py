@@ -68,13 +68,11 @@ def without_density(arm: str) -> bool:
 
 
 def start_of(energy: AttentionEnergy | CompactEnergy, entry: LabelledMolecule, start: str) -> np.ndarray:
-    """z of one of STARTS, of the predicted density, or of the mean one, with the right number of electrons."""
+    """z of one of STARTS, or of the mean density of a training, with the right number of electrons."""
     if start == "reference":
         return energy.on_constraint(np.zeros(len(energy.constraint)))
     if start == "mean":
         return energy.on_constraint(energy.mean())
-    if start == "predicted":
-        return energy.on_constraint(energy.predicted())
     coefficients = {"MINAO": entry.guess, "Kohn-Sham": entry.labels.coefficients[entry.ground_state]}.get(start)
     if coefficients is None:
         coefficients = guess_coefficients(energy.integrals, "huckel")

@@ -15,7 +15,6 @@ from molkit.chem.chains import FAMILIES as CHAINS
 from molkit.chem.chains import molecule_of
 from molkit.claims.ledger import REPOSITORY, Measurement
 from molkit.claims.record import record
-from molkit.data.qm9 import qm9_index, qm9_smiles
 from molkit.errors import InvalidInput
 from molkit.experiments.experiment import Comparison, asked
 from molkit.figures import style
@@ -23,16 +22,13 @@ from molkit.metrics.statistics import bootstrap_interval
 from molkit.molecule import Molecule
 from molkit.ofdft.attention_functional import load, save_functional
 from molkit.ofdft.attention_training import AttentionRecipe
-from molkit.ofdft.channels import neighbourhood, ridge_energies
 from molkit.ofdft.compositions import (
     NUM_FOLDS,
     careful_energies,
-    careful_weights,
-    folds_by_composition,
     of_fold,
     without_fold,
 )
-from molkit.ofdft.geometries import QM9_UP_TO_FIVE, geometry
+from molkit.ofdft.geometries import geometry
 from molkit.ofdft.label_files import LabelledMolecule
 from molkit.ofdft.label_packs import load_labels
 from molkit.ofdft.optimise import optimise
@@ -60,24 +56,21 @@ DISPLACED = {  # the least spread of the reference energy by compositions left o
     "folder": str(PACKED.relative_to(REPOSITORY)),
     "energy_spread": 0.0,
     "further": (str(MOVED),),
-    "predicts_start": True,
 }
 RESPONSE, DISPLACED_RESPONSE = "response alone", "displaced response alone"
-TAKEN_FROM = {RESPONSE: "full", DISPLACED_RESPONSE: "displaced"}  # another reference energy under the same weights
+TAKEN_FROM = {RESPONSE: "full", DISPLACED_RESPONSE: "displaced"}  # trainings whose weights get another reference energy
 PLAN = Plan(
     REPOSITORY / "data" / "recipes" / "ofdft_up_to_five.yaml",
     {
         "full": {},
         "geometry": NO_DENSITY,
-        "published energies": {"published": True},
         RESPONSE: {},
-        "displaced": DISPLACED,
-        DISPLACED_RESPONSE: {},
+        DISPLACED_RESPONSE: DISPLACED,
         "geometry displaced": DISPLACED | NO_DENSITY,
     },
     other_starts=("MINAO", "reference"),
 )
-FULL_STARTS, DISPLACED_STARTS = ("Kohn-Sham", "reference", "MINAO"), ("MINAO", "reference", "predicted")
+FULL_STARTS = ("Kohn-Sham", "reference", "MINAO")
 REFERENCE_ENERGY = "reference energy alone"
 FAMILIES = ("QM9", *CHAINS)
 LARGEST_TRAINED = 5  # heavy atoms
@@ -92,14 +85,11 @@ WAYS = (  # label, arm, start, column of the errors
     ("network without a density", "geometry", "geometry", "after"),
     ("reference energy alone, spread chosen", RESPONSE, REFERENCE_ENERGY, "after"),
     ("response alone on it, minimised", RESPONSE, "MINAO", "after"),
-    ("minimised, published energies", "published energies", "MINAO", "after"),
-    ("at the predicted density, published energies", "published energies", "reference", "before"),
-    ("displaced geometries too: minimised", "displaced", "MINAO", "after"),
     ("displaced too: network without a density", "geometry displaced", "geometry", "after"),
     ("displaced too: reference energy alone", DISPLACED_RESPONSE, REFERENCE_ENERGY, "after"),
     ("displaced too: response alone, minimised", DISPLACED_RESPONSE, "MINAO", "after"),
 )
-DRAWN = dict(zip([0, 2, 4, 6, 7], (style.BLUE, style.SKY, style.ORANGE, style.BLACK, style.GREEN), strict=True))
+DRAWN = dict(zip([0, 2, 4, 6], (style.BLUE, style.SKY, style.ORANGE, style.BLACK), strict=True))  # of WAYS
 ARM_COLOURS = (style.BLUE, style.ORANGE, style.GREEN, style.BLACK, style.VERMILION, style.SKY)
 AUDIT = Comparison(alike={"after": 2.0}, by=("arm", "where", "start"))
 AUDIT_larger = Comparison(within={"predicted": 0.05, "minimised": 0.05, "moved": 1e-3}, free=("steps",))
@@ -135,8 +125,6 @@ def tasks(*, arms: Sequence[str] = tuple(PLAN.arms)) -> list[Task]:
 def fold_recipe(arm: str, fold: int, plan: Plan = PLAN) -> AttentionRecipe:
     """The recipe of an arm that does not see a fold; -1 holds none out. Raises InvalidInput for an unknown arm."""
     recipe = arm_recipe(arm, seed=0, plan=plan)
-    if arm in TAKEN_FROM:
-        recipe = arm_recipe(TAKEN_FROM[arm], seed=0, plan=plan)
     return replace(recipe, data=replace(recipe.data, held_out=fold))
 
 
@@ -172,20 +160,13 @@ def rows_of_fold(
     functional = load(out)
     if arm in TAKEN_FROM:
         functional = functional.on_reference_energy(careful_energies(known))
-    rows = evaluated(functional, molecules, arm, starts_of(arm, plan))
+    rows = evaluated(functional, molecules, arm, FULL_STARTS if arm == next(iter(plan.arms)) else plan.other_starts)
     if arm in TAKEN_FROM:
         per_start = len(rows) // len(molecules)
         about = [{name: rows[k * per_start][name] for name in list(rows[0])[:5]} for k in range(len(molecules))]
         alone = [not_minimised(functional.energy_of(entry.molecule), entry, REFERENCE_ENERGY) for entry in molecules]
         rows += [one | other for one, other in zip(about, alone, strict=True)]
     return [row | {"num_train": len(known)} for row in rows]
-
-
-def starts_of(arm: str, plan: Plan = PLAN) -> tuple[str, ...]:
-    """What an arm is minimised from; the response alone of weights that keep a correction, from its start as well."""
-    if plan.arms[TAKEN_FROM.get(arm, arm)].get("predicts_start"):
-        return DISPLACED_STARTS if arm in TAKEN_FROM else DISPLACED_STARTS[:1]
-    return FULL_STARTS if arm == next(iter(plan.arms)) else plan.other_starts
 
 
 def train_on_all(arm: str, *, runs: Path = RUNS, plan: Plan = PLAN) -> Path:
@@ -219,7 +200,7 @@ class LargerTask:
 @asked
 def tasks_larger(
     *,
-    arms: Sequence[str] = tuple(arm for arm in PLAN.arms if arm != "displaced"),
+    arms: Sequence[str] = tuple(PLAN.arms),
     weights: str = "",
     first: int = 0,
     qm9: int = 12,
@@ -305,89 +286,6 @@ def by_way(rows: pd.DataFrame, where: str = "resting") -> pd.DataFrame:
                     "within": (errors.abs() <= BAR).mean(),
                 }
             )
-    return pd.DataFrame(found)
-
-
-def by_start(rows: pd.DataFrame, arm: str = DISPLACED_RESPONSE, where: str = "displaced") -> pd.DataFrame:
-    """What a minimisation begins with, how far above its minimum that is (kcal/mol), and where it ends."""
-    lowest, found = errors_of(rows, arm, "MINAO", "after", where), []
-    for start in DISPLACED_STARTS:
-        own = rows[(rows["arm"] == arm) & (rows["start"] == start) & (rows["where"] == where)]
-        before, after = (errors_of(rows, arm, start, column, where) for column in ("before", "after"))
-        found.append(
-            {
-                "start": start,
-                "above": (before - lowest).mean(),
-                "steps": own["steps"].mean(),
-                "apart": (after - lowest).abs().max() / KCAL,
-                "converged": own["converged"].astype(float).mean(),
-            }
-        )
-    return pd.DataFrame(found)
-
-
-def worst(rows: pd.DataFrame, count: int = 6, arm: str = RESPONSE) -> pd.DataFrame:
-    """Errors (kcal/mol) of the molecules that are furthest off, by SMILES."""
-    ways = {"minimised": (arm, "MINAO", "after"), "predicted": (arm, "reference", "before")}
-    ways["direct"] = ("geometry", "geometry", "after")
-    table = pd.DataFrame({name: errors_of(rows, *way) for name, way in ways.items()})
-    table = table.loc[table["minimised"].abs().sort_values(ascending=False).index[:count]]
-    numbers, smiles = qm9_index(split="all"), qm9_smiles()
-    names = [smiles.get(int(numbers[_number(name)]), name) for name in table.index]
-    return table.assign(smiles=names).reset_index()
-
-
-def _number(name: str) -> int:
-    """Of a geometry of the class, by its name."""
-    return int(name.rpartition("-")[2])
-
-
-def known_energies(rows: pd.DataFrame) -> tuple[list[Molecule], np.ndarray, np.ndarray]:
-    """All molecules of the rows, their Kohn-Sham energies (hartree), and whether they are displaced."""
-    once = rows.drop_duplicates("molecule")
-    numbers = once["molecule"].map(_number).to_numpy()
-    molecules = [geometry("up_to_five", "train", int(number)) for number in numbers]
-    return molecules, once["energy"].to_numpy(float), numbers >= QM9_UP_TO_FIVE
-
-
-def energy_fits(
-    molecules: Sequence[Molecule],
-    energies: np.ndarray,
-    *,
-    ridges: Sequence[float] = (1e-6, 1e-2),
-    spreads: Sequence[float] = (0.0, 0.1),
-) -> pd.DataFrame:
-    """The linear model of energies alone, in the folds, restrained and scaled in several ways; errors in kcal/mol."""
-    features = np.stack([neighbourhood(molecule).energy_features() for molecule in molecules])
-    folds, found = folds_by_composition([molecule.formula for molecule in molecules]), []
-    for spread in spreads:
-        for ridge in ridges:
-            fitted, unseen = [], np.zeros(len(energies))
-            for fold in range(NUM_FOLDS):
-                kept, left = folds != fold, folds == fold
-                weights = ridge_energies(features[kept], energies[kept], ridge, spread=spread)
-                fitted.append(np.abs(features[kept] @ weights - energies[kept]).mean())
-                unseen[left] = HARTREE_TO_KCAL * np.abs(features[left] @ weights - energies[left])
-            shown = "as it is" if spread == 0.0 else f"at least {spread}"
-            errors = {"fitted": HARTREE_TO_KCAL * float(np.mean(fitted)), "unseen": bootstrap_interval(unseen)}
-            found.append({"spread": shown, "ridge": f"{ridge:.0e}", **errors, "largest": float(unseen.max())})
-    return pd.DataFrame(found)
-
-
-def displaced_fits(molecules: Sequence[Molecule], energies: np.ndarray, moved: np.ndarray) -> pd.DataFrame:
-    """The reference energy alone, restraint and spread chosen inside each training, fitted without and with displaced
-    geometries, and asked for both on the compositions that it has not met; kcal/mol."""
-    features = np.stack([neighbourhood(molecule).energy_features() for molecule in molecules])
-    formulas = [molecule.formula for molecule in molecules]
-    folds, found = folds_by_composition(formulas), []
-    for name, used in (("resting molecules", ~moved), ("resting and displaced ones", np.full(len(moved), True))):
-        errors = np.zeros(len(energies))
-        for fold in range(NUM_FOLDS):
-            kept, left = np.flatnonzero(used & (folds != fold)), folds == fold
-            weights = careful_weights(features[kept], energies[kept], [formulas[row] for row in kept])
-            errors[left] = HARTREE_TO_KCAL * np.abs(features[left] @ weights - energies[left])
-        means = {where: bootstrap_interval(errors[moved == flag]) for where, flag in (("resting", 0), ("displaced", 1))}
-        found.append({"fitted_to": name, **means})
     return pd.DataFrame(found)
 
 
