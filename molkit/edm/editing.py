@@ -150,7 +150,7 @@ def vary(
 @torch.no_grad()
 def with_composition(
     edm: Edm,
-    composition: Mapping[int, int] | str,
+    composition: Mapping[int, int] | str | Sequence[Mapping[int, int] | str],
     *,
     count: int = 1,
     generator: torch.Generator,
@@ -166,28 +166,23 @@ def with_composition(
 ) -> Edits:
     """Molecules of a given formula, such as "C7H10O2" or {6: 7, 1: 10, 8: 2}: the elements are known, positions not.
 
-    Which atom carries which element is open as long as possible: only the numbers are held (exchangeable atoms), unless
-    by_atom fixes every atom's element from the start. A chain that ends in another formula counts as failed. Options
-    as in `complete`. Raises InvalidInput for an impossible formula, an element the model cannot place, or a size
-    outside its histogram.
+    Of several formulas, `count` molecules of each. Which atom carries which element is open as long as possible: only
+    the numbers are held (exchangeable atoms), unless by_atom fixes every atom's element from the start. A chain that
+    ends in another formula counts as failed. Options as in `complete`. Raises InvalidInput for an impossible formula,
+    an element the model cannot place, or a size outside its histogram.
     """
-    counts = parse_formula(composition) if isinstance(composition, str) else dict(composition)
-    numbers = np.repeat(sorted(counts, reverse=True), [counts[number] for number in sorted(counts, reverse=True)])
-    if len(numbers) == 0 or count < 1:
-        raise InvalidInput(f"expected at least one atom and one molecule, got {len(numbers)} and {count}")
-    check_elements(edm, numbers)
-    if 1 in edm.config.elements:
-        check_composition(counts)
-    sizes = torch.full((count,), len(numbers))
+    given = [composition] if isinstance(composition, str | Mapping) else list(composition)
+    numbers = _repeated([_elements_of(edm, one) for one in given], count, what="formula")
+    sizes = torch.tensor([len(one) for one in numbers])
     check_sizes(edm, sizes)
-    clean = _clean(edm, [numbers] * count, [np.zeros((len(numbers), 3))] * count)
+    clean = _clean(edm, numbers, [np.zeros((len(one), 3)) for one in numbers])
     every = torch.ones(len(clean.features), dtype=torch.bool)
     known = Known(clean, ~every, every & by_atom)
-    part = known if by_atom else _counted(edm, every, [numbers] * count, sizes)
+    part = known if by_atom else _counted(edm, every, numbers, sizes)
     plan = _plan(edm, sampler, num_calls, resamplings, jump)
     held = Holding((part,), _guidance(edm, guidance))
-    result = _run(edm, known, held, sizes, plan, fork(generator, count), context, pair_budget, progress)
-    return _edits(result, count, lambda _, made: made, [numbers] * count)
+    result = _run(edm, known, held, sizes, plan, fork(generator, len(numbers)), context, pair_budget, progress)
+    return _edits(result, len(numbers), lambda _, made: made, numbers)
 
 
 def noise_angstrom(edm: Edm) -> Tensor:
@@ -231,7 +226,19 @@ def _marked(molecule: Molecule, atoms: Sequence[int]) -> Tensor:
     return marks
 
 
-def _repeated(molecules: list[Molecule], count: int, *, what: str) -> list[Molecule]:
+def _elements_of(edm: Edm, composition: Mapping[int, int] | str) -> np.ndarray:
+    """Atomic numbers of a formula, the heaviest first. Raises InvalidInput for one that is not or cannot be placed."""
+    counts = parse_formula(composition) if isinstance(composition, str) else dict(composition)
+    numbers = np.repeat(sorted(counts, reverse=True), [counts[number] for number in sorted(counts, reverse=True)])
+    if len(numbers) == 0:
+        raise InvalidInput("expected a formula of at least one atom, got an empty one")
+    check_elements(edm, numbers)
+    if 1 in edm.config.elements:
+        check_composition(counts)
+    return numbers
+
+
+def _repeated(molecules: list, count: int, *, what: str) -> list:
     if not molecules or count < 1:
         raise InvalidInput(f"expected at least one {what} and a count of at least 1, got {len(molecules)} and {count}")
     return [molecule for molecule in molecules for _ in range(count)]
