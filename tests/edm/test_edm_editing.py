@@ -207,6 +207,8 @@ def test_a_composition_is_met_or_the_chain_counts_as_failed():
         assert len(edits.molecules) + len(edits.failed) == 5
         assert {molecule.formula for molecule in edits.molecules} <= {"C2H6O"}
     assert not edits.failed
+    mixed = with_composition(edm, ["CH4", {8: 1, 1: 2}], count=2, generator=generator(), by_atom=True, guidance=0.0)
+    assert [molecule.formula for molecule in mixed.molecules] == ["CH4", "CH4", "H2O", "H2O"]
 
 
 def test_new_atoms_of_given_elements_are_of_those_elements():

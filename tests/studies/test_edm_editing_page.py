@@ -1,5 +1,6 @@
 """The page on editing: cuts, what counts as satisfied or the same, and rows as cells and points."""
 
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
@@ -42,6 +43,15 @@ def test_tasks_cover_every_molecule_of_every_arm_once():
     varied = page.tasks_vary(levels=[0.1, 0.2], num_molecules=60)
     assert sum(t.count for t in varied) == 2 * 2 * 60
     assert sum(t.count for t in page.tasks_compose(count=60)) == len(page.FORMULA_WAYS) * 60
+
+
+def test_formulas_of_training_are_drawn_one_for_each_molecule_and_the_same_again():
+    task, other = page.tasks_compose(formula=page.TRAINING, ways=list(page.FORMULA_WAYS)[:1], count=50)
+    known = {tuple(sorted(Counter(one.atomic_numbers.tolist()).items())) for one in load_qm9(split="train")}
+    drawn = [tuple(sorted(formula.items())) for formula in task.formulas()]
+    assert len(drawn) == task.count == 25 and set(drawn) <= known and len(set(drawn)) > 15
+    assert task.formulas() == task.formulas() != other.formulas()
+    assert page.ComposeTask("w", "s", "CH4", "way", 5, 0, 3, 0).formulas() == ["CH4"] * 3
 
 
 def test_whole_molecules_are_the_same_and_a_failed_chain_is_nothing():

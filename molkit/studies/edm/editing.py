@@ -1,5 +1,6 @@
 """Editing measured: completions with a known answer, variations by noise level, a formula against waiting for it."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
 
 from molkit.chem.bond_orders import allowed_valences, packed_valences
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from IPython.display import HTML
 
 PART = 25  # molecules of one task
+TRAINING = "training"  # the formulas of QM9's training molecules
 SHOWN = 12  # first molecules whose coordinates are kept, for pictures
 FEWEST = 5  # molecules behind a mean displacement
 UNTRAINED = "untrained"  # a way of completing: the same as from noise, by a network that has learnt nothing
@@ -67,6 +70,7 @@ FORMULA_WAYS = {
     "numbers of atoms fixed": Way(),
     "numbers of atoms fixed + guided": Way(guidance=GUIDANCE),
 }
+BY_NUMBERS = [name for name, way in FORMULA_WAYS.items() if not way.by_atom]
 COMPLETED = {
     "weights": "weights",
     "sampler": "sampler",
@@ -331,7 +335,7 @@ class ComposeTask:
 
     weights: str
     sampler: str
-    formula: str
+    formula: str  # or `TRAINING`: of each molecule another, drawn from those of the training molecules
     way: str
     num_calls: int
     first: int
@@ -340,8 +344,17 @@ class ComposeTask:
 
     @property
     def files(self) -> list[Path]:
-        """The weights."""
-        return weight_files(self.weights)
+        """The weights, and QM9 where formulas are drawn from it."""
+        return [*weight_files(self.weights), *([data_path("qm9.npz")] if self.formula == TRAINING else [])]
+
+    def formulas(self) -> list[str | Counter[int]]:
+        """What is asked of each molecule."""
+        if self.formula != TRAINING:
+            return [self.formula] * self.count
+        known = load_qm9(split="train")
+        chance = generator_from("formulas", self.seed, self.first)
+        drawn = torch.randint(len(known), (self.count,), generator=chance).tolist()
+        return [Counter(known[row].atomic_numbers.tolist()) for row in drawn]
 
 
 @asked
@@ -369,8 +382,7 @@ def measure_compose(task: ComposeTask) -> list[dict]:
     started = process_time()
     edits = with_composition(
         edm,
-        task.formula,
-        count=task.count,
+        task.formulas(),
         generator=generator_from("compose", task.seed, task.first),
         by_atom=way.by_atom,
         guidance=way.guidance,
