@@ -18,7 +18,8 @@ from molkit.cgcf.graph import collate
 from molkit.cgcf.model import build_flow, load_flow, save_flow
 from molkit.chem.bond_graph import graph_mol
 from molkit.chem.rdkit_conformers import rdkit_conformers
-from molkit.chem.rdkit_tools import plain_smiles, torsion_angles
+from molkit.chem.rdkit_tools import plain_smiles
+from molkit.chem.torsions import torsion_angles
 from molkit.claims.ledger import REPOSITORY
 from molkit.data.ensembles import Ensemble, ensemble_mol, load_ensembles
 from molkit.data.qm9 import load_qm9

@@ -167,7 +167,7 @@ def test_lengths_are_drawn_as_counted():
 def test_a_molecule_before_and_after_shows_each_part_in_order_with_its_own_bonds():
     task = room.tasks(**FEW, arms=("flow", "springs", "etm"))[0]
     page = unescape(room.before_and_after(task).data)
-    assert page.index("CGCF (bonds") < page.index("springs alone (bonds") < page.index("CGCF + tilt (bonds")
+    assert page.index("CGCF (bonds") < page.index("CGCF + tilt (bonds") < page.index("springs alone (bonds")
     off = [float(text) for text in re.findall(r"bonds off by ([0-9.]+) Å", page)][:3]
     assert off[1] < 0.5 * off[0] and off[2] < 0.5 * off[0] and task.molecule not in page
 

@@ -27,7 +27,8 @@ from molkit.cgcf.loaded import shared_flow
 from molkit.cgcf.model import build_flow, load_flow
 from molkit.cgcf.solver import Solver, solve
 from molkit.chem.bond_graph import graph_mol, mol_with_conformers
-from molkit.chem.rdkit_tools import molecule_from_rdkit, torsion_angles
+from molkit.chem.rdkit_tools import molecule_from_rdkit
+from molkit.chem.torsions import torsion_angles
 from molkit.claims.ledger import Measurement
 from molkit.claims.record import record
 from molkit.data.drug_size import FILE as SPLITS
