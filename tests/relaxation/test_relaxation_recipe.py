@@ -168,7 +168,7 @@ def test_the_command_says_what_was_tested_and_refuses_what_lies_outside(tmp_path
     lengths = [np.linalg.norm(one.positions[8] - one.positions[2]) for one in (plain, mended)]
     assert lengths == pytest.approx([0.96, 0.96], abs=0.02)
     known = known_error(recipe.WEIGHTS, recipe.SIGMA, "mean", recipe.SAMPLER.name)
-    assert known.num_molecules >= 50 and str(known) in out
+    assert known.num_molecules >= 20 and str(known) in out
     assert f"half lay within {known.median:.1f}, nine in ten within {known.ninth:.1f} kcal/mol" in out
     assert "left out, molecule 3: atom 9 would move by" in err and "left out, molecule 4: atom 2 is F" in err
     assert "molecule 5: 3 atoms, a size that was not tested" in err

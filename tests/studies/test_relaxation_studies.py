@@ -179,7 +179,7 @@ def parts_rows() -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def test_the_parts_of_an_excess_stand_in_their_columns_and_are_drawn_from_left_to_right():
+def test_the_parts_of_an_excess_stand_in_their_columns_and_are_drawn_with_their_intervals():
     rows = parts_rows().dropna(subset=["excess"])
     table = show(page.parts(rows), page.PART_COLUMNS, "")
     assert table.heads[2:6] == ("excess, kcal/mol", "in bonds", "in angles", "in torsions and the rest")
@@ -195,9 +195,9 @@ def test_the_parts_of_an_excess_stand_in_their_columns_and_are_drawn_from_left_t
     ]
     assert [cell.split("\n")[0] for cell in table.cells[1]] == ["w", "0.1000", "1.50", "1.00", "0.50", "0.00", "2", "0"]
     (axes,) = page.draw_parts(rows).axes
-    assert [[bar.get_x(), bar.get_width()] for bar in axes.patches] == [
-        [0.0, 2.0], [0.0, 1.0], [2.0, 4.0], [1.0, 0.5], [6.0, 6.0], [1.5, 0.0],
-    ]  # fmt: skip
+    drawn = {box.get_label(): box.lines[0].get_xdata().tolist() for box in axes.containers}
+    assert drawn == {"all": [12.0, 1.5], "bonds": [2.0, 1.0], "angles": [4.0, 0.5], "torsions": [6.0, 0.0]}
+    assert axes.containers[1][2][0].get_segments()[0][:, 0].tolist() == [1.0, 3.0], "the bar is the interval"
     assert [label.get_text() for label in axes.get_yticklabels()] == ["MMFF94", "model, from 0.1 Å"]
     lost = parts_rows().assign(sigma=0.1, way="w")
     assert page.parts(lost)[["num", "num_failed"]].values.tolist() == [[4, 2]] and len(page.parts(parts_rows())) == 2
