@@ -66,7 +66,11 @@ def forest(
             colour = style.CYCLE[place]
             for row, found in enumerate(frame[name]):
                 _interval(
-                    axis, found.scaled(kind.factor), row + 0.34 * (place - 0.5 * (len(columns) - 1)), kind, colour
+                    axis,
+                    found.scaled(kind.factor),
+                    row + 0.68 / max(len(columns), 2) * (place - 0.5 * (len(columns) - 1)),
+                    kind,
+                    colour,
                 )
             axis.plot([], [], "o-", color=colour, label=kind.head)
         axis.set(xlabel=xlabel, ylim=(len(frame) - 0.4, -0.6))
