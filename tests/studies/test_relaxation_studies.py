@@ -1,6 +1,7 @@
 """The pages on relaxation: what a task measures, and known rows in exact cells, columns and plotted data."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -166,6 +167,18 @@ def test_ways_are_ranked_by_their_mean_over_molecules_and_the_best_of_the_weight
     )
     with pytest.raises(InvalidInput, match="no row was made by the weights 'third'"):
         page.chosen(recipe_rows(), "third")
+
+
+def test_the_chosen_way_goes_to_the_ledger_with_its_own_ratio_on_each_surface(monkeypatch):
+    kept = {}
+    facts = SimpleNamespace(passes=7)
+    monkeypatch.setattr(comparison, "training_facts", lambda weights: facts)
+    monkeypatch.setattr(comparison, "record", lambda claim, value, rows, **about: kept.update({claim: (value, about)}))
+    page.measurements_chosen(recipe_rows().query("sigma != 0.2"), "w")
+    dft.measurements_heights(height_rows(), "w")
+    found = {claim.split(".")[-1]: (value.value, about["n"]) for claim, (value, about) in kept.items()}
+    assert found == {"ratio_xtb_chosen": (4.0, 2), "ratio_dft_chosen": (4.0, 2)}
+    assert "0.1 angstrom, ddim" in kept["relaxation.energy.ratio_xtb_chosen"][1]["notes"]
 
 
 def parts_rows() -> pd.DataFrame:

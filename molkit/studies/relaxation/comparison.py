@@ -218,6 +218,23 @@ def measurements(rows: pd.DataFrame, asked: Mapping[str, tuple[str, str, str]], 
     return found
 
 
+def ratio_measurement(
+    claim: str, line: Mapping[str, Any], rows: pd.DataFrame, weights: str, *, notes: str
+) -> Measurement:
+    """A claim's ratio, with `num` molecules behind it, for the ledger."""
+    return record(
+        claim,
+        line["ratio"],
+        rows,
+        n=line["num"],
+        basis="trained_here",
+        interval_kind="bootstrap over molecules, 95 %",
+        weights=weights,
+        training_passes=float(training_facts(weights).passes),
+        notes=notes,
+    )
+
+
 def how_many(rows: pd.DataFrame) -> str:
     """Molecules with a run from the reference start, of those that were asked for."""
     done = rows.loc[(rows["start"] == REFERENCE) & (rows["failure"] == ""), "molecule"].nunique()

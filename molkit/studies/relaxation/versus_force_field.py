@@ -423,6 +423,15 @@ PART_COLUMNS = {
     "num": Column("n"),
     "num_failed": Column("failed"),
 }
+
+
+def measurements_chosen(rows: pd.DataFrame, weights: str) -> list[Measurement]:
+    """MMFF94's mean excess over that of weights by the chosen way, for the ledger."""
+    (line,) = ways(rows[rows["way"].isin([REFERENCE, weights])]).query("way == @weights").to_dict("records")
+    told = f"{SURFACE}, noise {line['sigma']:g} angstrom, {line['sampler']}, mean ending"
+    return [comparison.ratio_measurement("relaxation.energy.ratio_xtb_chosen", line, rows, weights, notes=told)]
+
+
 WAYS = {
     "way": Column("", names=comparison.WORDS),
     "sigma": Column("noise, Å", 4),
