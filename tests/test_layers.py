@@ -27,12 +27,7 @@ LAYERS = [  # from the ground up; rooms of one layer do not import each other un
     {"cli", "book", "figures", "doctor"},
 ]
 SIDEWAYS = {("cli", "book"), ("cli", "doctor"), ("cli", "figures"), ("studies", "figures")}
-SHARED_FIGURES = {
-    "style",
-    "view3d",
-    "tables",
-    "plots",
-}  # what a page's room may take from `figures`: what several pages share
+SHARED_FIGURES = {"style", "view3d", "plots"}  # what a page's room may take from `figures`: what several pages share
 METHODS = {"edm", "cgcf", "ofdft"}
 ROOMS_OF_PACKAGES = {
     "rdkit": {"chem"},

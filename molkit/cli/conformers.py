@@ -124,7 +124,7 @@ def tell_domains(jobs: Sequence[ConformerJob]) -> None:
 def expanded(text: str) -> list[tuple[str, str]]:
     """The text itself without a name, or SMILES and names in the file of that name (`-`: standard input)."""
     from molkit.chem.text_files import kind_of
-    from molkit.data.ensemble_molecules import read_smiles_file
+    from molkit.data.ensembles import read_smiles_file
 
     if text != "-" and kind_of(Path(text)) not in SMILES_FILES:
         return [(text, "")]

@@ -177,7 +177,7 @@ def make(
     same command continues. `molkit ensembles pack` makes one file of them.
     """
     from molkit.chem.ensembles import EnsembleRules, make_ensemble
-    from molkit.data.ensemble_molecules import choose_molecules, read_smiles_file, with_file_names
+    from molkit.data.ensembles import choose_molecules, read_smiles_file, with_file_names
     from molkit.studies.conformers.reference_sets import ensemble_tasks, make_all
 
     is_file = molecules == "-" or Path(molecules).is_file()

@@ -174,11 +174,11 @@ def evaluate(weights: str, samples: Path | None, nll_molecules: int, draws: int,
     """
     import json
 
-    from molkit.studies import edm_evaluation
+    from molkit.studies import edm_card
     from molkit.studies.edm import ablations, drug_size
 
     heavy = ablations.without_hydrogens(weights)
-    kind = drug_size if drug_size.is_for(weights) else ablations if heavy else edm_evaluation
+    kind = drug_size if drug_size.is_for(weights) else ablations if heavy else edm_card
     report = kind.evaluate_weights(weights, samples=samples, nll_molecules=nll_molecules, draws=draws, seed=seed)
     click.echo(json.dumps(report, indent=2))
 

@@ -41,9 +41,8 @@ def train(
     import torch
 
     from molkit.config import read_yaml
-    from molkit.edm.property_training import train_property
-    from molkit.edm.recipes import recipe_path
-    from molkit.edm.training import train_recipe
+    from molkit.edm.property_network import train_property
+    from molkit.edm.training import recipe_path, train_recipe
     from molkit.errors import InvalidInput
     from molkit.training.run_folder import require_run
 
@@ -129,7 +128,7 @@ def publish(
     stored = read_yaml(run / "config.yaml") if (run / "config.yaml").is_file() else {}
     method = stored.get("method")
     if step is not None:
-        from molkit.edm.publish import snapshot_publication as told
+        from molkit.edm.published import snapshot_publication as told
 
         folder = publish_run(told(run, step), name)
     elif method in ("cgcf", "etm"):
@@ -147,7 +146,7 @@ def publish(
     elif method == "property" or stored.get("context_names"):
         folder = _publish_conditional(run, name, stored)
     else:
-        from molkit.edm.publish import publication as told
+        from molkit.edm.published import publication as told
 
         samples_of = {"sample_calls": sample_calls, "sample_seed": sample_seed, "sampler": sampler}
         about = told(run, samples_requested=sample_count, remarks=remarks, **samples_of)

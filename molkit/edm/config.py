@@ -41,7 +41,7 @@ class EdmConfig:
     context_names: tuple[str, ...] = ()  # properties that a sample can be asked for (edm.conditions)
     context_means: tuple[float, ...] = ()  # with which they are normalised, in their units
     context_spreads: tuple[float, ...] = ()
-    parametrisation: Literal["noise", "preconditioned"] = "noise"  # the paper's, or that of edm.preconditioning
+    parametrisation: Literal["noise", "preconditioned"] = "noise"  # the paper's, or that of edm.network
     feature_means: tuple[float, ...] = ()  # of a preconditioned model: mean of each feature channel,
     spreads: tuple[float, ...] = ()  # and spread of positions, type channels and atomic number, scaled units
     num_steps: int = 1000

@@ -1,5 +1,9 @@
-"""The forward process and the training loss. The network is an argument; so is all randomness."""
+"""The forward process, Gaussians on positions with zero mean, and the training loss.
 
+The network is an argument; so is all randomness.
+"""
+
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -9,9 +13,33 @@ from torch import Tensor
 
 from molkit.edm.config import EdmConfig
 from molkit.edm.features import State, channel_spreads, log_prob_atomic_number, log_prob_types
-from molkit.edm.gaussian import zero_mean_noise
 from molkit.edm.schedule import alpha, sigma
 from molkit.graphs import Graph
+
+HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
+
+
+def degrees_of_freedom(graph: Graph) -> Tensor:
+    """d(M) = 3 (M - 1) of each molecule, [B]."""
+    return 3 * (graph.num_atoms - 1)
+
+
+def zero_mean_noise(graph: Graph, *, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Standard normal noise on the zero-mean subspace, [A, 3]: the projection of an isotropic Gaussian."""
+    noise = torch.randn(len(graph.batch), 3, generator=generator, dtype=dtype, device=generator.device)
+    return graph.centre(noise.to(graph.batch.device))
+
+
+def log_density(positions: Tensor, sigma: Tensor, graph: Graph) -> Tensor:
+    """log N_x(positions | 0, sigma^2) on the subspace, [B]; sigma [B]. Source: EDM, zero centre-of-gravity normals."""
+    squared = graph.sum(positions.square().sum(-1))
+    return -squared / (2.0 * sigma**2) - degrees_of_freedom(graph) * (torch.log(sigma) + HALF_LOG_TWO_PI)
+
+
+def kl_to_standard(mean_squared: Tensor, sigma: Tensor, dimension: Tensor) -> Tensor:
+    """KL(N(mean, sigma^2) || N(0, 1)) in `dimension` dimensions, [B], from ||mean||^2 [B] and sigma [B]."""
+    return -dimension * torch.log(sigma) + 0.5 * (dimension * sigma**2 + mean_squared) - 0.5 * dimension
+
 
 NoiseWeighting = Literal["simple", "residual"]
 NoiseLevels = Literal["steps", "lognormal"]

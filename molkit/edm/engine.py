@@ -23,9 +23,14 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from molkit.edm.config import EdmConfig
-from molkit.edm.gdm import GdmNetwork
-from molkit.edm.network import CoordinateLayer, EdmNetwork, EquivariantBlock, MessageLayer
-from molkit.edm.preconditioning import PreconditionedNetwork
+from molkit.edm.network import (
+    CoordinateLayer,
+    EdmNetwork,
+    EquivariantBlock,
+    GdmNetwork,
+    MessageLayer,
+    PreconditionedNetwork,
+)
 from molkit.graphs import Graph
 from molkit.training.precision import GAIN, OVERRIDE, Precision, precision_override, speed_ratio
 

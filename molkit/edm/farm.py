@@ -12,13 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from molkit.edm.conditions import TABLE, check_known, context_for, read_table
-from molkit.edm.edit_checks import check_sizes
+from molkit.edm.conditions import TABLE, check_known, context_for, guided, read_table
+from molkit.edm.editing import check_sizes
 from molkit.edm.engine import gains_from_bfloat16
-from molkit.edm.grids import step_grid
-from molkit.edm.guidance import guided
 from molkit.edm.model import Edm, load, resolve
-from molkit.edm.samplers import ANCESTRAL, Sampler, sampler_named
+from molkit.edm.samplers import ANCESTRAL, Sampler, sampler_named, step_grid
 from molkit.edm.sampling import sample
 from molkit.errors import InvalidInput, RunError
 from molkit.farm.folder import FarmFolder, Result, place_for
@@ -255,7 +253,7 @@ def sample_many(
     """`count` molecules of published weights or a run folder, see `draw_many`; fewer if chains failed.
 
     `sampler` is one of `molkit.edm.samplers`, or its name; shared_path as in `sample`; `guidance` is the scale of
-    `molkit.edm.guidance`, for conditions. Raises RunError where a part could not be drawn at all.
+    `molkit.edm.conditions`, for conditions. Raises RunError where a part could not be drawn at all.
     """
     request = request_of(
         weights,

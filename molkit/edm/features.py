@@ -43,7 +43,7 @@ def channel_spreads(config: EdmConfig) -> Tensor:
     if len(config.spreads) != wanted or len(config.feature_means) != config.num_features:
         raise InvalidInput(
             f"a preconditioned model needs {wanted} spreads and {config.num_features} feature_means "
-            "(molkit.edm.preconditioning.standardised takes them from the training molecules)"
+            "(molkit.edm.network.standardised takes them from the training molecules)"
         )
     counts = torch.tensor([3, config.num_types, 1][:wanted])
     return torch.tensor(config.spreads, dtype=torch.float64).repeat_interleave(counts)

@@ -7,9 +7,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from molkit.edm.config import EdmConfig, check_context
-from molkit.edm.diffusion import add_noise, draw_noise, predict_noise, squared_error
+from molkit.edm.diffusion import (
+    HALF_LOG_TWO_PI,
+    add_noise,
+    degrees_of_freedom,
+    draw_noise,
+    kl_to_standard,
+    predict_noise,
+    squared_error,
+)
 from molkit.edm.features import State, encode, log_prob_atomic_number, log_prob_types
-from molkit.edm.gaussian import HALF_LOG_TWO_PI, degrees_of_freedom, kl_to_standard
 from molkit.edm.model import Edm
 from molkit.edm.schedule import alpha, sigma, step_weight
 from molkit.errors import InvalidInput

@@ -8,12 +8,10 @@ import torch
 from torch import Tensor
 
 from molkit.config import from_dict, read_yaml, to_dict
-from molkit.edm.compiled import compile_for
 from molkit.edm.config import EdmConfig
+from molkit.edm.dense import compile_for
 from molkit.edm.engine import Precision, accelerate, gains_from_bfloat16
-from molkit.edm.gdm import GdmNetwork
-from molkit.edm.network import EdmNetwork
-from molkit.edm.preconditioning import PreconditionedNetwork
+from molkit.edm.network import EdmNetwork, GdmNetwork, PreconditionedNetwork
 from molkit.edm.schedule import log_snr_table
 from molkit.errors import InvalidInput
 from molkit.training.files import write_yaml

@@ -14,9 +14,17 @@ from tqdm import tqdm
 from molkit.edm.config import check_context
 from molkit.edm.diffusion import predict_noise
 from molkit.edm.features import State, decode, encode
-from molkit.edm.grids import grid_steps
 from molkit.edm.model import Edm
-from molkit.edm.samplers import ANCESTRAL, Sampler, clean_state, difference, final_step, take_step, without_signal
+from molkit.edm.samplers import (
+    ANCESTRAL,
+    Sampler,
+    clean_state,
+    difference,
+    final_step,
+    grid_steps,
+    take_step,
+    without_signal,
+)
 from molkit.edm.schedule import transition
 from molkit.errors import InvalidInput, RunError
 from molkit.graphs import Graph, is_out_of_memory, split_by_pairs

@@ -1,27 +1,197 @@
-"""Train the model of a recipe: engine, weights to begin with, and the loop."""
+"""Train the model of a recipe: one YAML file that says which molecules, which model and which training."""
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from molkit.config import from_dict, read_yaml, to_dict
-from molkit.edm.compiled import compile_for
+from molkit.data.drug_size import load_drug_size
+from molkit.data.geom_drugs import load_geom_drugs
+from molkit.data.qm9 import load_qm9
+from molkit.data.qm9_labels import load_generator_molecules
+from molkit.edm.conditions import context_of, draw_flags
 from molkit.edm.config import EdmConfig
+from molkit.edm.dense import Planner, compile_for
+from molkit.edm.diffusion import simple_loss
 from molkit.edm.engine import accelerate, available, gains_from_bfloat16
-from molkit.edm.model import build, load, resolve
-from molkit.edm.network import EdmNetwork
-from molkit.edm.preconditioning import standardised
+from molkit.edm.features import State, encode
+from molkit.edm.model import Edm, build, load, resolve, save
+from molkit.edm.network import EdmNetwork, standardised
+from molkit.edm.property_network import load_property
 from molkit.edm.published import training_facts
-from molkit.edm.recipes import load_training_set, read_recipe
-from molkit.edm.task import EdmTask
+from molkit.edm.schedule import log_snr_table
 from molkit.errors import InvalidInput
+from molkit.geometry import random_rotations
+from molkit.graphs import Graph, to_device
+from molkit.molecule import PackedMolecules
 from molkit.training.config import TrainConfig
 from molkit.training.loop import TrainResult, make_fabric, train
 from molkit.training.precision import use_bfloat16
 from molkit.training.run_folder import stored_precision
+
+RECIPES = Path(__file__).resolve().parents[2] / "data" / "recipes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataChoice:
+    """Which molecules a recipe trains on."""
+
+    name: Literal["qm9", "drug_size", "geom_drugs"] = "qm9"
+    split: Literal["train", "valid", "test"] = "train"
+    source: Literal["packed", "full"] = "packed"  # of QM9
+    labels: Literal["none", "predicted", "full"] = "none"  # of QM9's properties; predicted: where none is at hand
+    labeller: str = "qm9_property_labeller"  # published weights that predict them
+    hydrogens: bool = True  # False: heavy atoms alone, centred again
+    split_by: Literal["molecule", "conformer"] = "molecule"  # of GEOM-Drugs; by conformer as in the paper, which leaks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One YAML file: method, data, model and training, each read strictly."""
+
+    data: DataChoice
+    model: EdmConfig
+    training: TrainConfig
+
+
+def recipe_path(path: Path) -> Path:
+    """The file itself, or the recipe of that name in data/recipes."""
+    named = RECIPES / f"{path}.yaml"
+    return named if not path.is_file() and named.is_file() else path
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe in a YAML file, or of that name in data/recipes.
+
+    Raises DataNotFound, or InvalidInput for an unknown method, section or key.
+    """
+    path = recipe_path(path)
+    values = read_yaml(path)
+    unknown = sorted(set(values) - {"method", "data", "model", "training"}, key=str)
+    if unknown:
+        raise InvalidInput(f"{path}: unknown section {unknown[0]!r}; known are method, data, model, training")
+    if values.get("method") != "edm":
+        raise InvalidInput(f"{path}: method must be edm, got {values.get('method')!r}")
+    sections = {"data": DataChoice, "model": EdmConfig, "training": TrainConfig}
+    return Recipe(
+        **{name: from_dict(kind, values.get(name) or {}, source=f"{path}: {name}") for name, kind in sections.items()}
+    )
+
+
+def load_training_set(choice: DataChoice, *, limit: int | None = None) -> tuple[PackedMolecules, np.ndarray | None]:
+    """The molecules of a recipe and, where it asks for labels, the six properties [N, 6] of `data.qm9_labels`.
+
+    "predicted" takes true labels of the generator's part, and the labeller's for molecules without any.
+    """
+    if choice.labels == "none":
+        return load_molecules(choice, limit=limit), None
+    known = load_generator_molecules(source="full" if choice.labels == "full" else "packed")
+    rows = np.arange(len(known.index)) if limit is None else np.arange(len(known.index))[:limit]
+    molecules, labels = known.molecules.select(rows), known.labels[rows].copy()
+    missing = np.isnan(labels).any(axis=1)
+    if missing.any():
+        labels[missing] = load_property(choice.labeller).predict(molecules.select(missing))
+    return molecules, labels
+
+
+def load_molecules(choice: DataChoice, *, limit: int | None = None) -> PackedMolecules:
+    """The molecules that a recipe trains on. Raises what the loader of the data set raises."""
+    if choice.name == "drug_size":
+        molecules = load_drug_size(split=choice.split, limit=limit).molecules
+    elif choice.name == "geom_drugs":
+        molecules = load_geom_drugs(split=choice.split, split_by=choice.split_by, limit=limit)
+    else:
+        molecules = load_qm9(split=choice.split, limit=limit, source=choice.source)
+    return molecules if choice.hydrogens else molecules.without_hydrogens()
+
+
+class EdmTask:
+    """Training molecules on one device, and the loss of any rows of them.
+
+    Raises InvalidInput for an element the model cannot place.
+    """
+
+    planner: Planner | None = None  # of a network on size buckets, which needs sizes on the host and no edges
+
+    def __init__(
+        self,
+        config: EdmConfig,
+        molecules: PackedMolecules,
+        training: TrainConfig,
+        device: torch.device | str = "cpu",
+        labels: np.ndarray | None = None,
+    ) -> None:
+        """labels [N, K]: the properties of config.context_names in their units. Raises InvalidInput without them."""
+        if config.context_names and (labels is None or labels.shape != (len(molecules), len(config.context_names))):
+            raise InvalidInput(f"this model needs a label of each molecule for {', '.join(config.context_names)}")
+        self.labels = None if labels is None or not config.context_names else torch.from_numpy(labels)
+        self.config, self.training = config, training
+        self.table = log_snr_table(config).to(device)
+        self.num_atoms = torch.from_numpy(molecules.num_atoms)
+        self.ptr = torch.from_numpy(molecules.ptr)
+        atomic_numbers = torch.from_numpy(molecules.atomic_numbers).to(device)
+        self.clean = encode(config, atomic_numbers, torch.from_numpy(molecules.positions).float().to(device))
+        self.device = torch.device(device)
+
+    def graph(self, num_atoms: Tensor) -> Graph:
+        """Molecules of the given sizes on the device."""
+        if self.planner is None:
+            return Graph.from_sizes(num_atoms).to(self.device)
+        graph = Graph.without_edges(num_atoms, self.device)
+        self.planner.announce(graph.batch, num_atoms)
+        return graph
+
+    def batch(self, rows: Tensor) -> tuple[State, Graph]:
+        """Centred, scaled molecules of the given rows, and their graph."""
+        graph = self.graph(self.num_atoms[rows])
+        first = to_device(self.ptr[rows], self.device) - (graph.num_atoms.cumsum(0) - graph.num_atoms)
+        atoms = torch.arange(len(graph.batch), device=self.device) + first[graph.batch]
+        return State(graph.centre(self.clean.positions[atoms]), self.clean.features[atoms]), graph
+
+    def context(self, rows: Tensor, graph: Graph, *, generator: torch.Generator) -> Tensor | None:
+        """Normalised properties and flags of these rows, drawn anew at each step, one row an atom; None without."""
+        if self.labels is None:
+            return None
+        values = self.labels[rows].to(self.device)
+        flags = draw_flags(len(rows), values.shape[1], generator=generator).to(self.device)
+        return context_of(self.config, torch.where(flags, values, float("nan")))[graph.batch]
+
+    def loss(self, network: nn.Module, rows: Tensor, *, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean loss of the molecules in these rows, and the mean squared error of noise."""
+        clean, graph = self.batch(rows)
+        if self.training.random_rotations:
+            clean = turned(clean, graph, random_rotations(graph.num_molecules, generator=generator))
+        terms = simple_loss(
+            network,
+            self.config,
+            self.table,
+            clean,
+            graph,
+            generator=generator,
+            weighting=self.training.weighting,
+            stratified=self.training.stratified_steps,
+            noise_weighting=self.training.noise_weighting,
+            step_power=self.training.step_power,
+            levels=self.training.noise_levels,
+            context=self.context(rows, graph, generator=generator),
+        )
+        return terms.loss, {"noise_error": terms.noise_error}
+
+    def save_weights(self, folder: Path, network: nn.Module) -> None:
+        """Averaged weights and configuration, as `edm.model.load` reads them."""
+        save(Edm(self.config, network, self.table), folder)
+
+
+def turned(state: State, graph: Graph, rotations: Tensor) -> State:
+    """Each molecule's positions turned by its rotation, [B, 3, 3]; features stay."""
+    own = rotations.to(state.positions)[graph.batch]
+    return State(torch.einsum("aij,aj->ai", own, state.positions), state.features)
+
 
 NO_CONTEXT = {"num_context": 0, "context_names": (), "context_means": (), "context_spreads": ()}
 

@@ -1,6 +1,7 @@
-"""Plots that several pages share: curves, points against a diagonal, and differences with their intervals."""
+"""Plots that several pages share: curves, points against a diagonal, and differences with intervals; and cells."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -9,6 +10,10 @@ from matplotlib.figure import Figure
 from molkit.experiments.show import Column
 from molkit.figures import style
 from molkit.metrics.statistics import Interval
+
+if TYPE_CHECKING:
+    from IPython.display import HTML
+
 
 Line = tuple[str, str]  # colour and kind of line
 
@@ -90,3 +95,42 @@ def _interval(axis: Axes, found: Interval, height: float, kind: Column, colour: 
     axis.plot(found.value, height, "o", color=colour, mfc=colour if decided else "white", ms=6)
     text = f"{found.value:+.{kind.digits}f}{ends}".replace("-", "\u2212")
     axis.text(1.02, height, text, color=colour, fontsize=8, va="center", transform=axis.get_yaxis_transform())
+
+
+ALONE = "(n = 1, no interval)"
+
+
+def with_interval(
+    found: Interval | None, digits: int = 2, factor: float = 1.0, *, signed: bool = False, between: str = "\n"
+) -> str:
+    """A value and its interval, on a second line unless told otherwise; a dash for nothing.
+
+    A single item has no interval, and the cell says so.
+    """
+    if found is None:
+        return "–"
+    value, low, high = (_number(factor * part, digits, signed) for part in (found.value, found.low, found.high))
+    return f"{value}{between}[{low}, {high}]" if found.known else f"{value}{between}{ALONE}"
+
+
+def _number(value: float, digits: int, signed: bool = False) -> str:
+    return f"{round(value, digits) + 0.0:{'+' if signed else ''}.{digits}f}".replace("-", "\u2212")
+
+
+def stacked(*tables: "HTML") -> "HTML":
+    """Tables or views below each other."""
+    from IPython.display import HTML
+
+    return HTML("".join(table.data for table in tables))
+
+
+def sentence(text: str, *values: object) -> "Text":
+    """A sentence with measured values in it, as plain text in the page."""
+    return Text(text.format(*values))
+
+
+class Text(str):
+    """A string that a notebook shows without quotation marks."""
+
+    def __repr__(self) -> str:
+        return str(self)

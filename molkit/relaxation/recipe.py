@@ -12,8 +12,7 @@ import numpy as np
 import torch
 
 from molkit.edm.conditions import TABLE
-from molkit.edm.edit_checks import check_molecule, check_neutral, check_sizes
-from molkit.edm.editing import noise_angstrom
+from molkit.edm.editing import check_molecule, check_neutral, check_sizes, noise_angstrom
 from molkit.edm.farm import shared_edm
 from molkit.edm.features import State
 from molkit.edm.model import Edm

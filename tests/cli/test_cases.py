@@ -242,7 +242,7 @@ def test_two_atoms_at_one_point_are_no_stable_molecule():
 
 def test_a_list_of_forty_thousand_names_is_read_in_a_moment(tmp_path):
     """About 0.3 s; comparing every name with every other took half a minute."""
-    from molkit.data.ensemble_molecules import read_smiles_file
+    from molkit.data.ensembles import read_smiles_file
 
     (tmp_path / "a.smi").write_text("".join(f"CCO name{number}\n" for number in range(40_000)))
     started = time.process_time()

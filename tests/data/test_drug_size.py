@@ -11,7 +11,7 @@ from molkit.data.drug_size import (
     size_histogram,
     split_of_key,
 )
-from molkit.edm.recipes import load_molecules, read_recipe
+from molkit.edm.training import load_molecules, read_recipe
 from molkit.errors import InvalidInput
 from molkit.studies.edm.drug_size import make_entries, write_entries
 

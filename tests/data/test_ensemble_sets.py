@@ -7,7 +7,7 @@ from molkit.chem.conformer_rmsd import rmsd_matrix
 from molkit.chem.rdkit_tools import mol_from_smiles, plain_smiles, skeleton_smiles
 from molkit.cli import run
 from molkit.data.drug_size import split_of_key
-from molkit.data.ensemble_molecules import choose_molecules, read_smiles_file
+from molkit.data.ensembles import choose_molecules, read_smiles_file
 from molkit.data.ensembles import (
     boltzmann_weights,
     ensemble_mol,

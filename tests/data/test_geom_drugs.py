@@ -11,7 +11,7 @@ from molkit.data import geom_drugs
 from molkit.data.drug_size import split_of_key
 from molkit.data.geom_drugs import convert_geom_drugs, leaky_split, load_geom_drugs, lowest_conformers, read_release
 from molkit.data.message_stream import MessageReader
-from molkit.edm.recipes import load_molecules, read_recipe
+from molkit.edm.training import load_molecules, read_recipe
 from molkit.errors import DataNotFound, InvalidInput
 
 WATER, METHANE = [8, 1, 1], [6, 1, 1, 1, 1]

@@ -14,8 +14,7 @@ from molkit.edm.conditions import (
 )
 from molkit.edm.config import EdmConfig
 from molkit.edm.model import build, save
-from molkit.edm.recipes import RECIPES, read_recipe
-from molkit.edm.training import take_weights
+from molkit.edm.training import RECIPES, read_recipe, take_weights
 from molkit.errors import DataNotFound, InvalidInput
 from molkit.graphs import Graph
 

@@ -10,9 +10,17 @@ import pytest
 import torch
 from edm_toys import TINY, tiny_config
 
-from molkit.edm import compiled
-from molkit.edm.compiled import compile_for, make_probe, probe_network
-from molkit.edm.dense import BucketedEdmNetwork, PlainEdmNetwork, Planner, dense_block, dense_stack
+from molkit.edm import dense as dense_room
+from molkit.edm.dense import (
+    BucketedEdmNetwork,
+    PlainEdmNetwork,
+    Planner,
+    compile_for,
+    dense_block,
+    dense_stack,
+    make_probe,
+    probe_network,
+)
 from molkit.edm.model import build, quickest
 from molkit.edm.sampling import sample
 from molkit.graphs import WIDTHS, Graph, padded_width
@@ -160,10 +168,10 @@ def compile_tiny(**options):
 
 @pytest.mark.parametrize("scope", ["block", pytest.param("stack", marks=pytest.mark.slow)])
 def test_the_compiled_form_is_checked_then_taken_with_one_program_for_each_shape(monkeypatch, caplog, scope):
-    monkeypatch.setattr(compiled, "compiled_stack", functools.cache(traced))
+    monkeypatch.setattr(dense_room, "compiled_stack", functools.cache(traced))
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    with caplog.at_level(logging.INFO, logger="molkit.edm.compiled"):
+    with caplog.at_level(logging.INFO, logger="molkit.edm.dense"):
         fast, network = compile_tiny(scope=scope)
         compile_tiny(scope=scope)
     arguments = inputs([9, 2, 7, 9, 5, 4, 4, 4])
@@ -171,7 +179,7 @@ def test_the_compiled_form_is_checked_then_taken_with_one_program_for_each_shape
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 3  # the probe's and two buckets'
     assert isinstance(fast, BucketedEdmNetwork) and fast.precision == "float32"
     assert fast.read_out is network.read_out
-    lines = [record.getMessage() for record in caplog.records if record.name == "molkit.edm.compiled"]
+    lines = [record.getMessage() for record in caplog.records if record.name == "molkit.edm.dense"]
     assert lines[0].startswith("EDM network: compiled float32 on cpu") and len(lines) == 2
 
 
@@ -200,7 +208,7 @@ def not_finite(blocks, features, positions, *rest):
 def test_a_failing_or_wrong_program_costs_one_line_and_the_readable_network_runs(
     monkeypatch, caplog, program, reason, precision
 ):
-    monkeypatch.setattr(compiled, "compiled_stack", lambda scope: program)
+    monkeypatch.setattr(dense_room, "compiled_stack", lambda scope: program)
     fast, network = compile_tiny(precision=precision)
     assert type(fast) is PlainEdmNetwork and fast.precision == "float32"
     (line,) = caplog.messages
@@ -215,10 +223,10 @@ def test_the_check_sees_a_fault_in_coordinate_steps_of_fresh_weights():
     truth = PlainEdmNetwork(probe_network(network), precision="float32")
     probe = make_probe(network.config, (9,), 4, device=torch.device("cpu"))
     candidate = copy.deepcopy(BucketedEdmNetwork(truth, widths=(9,), molecules=4))
-    assert compiled.fault(candidate, truth, probe, training=False) == ""
+    assert dense_room.fault(candidate, truth, probe, training=False) == ""
     with torch.no_grad():
         candidate.blocks[1].coordinates.length.weight.mul_(1.01)
-    assert "positions" in compiled.fault(candidate, truth, probe, training=False)
+    assert "positions" in dense_room.fault(candidate, truth, probe, training=False)
 
 
 def test_a_sampler_draws_the_same_molecules_with_it():
@@ -238,8 +246,8 @@ def test_a_sampler_draws_the_same_molecules_with_it():
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler (g++) on a CPU")
 def test_torch_compile_itself_passes_the_check(caplog):
     network = build(tiny_config(num_layers=1, sizes=((4, 1),))).network
-    with caplog.at_level(logging.INFO, logger="molkit.edm.compiled"):
+    with caplog.at_level(logging.INFO, logger="molkit.edm.dense"):
         fast = compile_for(network, "cpu", precision="float32", widths=(4,), molecules=2)
     assert isinstance(fast, BucketedEdmNetwork) and fast.run_stack is not dense_stack
-    lines = [record.getMessage() for record in caplog.records if record.name == "molkit.edm.compiled"]
+    lines = [record.getMessage() for record in caplog.records if record.name == "molkit.edm.dense"]
     assert lines[-1].startswith("EDM network: compiled float32 on cpu")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
-from molkit.edm.gaussian import degrees_of_freedom, kl_to_standard, log_density, zero_mean_noise
+from molkit.edm.diffusion import degrees_of_freedom, kl_to_standard, log_density, zero_mean_noise
 from molkit.graphs import Graph
 
 SIZES = torch.tensor([1, 2, 5])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from molkit.edm.grids import GRIDS, distinct_steps, grid_steps, step_grid
+from molkit.edm.samplers import GRIDS, distinct_steps, grid_steps, step_grid
 from molkit.errors import InvalidInput
 
 

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from molkit.edm.conditions import make_table, write_table
+from molkit.edm.conditions import guided, make_table, write_table
 from molkit.edm.config import EdmConfig
 from molkit.edm.farm import sample_many
-from molkit.edm.guidance import guided
 from molkit.edm.model import build, save
 from molkit.errors import InvalidInput
 from molkit.graphs import Graph

@@ -14,8 +14,8 @@ from molkit.edm.engine import accelerate
 from molkit.edm.features import encode
 from molkit.edm.likelihood import bound
 from molkit.edm.model import build
-from molkit.edm.recipes import load_molecules, read_recipe
 from molkit.edm.sampling import sample
+from molkit.edm.training import load_molecules, read_recipe
 from molkit.errors import InvalidInput
 from molkit.graphs import Graph
 from molkit.molecule import PackedMolecules

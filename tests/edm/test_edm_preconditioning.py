@@ -20,7 +20,7 @@ from molkit.edm.diffusion import (
 from molkit.edm.engine import accelerate, available
 from molkit.edm.features import State, channel_spreads
 from molkit.edm.model import build, load, save
-from molkit.edm.preconditioning import standardised
+from molkit.edm.network import standardised
 from molkit.edm.samplers import SAMPLERS
 from molkit.edm.sampling import sample
 from molkit.edm.schedule import log_snr_table

@@ -6,7 +6,7 @@ import pytest
 
 from molkit.edm.config import EdmConfig
 from molkit.edm.model import build, load, save
-from molkit.edm.publish import snapshot_publication
+from molkit.edm.published import snapshot_publication
 from molkit.errors import DataNotFound
 from molkit.training.publishing import publish
 

@@ -19,9 +19,8 @@ from edm_toys import (
 
 from molkit.edm.diffusion import predict_noise
 from molkit.edm.features import State
-from molkit.edm.grids import step_grid
 from molkit.edm.model import Edm
-from molkit.edm.samplers import ancestral_weights, final_step, take_step
+from molkit.edm.samplers import ancestral_weights, final_step, step_grid, take_step
 from molkit.edm.sampling import sample, sample_from
 from molkit.edm.schedule import alpha, log_snr_table, sigma, transition
 from molkit.errors import InvalidInput

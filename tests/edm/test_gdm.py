@@ -5,10 +5,10 @@ from molkit.edm import engine
 from molkit.edm.config import EdmConfig
 from molkit.edm.engine import FusedGdmNetwork, accelerate
 from molkit.edm.features import State
-from molkit.edm.gdm import GdmNetwork
 from molkit.edm.model import build, load, save
+from molkit.edm.network import GdmNetwork
 from molkit.edm.sampling import sample
-from molkit.edm.task import turned
+from molkit.edm.training import turned
 from molkit.geometry import random_rotations
 from molkit.graphs import Graph
 

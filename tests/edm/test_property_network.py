@@ -4,8 +4,14 @@ import torch
 
 from molkit.data.qm9_labels import LabelledMolecules
 from molkit.edm import engine
-from molkit.edm.property_network import PropertyConfig, build_property, load_property, one_hot_elements, save_property
-from molkit.edm.property_training import PropertyTask
+from molkit.edm.property_network import (
+    PropertyConfig,
+    PropertyTask,
+    build_property,
+    load_property,
+    one_hot_elements,
+    save_property,
+)
 from molkit.errors import InvalidInput
 from molkit.geometry import random_rotations
 from molkit.graphs import Graph

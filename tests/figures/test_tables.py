@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from molkit.figures.tables import with_interval
+from molkit.figures.plots import with_interval
 from molkit.metrics.statistics import Interval
 
 MINUS = "\u2212"

@@ -21,7 +21,7 @@ from molkit.config import from_dict, read_yaml
 from molkit.data.packed import read_packed, write_packed
 from molkit.edm.config import EdmConfig
 from molkit.edm.model import build, read_weights
-from molkit.edm.recipes import read_recipe
+from molkit.edm.training import read_recipe
 from molkit.errors import InvalidInput, MolkitError
 from molkit.molecule import Molecule, PackedMolecules
 

@@ -15,7 +15,7 @@ from molkit.data.qm9 import load_qm9
 from molkit.edm.config import EdmConfig
 from molkit.edm.features import channel_spreads
 from molkit.edm.model import build, load, save
-from molkit.edm.preconditioning import LEVEL_SCALE, PreconditionedNetwork
+from molkit.edm.network import LEVEL_SCALE, PreconditionedNetwork
 from molkit.edm.samplers import ANCESTRAL, SAMPLERS
 from molkit.edm.schedule import log_snr_table
 from molkit.errors import InvalidInput

@@ -15,7 +15,7 @@ from molkit.data.packed import write_packed
 from molkit.data.qm9 import load_qm9
 from molkit.edm.config import EdmConfig
 from molkit.edm.model import build, save
-from molkit.edm.recipes import read_recipe
+from molkit.edm.training import read_recipe
 from molkit.errors import CalculationFailed, InvalidInput, RunError
 from molkit.experiments.show import show
 from molkit.geometry import random_rotations

@@ -12,7 +12,7 @@ from molkit.data.packed import write_packed
 from molkit.edm.config import EdmConfig
 from molkit.edm.features import decode, encode
 from molkit.edm.model import build, save
-from molkit.edm.recipes import read_recipe
+from molkit.edm.training import read_recipe
 from molkit.errors import InvalidInput
 from molkit.metrics.energies import FAILURES
 from molkit.metrics.stability import stability

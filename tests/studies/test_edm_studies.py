@@ -16,7 +16,7 @@ from molkit.edm.model import load, resolve
 from molkit.edm.published import stored_samples, training_facts
 from molkit.edm.schedule import log_snr_table
 from molkit.graphs import Graph
-from molkit.studies import edm_card, edm_evaluation
+from molkit.studies import edm_card
 from molkit.studies.edm.conditional import judge_error
 
 WEIGHTS = "edm_qm9"
@@ -24,7 +24,7 @@ WEIGHTS = "edm_qm9"
 
 @pytest.fixture(scope="module")
 def nll():
-    return edm_evaluation.nll_on_test(WEIGHTS, num_molecules=20)
+    return edm_card.nll_on_test(WEIGHTS, num_molecules=20)
 
 
 def test_published_weights_come_with_facts_and_samples():
@@ -39,11 +39,11 @@ def test_the_card_of_qm9_weights_shows_their_scores_beside_the_data(tmp_path, mo
     write_packed(folder / "samples.npz", stored_samples(WEIGHTS).select(np.arange(50)))
     facts = json.loads((folder / "training.json").read_text())
     (folder / "training.json").write_text(json.dumps(facts | {"samples_requested": 60, "remarks": ["A remark."]}))
-    data = edm_evaluation.score_data(limit=40)
+    data = edm_card.score_data(limit=40)
     monkeypatch.setattr(edm_card, "score_data", lambda: data)
     monkeypatch.setattr(edm_card, "nll_on_test", lambda weights, **choice: nll)
     text = edm_card.publish_card(folder).read_text()
-    stable = 100 * edm_evaluation.score_stored(folder).molecule_stability.value
+    stable = 100 * edm_card.score_stored(folder).molecule_stability.value
     assert (
         f"| molecules stable, % | {stable:.1f} [" in text and f"] | {100 * data.molecule_stability.value:.1f} [" in text
     )
@@ -98,7 +98,7 @@ def test_guided_and_uniform_steps_estimate_the_same_sum():
     edm = load(WEIGHTS)
     molecules = load_qm9(split="test", limit=40)
     values = [
-        edm_evaluation.likelihood.bound(
+        edm_card.likelihood.bound(
             edm, molecules, generator=torch.Generator().manual_seed(2), draws=8, uniform_share=share
         ).diffusion
         for share in (0.1, 1.0)
@@ -108,13 +108,13 @@ def test_guided_and_uniform_steps_estimate_the_same_sum():
 
 
 def test_evaluation_gives_plain_numbers():
-    report = edm_evaluation.evaluate_weights(WEIGHTS, nll_molecules=4)
+    report = edm_card.evaluate_weights(WEIGHTS, nll_molecules=4)
     assert json.loads(json.dumps(report))["samples"]["num_molecules"] == training_facts(WEIGHTS).samples_requested
 
 
 def test_failed_chains_count_as_failures():
     molecules = stored_samples(WEIGHTS).select(np.arange(50))
-    whole, lossy = edm_evaluation.score(molecules), edm_evaluation.score(molecules, num_failed=50)
+    whole, lossy = edm_card.score(molecules), edm_card.score(molecules, num_failed=50)
     assert lossy.num_molecules == 100 and lossy.num_failed == 50
     assert lossy.molecule_stability.value == pytest.approx(0.5 * whole.molecule_stability.value)
     assert lossy.atom_stability.value == pytest.approx(0.5 * whole.atom_stability.value, rel=0.03)

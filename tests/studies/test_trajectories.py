@@ -1,8 +1,7 @@
 import numpy as np
 
 from molkit.cli import run
-from molkit.data.ensemble_molecules import choose_isomers
-from molkit.data.ensembles import ensemble_mol, read_ensembles
+from molkit.data.ensembles import choose_isomers, ensemble_mol, read_ensembles
 from molkit.data.geom_ensembles import split_of_graph
 
 

@@ -6,7 +6,7 @@ from training_toys import TINY, metrics, random_molecules, same_state, settings
 
 from molkit.edm.dense import BucketedEdmNetwork
 from molkit.edm.model import build
-from molkit.edm.task import EdmTask
+from molkit.edm.training import EdmTask
 from molkit.errors import InvalidInput, RunError
 from molkit.graphs import padded_width
 from molkit.rng import generator_from

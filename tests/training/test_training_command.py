@@ -76,7 +76,7 @@ def test_weights_of_another_model_are_refused_as_a_start(recipe, tmp_path, capsy
 
 
 def test_recipes_that_come_with_the_package_are_found_by_name(capsys, tmp_path):
-    from molkit.edm.recipes import RECIPES, read_recipe
+    from molkit.edm.training import RECIPES, read_recipe
 
     recipes = [path for path in sorted(RECIPES.glob("*.yaml")) if "\nmethod: edm\n" in f"\n{path.read_text()}"]
     assert len(recipes) >= 4

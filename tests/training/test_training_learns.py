@@ -8,7 +8,7 @@ from molkit.data.qm9 import load_qm9
 from molkit.edm.config import EdmConfig
 from molkit.edm.likelihood import bound
 from molkit.edm.model import build, load
-from molkit.edm.task import EdmTask
+from molkit.edm.training import EdmTask
 
 
 def test_four_hundred_steps_on_two_hundred_molecules_explain_most_of_the_noise(tmp_path):

@@ -12,8 +12,7 @@ from training_toys import TINY, contents, metrics, random_molecules, run, same_s
 
 from molkit.edm.config import EdmConfig
 from molkit.edm.model import build, load
-from molkit.edm.task import EdmTask
-from molkit.edm.training import settled
+from molkit.edm.training import EdmTask, settled
 from molkit.errors import InvalidInput, RunError
 from molkit.rng import generator_from
 from molkit.training import run_folder

@@ -4,7 +4,7 @@ import pytest
 import torch
 from training_toys import TINY, random_molecules, run, settings, weights
 
-from molkit.edm.task import EdmTask
+from molkit.edm.training import EdmTask
 from molkit.errors import RunError
 from molkit.graphs import is_out_of_memory
 

@@ -112,7 +112,7 @@ def test_random_rotations_turn_the_training_molecules_and_nothing_else():
     from training_toys import TINY, random_molecules, settings
 
     from molkit.edm.model import build
-    from molkit.edm.task import EdmTask, turned
+    from molkit.edm.training import EdmTask, turned
 
     task = EdmTask(TINY, random_molecules(), settings())
     clean, graph = task.batch(torch.arange(5))

@@ -8,8 +8,7 @@ from safetensors.torch import load_file
 
 from molkit.edm.config import EdmConfig
 from molkit.edm.model import build
-from molkit.edm.task import EdmTask
-from molkit.edm.training import engine_for
+from molkit.edm.training import EdmTask, engine_for
 from molkit.molecule import Molecule, PackedMolecules
 from molkit.training.config import TrainConfig
 from molkit.training.loop import TrainResult, make_fabric, train

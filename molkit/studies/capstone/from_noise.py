@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from molkit.data.registry import data_root
 from molkit.experiments.experiment import Comparison, asked
 from molkit.experiments.show import Column
+from molkit.figures.plots import Text, sentence, stacked
 from molkit.figures.style import BLACK, BLUE, GREEN, ORANGE, SKY, panels
-from molkit.figures.tables import Text, sentence, stacked
 from molkit.figures.view3d import show_grid
 from molkit.metrics.statistics import bootstrap_interval, proportion_interval
 from molkit.molecule import Molecule

@@ -11,8 +11,7 @@ from molkit.chem.bond_graph import mol_from_bonds, order_of_atoms
 from molkit.chem.ensembles import EnsembleRules, EnsembleTask, described, make_ensemble
 from molkit.chem.rdkit_tools import perceive_bonds, plain_smiles
 from molkit.chem.xtb import LangevinRules, langevin
-from molkit.data.ensemble_molecules import NamedSmiles, choose_isomers, fair_key
-from molkit.data.ensembles import Ensemble
+from molkit.data.ensembles import Ensemble, NamedSmiles, choose_isomers, fair_key
 from molkit.data.geom_ensembles import split_of_graph
 from molkit.errors import CalculationFailed, InvalidInput
 from molkit.farm.folder import FarmFolder, Result

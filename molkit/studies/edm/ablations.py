@@ -27,10 +27,9 @@ from molkit.edm.features import State, encode
 from molkit.edm.likelihood import bound
 from molkit.edm.model import Edm, build, load
 from molkit.edm.published import learning_curve, num_failed_chains, stored_samples, training_facts
-from molkit.edm.recipes import RECIPES, read_recipe
 from molkit.edm.sampling import sample
 from molkit.edm.schedule import alpha, log_snr_table, sigma
-from molkit.edm.training import train_recipe
+from molkit.edm.training import RECIPES, read_recipe, train_recipe
 from molkit.errors import CalculationFailed, InvalidInput, RunError
 from molkit.experiments.experiment import Comparison, asked, key_of
 from molkit.experiments.show import Column

@@ -15,9 +15,8 @@ from molkit.claims.ledger import Claim, Measurement, load_claims
 from molkit.claims.record import record
 from molkit.data.qm9_labels import NAMES, PROPERTIES, LabelledMolecules, Property, load_labelled
 from molkit.data.registry import data_path
-from molkit.edm.conditions import TABLE, context_of, read_table
+from molkit.edm.conditions import TABLE, context_of, guided, read_table
 from molkit.edm.farm import sample_many
-from molkit.edm.guidance import guided
 from molkit.edm.likelihood import bound
 from molkit.edm.model import Edm, load
 from molkit.edm.property_network import load_property

@@ -29,7 +29,7 @@ from molkit.data.drug_size import (
 )
 from molkit.data.packed import read_packed
 from molkit.data.registry import data_path
-from molkit.edm.edit_checks import check_sizes
+from molkit.edm.editing import check_sizes
 from molkit.edm.likelihood import bound
 from molkit.edm.model import build, load, quickest
 from molkit.edm.published import num_failed_chains, stored_samples, training_facts

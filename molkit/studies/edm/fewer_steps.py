@@ -13,9 +13,8 @@ from molkit.data.qm9 import load_qm9
 from molkit.data.registry import data_path
 from molkit.edm.diffusion import add_noise, draw_noise, predict_noise, squared_error
 from molkit.edm.features import encode
-from molkit.edm.grids import grid_steps
 from molkit.edm.model import load
-from molkit.edm.samplers import ANCESTRAL, SAMPLERS
+from molkit.edm.samplers import ANCESTRAL, SAMPLERS, grid_steps
 from molkit.edm.sampling import Plan, make_plan
 from molkit.experiments.experiment import Comparison, asked
 from molkit.experiments.show import Column

@@ -14,8 +14,8 @@ from molkit.claims.record import record
 from molkit.data.qm9 import load_qm9
 from molkit.data.registry import data_path
 from molkit.edm.config import EdmConfig
+from molkit.edm.diffusion import HALF_LOG_TWO_PI
 from molkit.edm.features import encode
-from molkit.edm.gaussian import HALF_LOG_TWO_PI
 from molkit.edm.likelihood import BoundTerms, bound, diffusion_term, log_prob_size
 from molkit.edm.model import load
 from molkit.edm.published import training_facts

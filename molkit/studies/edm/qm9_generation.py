@@ -17,10 +17,9 @@ from molkit.claims.record import record
 from molkit.data.qm9 import load_qm9, load_reference_smiles, qm9_index, qm9_properties, qm9_smiles
 from molkit.data.registry import data_path, load_gschnet
 from molkit.edm.config import EdmConfig
-from molkit.edm.diffusion import add_noise
-from molkit.edm.edit_checks import check_sizes
+from molkit.edm.diffusion import add_noise, zero_mean_noise
+from molkit.edm.editing import check_sizes
 from molkit.edm.features import State, encode
-from molkit.edm.gaussian import zero_mean_noise
 from molkit.edm.model import build, load
 from molkit.edm.published import learning_curve, training_facts
 from molkit.edm.sampling import sample

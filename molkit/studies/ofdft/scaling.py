@@ -28,8 +28,8 @@ from molkit.claims.record import record
 from molkit.errors import CalculationFailed, InvalidInput
 from molkit.experiments.experiment import Comparison, asked
 from molkit.experiments.show import Column
+from molkit.figures.plots import with_interval
 from molkit.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILION, panels
-from molkit.figures.tables import with_interval
 from molkit.metrics.statistics import Interval
 from molkit.molecule import Molecule
 from molkit.ofdft.attention_functional import AttentionFunctional, load
