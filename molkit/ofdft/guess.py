@@ -12,11 +12,6 @@ from molkit.ofdft.integrals import DensityIntegrals, three_centre
 ORBITAL_GUESSES = {"minao": scf.hf.init_guess_by_minao, "huckel": scf.hf.init_guess_by_huckel}
 
 
-def minao_coefficients(integrals: DensityIntegrals) -> np.ndarray:
-    """Fitted coefficients [M] of the superposition of atomic densities in PySCF's minimal basis."""
-    return guess_coefficients(integrals, "minao")
-
-
 @one_thread()
 def guess_coefficients(integrals: DensityIntegrals, kind: str) -> np.ndarray:
     """Fitted coefficients [M] of one of PySCF's densities to begin with: `minao`, or `huckel` (parameter-free).

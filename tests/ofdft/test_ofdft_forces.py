@@ -10,7 +10,7 @@ from molkit.ofdft.basis import density_mole
 from molkit.ofdft.compact import load
 from molkit.ofdft.forces import central_differences, forces, hellmann_feynman, nuclear_repulsion_forces
 from molkit.ofdft.geometries import geometry
-from molkit.ofdft.guess import guess_coefficients, minao_coefficients
+from molkit.ofdft.guess import guess_coefficients
 from molkit.ofdft.integrals import density_integrals
 from molkit.ofdft.reference_energies import pbe_energy, pbe_forces
 from molkit.studies.ofdft import forces as page
@@ -22,7 +22,7 @@ WATER = geometry("water", "test", 3)
 
 def test_electrostatic_forces_are_those_of_moved_nuclei_in_a_fixed_density():
     density = density_mole(WATER)
-    coefficients = minao_coefficients(density_integrals(WATER))
+    coefficients = guess_coefficients(density_integrals(WATER), "minao")
 
     def energy(moved):
         charges, numbers = moved.positions * ANGSTROM_TO_BOHR, moved.atomic_numbers.astype(float)
@@ -63,7 +63,7 @@ def test_forces_of_water_are_near_those_of_kohn_sham():
 
 def test_huckel_is_another_density_of_the_same_electrons():
     integrals = density_integrals(WATER)
-    found, minao = guess_coefficients(integrals, "huckel"), minao_coefficients(integrals)
+    found, minao = (guess_coefficients(integrals, kind) for kind in ("huckel", "minao"))
     assert abs(integrals.basis_integrals @ found - 10.0) < 0.01 and np.abs(found - minao).max() > 1e-2
     with pytest.raises(InvalidInput, match="minao, huckel"):
         guess_coefficients(integrals, "nothing")

@@ -268,6 +268,7 @@ def draw_learning(rows: pd.DataFrame, *, caption: str) -> Figure:
         left.axhline(1.0, color="#888888", linestyle="--", linewidth=1.0)
         left.set(xscale="log", yscale="log", xlabel="training frames", ylabel="error (kcal/mol)")
         left.set_xticks([30, 60, 120], ["30", "60", "120"])
+        left.set_yticks([0.5, 1.0, 2.0], ["0.5", "1", "2"])
         judged = rows[(rows["set"] == VALID) & rows["arm"].isin(list(COLOURS))]
         for (arm, seed), group in judged.groupby(["arm", "seed"], sort=False):
             label = None if seed else arm

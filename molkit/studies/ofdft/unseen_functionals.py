@@ -341,7 +341,7 @@ def draw_sizes(rows: pd.DataFrame, *, caption: str) -> Figure:
                     place.plot(group["num_heavy"], values, "--", color=colour, linewidth=1.0)
             place.axvspan(0.5, LARGEST_TRAINED + 0.5, color="#eeeeee")
             place.set(yscale="log", xlabel="heavy atoms", ylabel="|error| per atom (kcal/mol)", title=family)
-        axes[0].legend(fontsize=7)
+        figure.legend(*axes[0].get_legend_handles_labels(), fontsize=7, ncols=5, loc="outside upper center")
     return figure
 
 
