@@ -135,6 +135,6 @@ def draw_errors(rows: pd.DataFrame, *, caption: str, arm: str = "full") -> Figur
         for (name, seed), group in rows[rows["set"] == VALID].groupby(["arm", "seed"], sort=False):
             look = {"color": COLOURS[name], "label": name if seed == 0 else None, "markersize": 3}
             right.plot(group["step"], group["error"], "o-", **look)
-        right.set(xscale="log", yscale="log", xlabel="training step", ylabel="validation error (mHa)")
-        right.legend(fontsize=7)
+        right.set(yscale="log", xlabel="training step", ylabel="validation error (mHa)")
+        right.legend(fontsize=7, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
     return figure

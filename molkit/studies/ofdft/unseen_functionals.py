@@ -341,7 +341,8 @@ def draw_sizes(rows: pd.DataFrame, *, caption: str) -> Figure:
                     place.plot(group["num_heavy"], values, "--", color=colour, linewidth=1.0)
             place.axvspan(0.5, LARGEST_TRAINED + 0.5, color="#eeeeee")
             place.set(yscale="log", xlabel="heavy atoms", ylabel="|error| per atom (kcal/mol)", title=family)
-        figure.legend(*axes[0].get_legend_handles_labels(), fontsize=7, ncols=5, loc="outside upper center")
+        axes[0].set_ylim(bottom=1e-2 * axes[0].get_ylim()[0])  # room for the names
+        axes[0].legend(fontsize=7, loc="lower left")
     return figure
 
 
