@@ -9,7 +9,19 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from molkit.cgcf.conformers import FIELDS, Conformers, Stereo, generate, ranked, sdf_lines
+from molkit.cgcf.conformers import (
+    COMMAND_STEPS,
+    FIELDS,
+    Conformers,
+    Stereo,
+    by_rdkit,
+    distinct,
+    generate,
+    joined,
+    ranked,
+    relaxed,
+    sdf_lines,
+)
 from molkit.cgcf.datasets import graph_of
 from molkit.cgcf.embedding import Search
 from molkit.cgcf.energy import EnergyNetwork
@@ -21,8 +33,10 @@ from molkit.farm.folder import Result, place_for
 from molkit.farm.run import run_farm
 from molkit.training.weights import fingerprint, portable
 
-COUNTS = ("num_mirrored", "num_drawn")
-Rank = Literal["none", "etm", "xtb"]
+SHARED = ("count", "seed", "search", "stereo", "relax", "rank", "mix")
+COUNTS = ("num_mirrored", "num_drawn", "num_duplicates")
+Rank = Literal["none", "mmff94", "xtb", "etm"]
+Mix = Literal["none", "etkdg"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +50,9 @@ class ConformerJob:
     energy: str = ""  # weights of an ETM; empty: none
     search: Search = "lbfgs"
     stereo: Stereo = "redraw"
-    mmff: bool = False
-    rank: Rank = "none"
+    relax: bool = True  # by MMFF94, or UFF where that lacks parameters; the same minimum is then kept once
+    rank: Rank = "mmff94"  # mmff94: the force field that relaxed; relaxed conformers come in that order without, too
+    mix: Mix = "none"  # etkdg: half of the conformers begin from ETKDGv3
     name: str = ""  # title of the records; empty: the SMILES
 
 
@@ -65,6 +80,8 @@ def run_jobs(
     """
     if any(job.rank == "etm" and not job.energy for job in jobs):
         raise InvalidInput("a ranking by the ETM needs weights of its energy (--etm auto)")
+    if any(job.rank == "mmff94" and not job.relax for job in jobs):
+        raise InvalidInput("a ranking by the force field needs relaxed conformers (leave out --no-relax)")
     for weights, energy in {(job.weights, job.energy) for job in jobs}:
         shared_flow(weights)
         if energy:
@@ -84,7 +101,7 @@ def run_jobs(
 
 def about(jobs: Sequence[ConformerJob]) -> dict[str, Any]:
     """What all jobs have in common and the content of their weights, for the manifest of a farm's folder."""
-    shared = {name: getattr(jobs[0], name) for name in ("count", "seed", "search", "stereo", "mmff", "rank")}
+    shared = {name: getattr(jobs[0], name) for name in SHARED}
     flows, energies = {job.weights for job in jobs}, {job.energy for job in jobs if job.energy}
     return shared | {"weights": sorted(map(fingerprint, flows)), "etm": sorted(map(fingerprint, energies))}
 
@@ -118,22 +135,38 @@ def conformers_of(job: ConformerJob) -> Conformers:
     Fewer than asked for may come out. Raises CalculationFailed for none, and what `generate` raises.
     """
     energy = shared_energy(job.energy, job.weights) if job.energy else None
-    made = generate(
-        shared_flow(job.weights),
-        job.smiles,
-        job.count,
-        generator=torch.Generator().manual_seed(job.seed),
-        search=job.search,
-        stereo=job.stereo,
-        energy=energy,
-        relax=job.mmff,
-    )
-    made = made if job.stereo == "ignore" else made.select(made.stereo_agrees)
+    made = made_by_both(job, energy)
     if not len(made):
         raise CalculationFailed(f"none of {made.num_drawn} conformers drawn has the stereo that the SMILES specifies")
+    if job.relax and not len(made := distinct(made)):
+        raise CalculationFailed("the force field ends in no finite energy")
     if job.rank == "etm" and energy is not None:
         made = ranked_by_tilt(made, energy)
     return ranked(made) if job.rank == "xtb" else made
+
+
+def made_by_both(job: ConformerJob, energy: EnergyNetwork | None) -> Conformers:
+    """The conformers of the flow and, where they are mixed, those of ETKDGv3 before them; relaxed where asked for."""
+    parts, wanted = [], job.count
+    if job.mix == "etkdg":
+        found = by_rdkit(job.smiles, graph_mol(job.smiles), (job.count + 1) // 2, seed=job.seed)
+        found = relaxed(found, max_iterations=COMMAND_STEPS) if job.relax else found
+        parts.append(found.select(found.stereo_agrees) if job.stereo != "ignore" else found)
+        wanted -= len(parts[0])
+    if wanted:
+        made = generate(
+            shared_flow(job.weights),
+            job.smiles,
+            wanted,
+            generator=torch.Generator().manual_seed(job.seed),
+            search=job.search,
+            stereo=job.stereo,
+            energy=energy,
+            relax=job.relax,
+            max_iterations=COMMAND_STEPS,
+        )
+        parts.append(made if job.stereo == "ignore" else made.select(made.stereo_agrees))
+    return joined(parts)
 
 
 def ranked_by_tilt(conformers: Conformers, energy: EnergyNetwork) -> Conformers:

@@ -25,7 +25,14 @@ from molkit.chem.bond_graph import (
     stereo_agrees,
     stereo_rules,
 )
-from molkit.chem.rdkit_conformers import FORCE_FIELD_STEPS, relax_conformers
+from molkit.chem.ensembles import EnsembleRules, distinct_rows
+from molkit.chem.rdkit_conformers import (
+    FORCE_FIELD_STEPS,
+    Method,
+    force_field_of,
+    rdkit_conformers,
+    relax_conformers,
+)
 from molkit.chem.rdkit_tools import molecule_from_rdkit
 from molkit.chem.sdf import sdf_record
 from molkit.chem.xtb import XtbEnergy
@@ -34,7 +41,8 @@ from molkit.errors import CalculationFailed, InvalidInput
 Stereo = Literal["ignore", "mirror", "redraw"]
 CACHE_NUMBERS = 2**19  # pair features in one call: more of them leave the processor's cache
 MAX_ROUNDS = 20  # of redrawing
-FIELDS = ("positions", "stress", "converged", "stereo_agrees")  # what a conformer has one of
+COMMAND_STEPS = 2000  # of the force field where its minima are told apart and ranked
+FIELDS = ("positions", "stress", "converged", "stereo_agrees", "origin")  # what a conformer has one of
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +58,10 @@ class Conformers:
     stress: np.ndarray  # [C] angstrom^2
     converged: np.ndarray  # [C] bool, of the search for positions
     stereo_agrees: np.ndarray
+    origin: np.ndarray  # [C] how the first positions came about: "cgcf", or a method of RDKit
     num_mirrored: int = 0
     num_drawn: int = 0  # conformers made to get these; more where wrong stereo was drawn again
+    num_duplicates: int = 0  # left out, since another one is the same minimum
     energies: Mapping[str, np.ndarray] = field(default_factory=dict)  # [C] by method, NaN where there is none
 
     def __len__(self) -> int:
@@ -81,11 +91,12 @@ def generate(
     energy: EnergyNetwork | None = None,
     walk: Walk = POLISH,
     relax: bool = False,
+    max_iterations: int = FORCE_FIELD_STEPS,
 ) -> Conformers:
     """`count` conformers of a SMILES, hydrogens explicit; `mol` is the same molecule with its atoms in another order.
 
     Distances are drawn and put into positions; with an `energy` the positions then follow it (`tilted`), and `relax`
-    lets MMFF94 have them (`relaxed`). stereo: "ignore" leaves every conformer as it fell; "mirror" reflects those whose
+    lets a force field have them (`relaxed`). stereo: "ignore" leaves all as they fell; "mirror" reflects those whose
     centres are all inverted (no double bond changes by that); "redraw" searches for positions of the right handedness,
     reflects, throws away what is wrong then or after a later stage and draws again, up to 20 times as many. Fewer may
     come out then. Raises InvalidInput for a SMILES that the model cannot treat, and what the stages raise.
@@ -106,7 +117,7 @@ def generate(
         found = found.select(found.stereo_agrees) if redraw else found
         if energy is not None:
             found = tilted(found, model, energy, generator=generator, settings=walk)
-        found = relaxed(found) if relax else found
+        found = relaxed(found, max_iterations=max_iterations) if relax else found
         return found.select(found.stereo_agrees) if redraw else found
 
     rounds = [one_round(count)]
@@ -134,8 +145,20 @@ def _reflected(smiles: str, mol: Any, rules: StereoRules, placed: Embedding, ste
     if stereo != "ignore":
         turn = is_inverted(rules, positions)
         positions = np.where(turn[:, None, None], positions * np.array([1.0, 1.0, -1.0]), positions)
-    right, counts = _is_right(rules, positions), (int(turn.sum()), len(positions))
-    return Conformers(smiles, mol, positions, placed.stress.numpy(), placed.converged.numpy(), right, *counts)
+    right, origin = _is_right(rules, positions), np.full(len(positions), "cgcf")
+    how = (placed.stress.numpy(), placed.converged.numpy(), right, origin, int(turn.sum()), len(positions))
+    return Conformers(smiles, mol, positions, *how)
+
+
+def by_rdkit(smiles: str, mol: Any, count: int, *, method: Method = "etkdgv3", seed: int = 0) -> Conformers:
+    """Conformers of RDKit's distance geometry, their stereo looked up; none where it finds no geometry."""
+    try:
+        positions = rdkit_conformers(mol, count, method=method, seed=seed)
+    except CalculationFailed:
+        positions = np.zeros((0, mol.GetNumAtoms(), 3))
+    right, fine = _is_right(stereo_rules(mol), positions), np.ones(len(positions), dtype=bool)
+    origin = np.full(len(positions), method, dtype="<U8")
+    return Conformers(smiles, mol, positions, np.zeros(len(positions)), fine, right, origin, num_drawn=count)
 
 
 def with_stereo_checked(conformers: Conformers) -> Conformers:
@@ -162,7 +185,8 @@ def joined(parts: Sequence[Conformers]) -> Conformers:
     """Several rounds of one molecule as one."""
     together = {name: np.concatenate([getattr(part, name) for part in parts]) for name in FIELDS}
     energies = {name: np.concatenate([part.energies[name] for part in parts]) for name in parts[0].energies}
-    counts = {name: sum(getattr(part, name) for part in parts) for name in ("num_mirrored", "num_drawn")}
+    names = ("num_mirrored", "num_drawn", "num_duplicates")
+    counts = {name: sum(getattr(part, name) for part in parts) for name in names}
     return replace(parts[0], energies=energies, **together, **counts)
 
 
@@ -185,11 +209,31 @@ def tilted(
 def relaxed(conformers: Conformers, *, max_iterations: int = FORCE_FIELD_STEPS) -> Conformers:
     """The conformers after MMFF94 (200 iterations, as in the paper's FF rows), with its energies `mmff94_kcal`.
 
-    Whether their stereo is right is looked up again. Raises InvalidInput where the force field lacks parameters.
+    UFF and `uff_kcal` where MMFF94 lacks parameters. Whether their stereo is right is looked up again. Raises
+    InvalidInput where UFF lacks them too.
     """
-    positions, energies, _ = relax_conformers(conformers.mol, conformers.positions, max_iterations=max_iterations)
-    energies = {**conformers.energies, "mmff94_kcal": energies}
+    field = force_field_of(conformers.mol)
+    positions, energies, _ = relax_conformers(
+        conformers.mol, conformers.positions, max_iterations=max_iterations, field=field
+    )
+    energies = {**conformers.energies, f"{field}_kcal": energies}
     return with_stereo_checked(replace(conformers, positions=positions, energies=energies))
+
+
+def distinct(conformers: Conformers) -> Conformers:
+    """The different minima among relaxed conformers, the lowest of the force field first (`distinct_rows`).
+
+    A conformer whose energy is not finite is left out. Molecules of hydrogen alone have one.
+    """
+    mol, values = conformers.mol, conformers.energies[f"{force_field_of(conformers.mol)}_kcal"]
+    finite = np.isfinite(values)
+    if mol.GetNumHeavyAtoms():
+        rules = EnsembleRules()
+        energies = np.where(finite, values, np.inf)
+        rows = distinct_rows(mol, conformers.positions, energies, rules, rules.same_field_energy)
+    else:
+        rows = np.argsort(values)[: int(finite.any())]
+    return replace(conformers.select(rows), num_duplicates=int(finite.sum()) - len(rows))
 
 
 def ranked(conformers: Conformers) -> Conformers:
@@ -210,13 +254,21 @@ def _energy_or_nan(energy: XtbEnergy, positions: np.ndarray) -> float:
 
 
 def sdf_lines(conformers: Conformers) -> list[str]:
-    """One SDF record a conformer, with the bonds of the SMILES; stress, stereo and energies as data fields."""
+    """One SDF record a conformer, with the bonds of the SMILES; origin, stress, stereo and energies as data fields.
+
+    `..._kcal_above_lowest` is the energy above the lowest of these conformers. RDKit's own have no stress.
+    """
     mol = mol_with_conformers(conformers.mol, conformers.positions)
     records = []
     for row in range(len(conformers)):
-        fields = {"stress_angstrom2": conformers.stress[row], "stereo_agrees": float(conformers.stereo_agrees[row])}
-        fields |= {name: values[row] for name, values in conformers.energies.items() if values[row] == values[row]}
+        origin = str(conformers.origin[row])
+        fields = {"stereo_agrees": float(conformers.stereo_agrees[row])}
+        fields |= {"stress_angstrom2": conformers.stress[row]} if origin == "cgcf" else {}
+        for name, values in conformers.energies.items():
+            fields |= {name: values[row]} if np.isfinite(values[row]) else {}
+            if name.endswith("_kcal") and np.isfinite(values[row]):
+                fields[f"{name}_above_lowest"] = values[row] - np.nanmin(values)
         molecule = molecule_from_rdkit(mol, conformer=row, name=conformers.smiles)
         one = mol_with_conformers(conformers.mol, conformers.positions[row, None])
-        records.append(sdf_record(replace(molecule, properties=fields), one, ""))
+        records.append(sdf_record(replace(molecule, properties=fields), one, "", {"origin": origin}))
     return records

@@ -62,7 +62,10 @@ def graph_mol(smiles: str) -> Chem.Mol:
     mol = Chem.AddHs(plain)
     pieces = len(Chem.GetMolFrags(mol))
     if pieces > 1:
-        raise InvalidInput(f"SMILES {smiles!r} has {pieces} fragments; give one molecule at a time, without salts")
+        raise InvalidInput(
+            f"SMILES {smiles!r} has {pieces} fragments; give one molecule at a time, without salts "
+            "(molkit conformers --largest-fragment)"
+        )
     if mol.GetNumAtoms() < 2:
         raise InvalidInput(f"SMILES {smiles!r} is a single atom; a conformer needs at least two")
     if mol.GetNumAtoms() > MAX_ATOMS:

@@ -16,6 +16,7 @@ from molkit.errors import CalculationFailed, InvalidInput
 from molkit.molecule import Molecule
 
 Method = Literal["etkdgv3", "etkdgv1", "plain"]
+ForceField = Literal["uff", "mmff94", "mmff94s"]
 HARD_ATTEMPTS = 20  # conformers tried from random coordinates where the first search found none
 FORCE_FIELD_STEPS = 200  # RDKit's default, and that of the papers' evaluation
 
@@ -59,25 +60,45 @@ def with_stereo_of(mol: Chem.Mol, positions: np.ndarray) -> Chem.Mol:
     return placed
 
 
-def relax_conformers(
-    mol: Chem.Mol, positions: np.ndarray, *, max_iterations: int = FORCE_FIELD_STEPS
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """MMFF94 from each of the conformers [C, A, 3]: positions, energies [C] in kcal/mol, converged [C].
+def force_field_of(mol: Chem.Mol) -> Literal["mmff94", "uff"]:
+    """MMFF94, or UFF where that lacks parameters. Raises InvalidInput where both do."""
+    with rdBase.BlockLogs():
+        if AllChem.MMFFHasAllMoleculeParams(mol):
+            return "mmff94"
+        if AllChem.UFFHasAllMoleculeParams(mol):
+            return "uff"
+        label = Chem.MolToSmiles(Chem.RemoveHs(mol))
+    raise InvalidInput(
+        f"neither MMFF94 nor UFF has parameters for {label!r}; relax nothing (molkit conformers --no-relax)"
+    )
 
-    Raises InvalidInput where the force field has no parameters for the molecule.
+
+def relax_conformers(
+    mol: Chem.Mol,
+    positions: np.ndarray,
+    *,
+    max_iterations: int = FORCE_FIELD_STEPS,
+    field: Literal["mmff94", "uff"] = "mmff94",
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A force field from each of the conformers [C, A, 3]: positions, energies [C] in kcal/mol, converged [C].
+
+    Raises InvalidInput where MMFF94 has no parameters for the molecule; for UFF see `force_field_of`.
     """
     if not len(positions):
         return positions, np.zeros(0), np.zeros(0, dtype=bool)
     placed = mol_with_conformers(mol, positions)
     with rdBase.BlockLogs():
-        label = Chem.MolToSmiles(Chem.RemoveHs(mol))
-        outcomes = relax_mmff94(placed, label=label, max_iterations=max_iterations)
+        if field == "uff":
+            found = AllChem.UFFOptimizeMoleculeConfs(placed, maxIters=max_iterations)
+        else:
+            label = Chem.MolToSmiles(Chem.RemoveHs(mol))
+            outcomes = relax_mmff94(placed, label=label, max_iterations=max_iterations)
+            found = [(1.0 - one["mmff94_converged"], one["mmff94_kcal"]) for one in outcomes]
     relaxed = np.stack([conformer.GetPositions() for conformer in placed.GetConformers()])
-    energies = np.array([outcome["mmff94_kcal"] for outcome in outcomes])
-    return relaxed, energies, np.array([outcome["mmff94_converged"] == 1.0 for outcome in outcomes])
+    energies = np.array([energy for _, energy in found])
+    return relaxed, energies, np.array([flag == 0 for flag, _ in found])
 
 
-ForceField = Literal["uff", "mmff94", "mmff94s"]
 VARIANTS = {"mmff94": "MMFF94", "mmff94s": "MMFF94s"}
 MAX_ITERATIONS = 200  # RDKit's default
 SEED = 42

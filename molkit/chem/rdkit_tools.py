@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem import AllChem, rdDetermineBonds, rdMolDescriptors
+from rdkit.Chem.MolStandardize import rdMolStandardize
 
 from molkit.chem.bond_orders import BondRule, packed_bonds
 from molkit.errors import CalculationFailed, InvalidInput
@@ -315,6 +316,18 @@ def mol_from_smiles(smiles: str) -> Chem.Mol:
         except ValueError as error:
             raise InvalidInput(f"SMILES {smiles!r} is no possible molecule: {error}") from None
     return mol
+
+
+def largest_fragment(smiles: str) -> str:
+    """The largest organic part of a SMILES with several, charges as they are; the SMILES itself where it has one.
+
+    Raises InvalidInput as `mol_from_smiles`.
+    """
+    mol = mol_from_smiles(smiles)
+    if len(Chem.GetMolFrags(mol)) < 2:
+        return smiles
+    with rdBase.BlockLogs():
+        return Chem.MolToSmiles(rdMolStandardize.LargestFragmentChooser(preferOrganic=True).choose(mol))
 
 
 def embed_smiles(

@@ -1,9 +1,10 @@
 """The SDF format (MDL molecule records separated by $$$$), through RDKit; time grows with the size of the file."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from rdkit import Chem, rdBase
@@ -153,15 +154,19 @@ def _with_stated_charge(molecule: Molecule) -> Molecule:
     return replace(molecule, charge=int(stated[0]))
 
 
-def sdf_record(molecule: Molecule, mol: Chem.Mol | None, reason: str) -> str:
+def sdf_record(
+    molecule: Molecule, mol: Chem.Mol | None, reason: str, words: Mapping[str, str] = MappingProxyType({})
+) -> str:
     """The text of one record; without perceived bonds (mol is None) its field `bond_perception` says why.
 
-    Such a record has no formal charges, and states the total as the field `charge`.
+    Properties and `words` are its data fields. Without bonds there are no formal charges, but a field `charge`.
     """
     record = Chem.Mol(mol) if mol is not None else rdkit_atoms(molecule).GetMol()
     record.SetProp("_Name", " ".join(molecule.name.split()))
     for name, value in molecule.properties.items():
         record.SetProp(name, repr(float(value)))
+    for name, text in words.items():
+        record.SetProp(name, text)
     if mol is None:
         record.SetProp("bond_perception", f"failed: {reason}")
         if molecule.charge:

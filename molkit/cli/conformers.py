@@ -39,10 +39,26 @@ UNNAMED = re.compile(r"line_\d+")
     help="Wrong handedness: redraw, until right; mirror, left out unless the mirror image is right; ignore, written.",
 )
 @click.option("--etm", default="", help="Weights of an energy to refine with, or auto.  [default: none]")
-@click.option("--mmff", is_flag=True, help="Relax with MMFF94 (200 iterations) afterwards.")
 @click.option(
-    "--rank", type=click.Choice(["none", "etm", "xtb"]), default="none", show_default=True, help="Sort by energy."
+    "--relax/--no-relax",
+    default=True,
+    show_default=True,
+    help="Relax by MMFF94, or UFF where that lacks parameters, and keep each minimum once; or leave them as drawn.",
 )
+@click.option(
+    "--rank",
+    type=click.Choice(["mmff94", "xtb", "etm", "none"]),
+    help="Sort by energy: of the force field that relaxed, GFN2-xTB as they are, or the ETM.  "
+    "[default: mmff94, or none with --no-relax]",
+)
+@click.option(
+    "--mix",
+    type=click.Choice(["none", "etkdg"]),
+    default="none",
+    show_default=True,
+    help="etkdg: half of the conformers begin from RDKit's ETKDGv3.",
+)
+@click.option("--largest-fragment", is_flag=True, help="Of a salt or a solvate, take the largest organic part.")
 @click.option("--seed", default=0, show_default=True, type=SEED)
 @engine_options
 @keep_options
@@ -54,27 +70,36 @@ def conformers(
     search: str,
     stereo: str,
     etm: str,
-    mmff: bool,
-    rank: str,
+    relax: bool,
+    rank: str | None,
+    mix: str,
+    largest_fragment: bool,
     seed: int,
     engine: Engine,
     keep: Keep,
 ) -> None:
-    """Generate conformers of each SMILES into one .sdf file.
+    """Generate conformers of each SMILES into one .sdf file: relaxed, each minimum once, lowest energy first.
 
     In place of a SMILES, a file of them (.smi, .txt, .csv, .tsv, also gzipped, or -): one a line, then a name, which
     becomes the title of its records; or a table with a column smiles.
 
     A molecule that cannot be treated is named with its reason, and the others are finished. Conformers of another
-    isomer than the SMILES specifies are not written. Published weights know what they were tested on (their card says
+    isomer than the SMILES specifies are not written. A record says where its conformer comes from (`origin`: cgcf or
+    etkdgv3), its energy (`mmff94_kcal`, `uff_kcal`, `gfn2_xtb_ev`, `etm_energy`), and how far that is above the lowest
+    one written (`..._above_lowest`). COUNT conformers are made; fewer are written where some are the same minimum.
+
+    Published weights know what they were tested on (their card says
     it: heavy atoms, rotatable bonds, charges, elements): a molecule outside gets a line with how good they were inside.
     """
     from molkit.cgcf.choice import AUTO, energy_for, flow_for
     from molkit.cgcf.conformer_jobs import ConformerJob, run_jobs
     from molkit.chem.text_files import write_atomically
 
-    how = {"search": search, "stereo": stereo, "mmff": mmff, "rank": rank}
+    rank = rank or ("mmff94" if relax else "none")
+    how = {"search": search, "stereo": stereo, "relax": relax, "rank": rank, "mix": mix}
     molecules = [named for text in smiles for named in expanded(text)]
+    if largest_fragment:
+        molecules = [(without_salt(text, row), name) for row, (text, name) in enumerate(molecules)]
     jobs = []
     for row, (text, name) in enumerate(molecules):
         flow = flow_for(text) if weights == AUTO else weights
@@ -90,8 +115,8 @@ def conformers(
             left_out[called(row, job)] = one.error if job.smiles in one.error else f"{job.smiles}: {one.error}"
             continue
         tell(out, summary(one, count, job.weights))
-        if len(one.made) < count:
-            short[called(row, job)] = f"{job.smiles}: {len(one.made)} of {count} conformers have the stereo asked for"
+        if (right := len(one.made) + one.made.num_duplicates) < count:
+            short[called(row, job)] = f"{job.smiles}: {right} of {count} conformers have the stereo asked for"
     require_some(len(jobs) - len(left_out), left_out)
     records = [record for one in results for record in one.records]
     click.echo("".join(records), nl=False) if out == STANDARD else write_atomically(out, "".join(records))
@@ -102,6 +127,19 @@ def conformers(
 def called(row: int, job: ConformerJob) -> str:
     """The number of a molecule, and its name where it has one."""
     return f"molecule {row + 1}" + (f" ({job.name})" if job.name else "")
+
+
+def without_salt(smiles: str, row: int) -> str:
+    """The largest organic part of a SMILES, which is said; what is no molecule stays, its job says why."""
+    from molkit.chem.rdkit_tools import largest_fragment
+
+    try:
+        found = largest_fragment(smiles)
+    except InvalidInput:
+        return smiles
+    if found != smiles:
+        click.echo(f"note, molecule {row + 1}: {found} of {smiles}", err=True)
+    return found
 
 
 def tell_domains(jobs: Sequence[ConformerJob]) -> None:
@@ -135,12 +173,16 @@ def expanded(text: str) -> list[tuple[str, str]]:
 def summary(result: JobResult, count: int, weights: str) -> str:
     """One line about the conformers of a molecule."""
     made = result.made
-    short = f" of {count} asked for" if len(made) < count else ""
+    short = f" of {count} asked for" if len(made) + made.num_duplicates < count else ""
     notes = [f"{int(made.converged.sum())} converged", f"{made.num_mirrored} reflected"]
-    if made.num_drawn > len(made):
+    if made.num_duplicates:
+        notes.append(f"{made.num_duplicates} the same as others")
+    if made.num_drawn > len(made) + made.num_duplicates:
         notes.append(f"{made.num_drawn} drawn")
     if wrong := int((~made.stereo_agrees).sum()):
         notes.append(f"{wrong} with wrong stereo")
+    if "uff_kcal" in made.energies:
+        notes.append("UFF, as MMFF94 lacks parameters")
     if failed := sum(energy != energy for energy in made.energies.get("gfn2_xtb_ev", ())):
         notes.append(f"{failed} without xTB energy")
     return f"{result.smiles}: {len(made)} conformers{short} by {weights} ({', '.join(notes)})"

@@ -9,7 +9,7 @@ import torch
 import yaml
 from cgcf_toys import generator
 from rdkit import Chem
-from rdkit.Chem import rdDistGeom, rdMolTransforms
+from rdkit.Chem import AllChem, rdDistGeom, rdMolTransforms
 
 from molkit.cgcf import conformer_jobs, conformers
 from molkit.cgcf.choice import energy_for, flow_for
@@ -124,16 +124,17 @@ ISOMERS = [
 
 
 @pytest.mark.parametrize(
-    ("smiles", "mmff"), [*((one, True) for one in ISOMERS), *((one, False) for one in ISOMERS[::4])]
+    ("smiles", "relax"), [*((one, True) for one in ISOMERS), *((one, False) for one in ISOMERS[::4])]
 )
-def test_every_conformer_that_is_written_is_the_isomer_asked_for(smiles, mmff):
+def test_every_conformer_that_is_written_is_the_isomer_asked_for(smiles, relax):
     flow = flow_for(smiles)
-    job = ConformerJob(smiles=smiles, count=3, seed=3, weights=flow, energy=energy_for(flow), mmff=mmff)
+    job = ConformerJob(smiles=smiles, count=3, seed=3, weights=flow, energy=energy_for(flow))
+    job = replace(job, relax=relax, rank="mmff94" if relax else "none")
     result = result_of(job, run_job(job))
     supplier = Chem.SDMolSupplier()
     supplier.SetData("".join(result.records), removeHs=False)
     positions = np.stack([mol.GetConformer().GetPositions() for mol in supplier])
-    assert len(positions) == 3 and all(right_by_rdkit(smiles, positions))
+    assert len(positions) + result.made.num_duplicates == 3 and all(right_by_rdkit(smiles, positions))
     assert all(float(mol.GetProp("stereo_agrees")) == 1.0 for mol in supplier)
 
 
@@ -182,7 +183,8 @@ def with_stereo_of_embedding(smiles: str) -> Chem.Mol:
 def test_what_another_stage_turned_is_drawn_again_or_left_out(monkeypatch):
     """A force field that reflects every second conformer: half are drawn again, or, with mirror, missing."""
     monkeypatch.setattr(conformers, "relaxed", reflecting_every_second)
-    job = ConformerJob(smiles="C[C@H](O)N", count=4, seed=0, weights="cgcf_qm9", mmff=True)
+    job = ConformerJob(smiles="C[C@H](O)N", count=4, seed=0, weights="cgcf_qm9")
+    monkeypatch.setattr(conformer_jobs, "distinct", lambda made: made)
     made = {how: result_of(job, run_job(replace(job, stereo=how))).made for how in ("redraw", "mirror", "ignore")}
     assert len(made["redraw"]) == len(made["ignore"]) == 4 and len(made["mirror"]) < 4
     for how in ("redraw", "mirror"):
@@ -191,7 +193,7 @@ def test_what_another_stage_turned_is_drawn_again_or_left_out(monkeypatch):
     assert not made["ignore"].stereo_agrees.all()
 
 
-def reflecting_every_second(conformers: Conformers) -> Conformers:
+def reflecting_every_second(conformers: Conformers, *, max_iterations: int) -> Conformers:
     signs = np.where(np.arange(len(conformers)) % 2, -1.0, 1.0)[:, None, None]
     signs = -np.abs(signs) if conformers.smiles.startswith("N[C@H]") else signs  # of that one, all
     return with_stereo_checked(replace(conformers, positions=signs * conformers.positions))
@@ -199,9 +201,10 @@ def reflecting_every_second(conformers: Conformers) -> Conformers:
 
 def test_none_of_the_right_isomer_is_a_line_and_the_others_are_finished(monkeypatch, tmp_path, capfd):
     monkeypatch.setattr(conformers, "relaxed", reflecting_every_second)
+    monkeypatch.setattr(conformer_jobs, "distinct", lambda made: made)
     monkeypatch.setattr(conformers, "MAX_ROUNDS", 1)
     impossible, out = "N[C@H](O)C", tmp_path / "out.sdf"
-    asked = ["-n", "2", "--mmff", "--out", str(out)]
+    asked = ["-n", "2", "--out", str(out)]
     assert run(["conformers", impossible, *asked]) == 2
     assert "has the stereo that the SMILES specifies" in capfd.readouterr().err and not out.exists()
     assert run(["conformers", impossible, "CCO", "C[C@H](O)N", *asked]) == 3
@@ -292,7 +295,7 @@ def test_the_command_finishes_the_good_ones_and_names_the_bad(folder, tmp_path, 
     listed, out = tmp_path / "some.smi", tmp_path / "out.sdf"
     listed.write_text("CC(\nCO methanol\n")
     arguments = ["conformers", "CC(O)F", str(listed), "-n", "3", "--weights", str(folder), "--out", str(out)]
-    assert run([*arguments, "--rank", "xtb"]) == 3
+    assert run([*arguments, "--no-relax", "--rank", "xtb"]) == 3
     seen = capfd.readouterr()
     assert "left out, molecule 2: expected a SMILES string" in seen.err
     assert "6 conformers of 2 molecules, 1 failed" in seen.out and "1 of 3 molecules left out" in seen.err
@@ -307,7 +310,9 @@ def test_records_carry_the_stereo_of_their_coordinates():
     mol = graph_mol("C[C@H](O)/C=C/F")
     positions = np.stack([one.positions for one in embed_smiles("C[C@H](O)/C=C/F", num_conformers=2)])
     ones = np.ones(len(positions), dtype=bool)
-    text = "".join(sdf_lines(Conformers("C[C@H](O)/C=C/F", mol, positions, 0.0 * ones, ones, ones)))
+    text = "".join(
+        sdf_lines(Conformers("C[C@H](O)/C=C/F", mol, positions, 0.0 * ones, ones, ones, ["cgcf"] * len(ones)))
+    )
     supplier = Chem.SDMolSupplier()
     supplier.SetData(text)
     assert [Chem.MolToSmiles(one) for one in supplier] == ["C[C@H](O)/C=C/F"] * len(positions)
@@ -324,7 +329,7 @@ def test_nothing_is_written_where_nothing_can_be_treated(folder, tmp_path, capfd
 def test_weights_follow_from_the_molecule_where_none_are_named(tmp_path, capfd):
     ibuprofen, out = "CC(C)Cc1ccc(cc1)C(C)C(=O)O", str(tmp_path / "out.sdf")
     assert [flow_for(text) for text in ("CCO", "CF", ibuprofen, "CC(")] == ["cgcf_qm9", *["cgcf_drug"] * 2, "cgcf_qm9"]
-    assert run(["conformers", "CCO", "CF", "-n", "2", "--etm", "auto", "--out", out]) == 0
+    assert run(["conformers", "CCO", "CF", "-n", "2", "--no-relax", "--etm", "auto", "--out", out]) == 0
     seen = capfd.readouterr().out
     assert "by cgcf_qm9" in seen and "by cgcf_drug" in seen and "4 conformers of 2 molecules" in seen
     assert run(["conformers", "CC", "--weights", "elsewhere", "--etm", "auto", "--out", out]) == 2
@@ -414,7 +419,7 @@ def test_conformers_are_kept_bit_for_bit_and_the_folder_knows_their_weights_and_
 ):
     out, listed = tmp_path / "out.sdf", tmp_path / "some.smi"
     listed.write_text("C[C@H](O)F\nCC(\nCO\n")
-    bare = ["conformers", str(listed), "-n", "2", "--weights", str(folder), "--mmff", "--out", str(out)]
+    bare = ["conformers", str(listed), "-n", "2", "--weights", str(folder), "--out", str(out)]
     assert run(bare) == 3
     without, arguments = out.read_bytes(), [*bare, "--keep", str(tmp_path / "keep")]
     capfd.readouterr()
@@ -428,3 +433,59 @@ def test_conformers_are_kept_bit_for_bit_and_the_folder_knows_their_weights_and_
         assert run([*arguments, *option]) == 2 and f"another '{name}'" in capfd.readouterr().err
     assert run([*arguments, "--weights", "cgcf_qm9"]) == 2
     assert "another 'weights'" in capfd.readouterr().err
+
+
+def test_the_command_writes_distinct_minima_lowest_first_with_energies_and_origins(tmp_path, capfd):
+    """Energies against RDKit's own of the written coordinates; RMSDs against the rule that tells conformers apart."""
+    out, listed = tmp_path / "out.sdf", tmp_path / "some.smi"
+    listed.write_text("CCCO.Cl my name\n")
+    assert run(["conformers", str(listed), "-n", "12", "--mix", "etkdg", "--largest-fragment", "--out", str(out)]) == 0
+    seen = capfd.readouterr()
+    assert "molecule 1: CCCO of CCCO.Cl" in seen.err and "the same as others" in seen.out
+    mols = list(Chem.SDMolSupplier(str(out), removeHs=False))
+    energies = np.array([float(mol.GetProp("mmff94_kcal")) for mol in mols])
+    kinds = AllChem.MMFFGetMoleculeProperties(mols[0])
+    own = [AllChem.MMFFGetMoleculeForceField(mol, kinds).CalcEnergy() for mol in mols]
+    np.testing.assert_allclose(energies, own, atol=1e-2)  # four decimals of coordinates
+    above = [float(mol.GetProp("mmff94_kcal_above_lowest")) for mol in mols]
+    np.testing.assert_allclose(above, energies - energies.min(), atol=1e-9)
+    assert 1 < len(mols) < 12 and (np.diff(energies) >= 0.0).all()
+    assert {mol.GetProp("_Name") for mol in mols} == {"my name"}
+    assert {mol.GetProp("origin") for mol in mols} <= {"cgcf", "etkdgv3"}
+    assert all(mol.HasProp("stress_angstrom2") == (mol.GetProp("origin") == "cgcf") for mol in mols)
+
+
+def test_each_minimum_is_kept_once_and_the_rest_are_counted():
+    mol, smiles = graph_mol("CC"), "CC"
+    one = np.stack([one.positions for one in embed_smiles(smiles)])
+    stretched = one * 1.2
+    ones, origin = np.ones(4, dtype=bool), np.array(["cgcf", "etkdgv3", "cgcf", "cgcf"])
+    energies = {"mmff94_kcal": np.array([2.0, 1.0, 1.001, np.nan])}
+    positions = np.concatenate([stretched, one, one + 1.0, one])
+    left = conformers.distinct(Conformers(smiles, mol, positions, np.zeros(4), ones, ones, origin, energies=energies))
+    assert left.energies["mmff94_kcal"].tolist() == [1.0, 2.0] and left.num_duplicates == 1
+    assert left.origin.tolist() == ["etkdgv3", "cgcf"]
+
+
+def test_a_mixed_pool_has_half_of_each_and_every_one_of_the_right_stereo():
+    job = ConformerJob(smiles="C[C@H](O)C/C=C\\C", count=6, seed=0, weights="cgcf_qm9", mix="etkdg")
+    made = result_of(job, run_job(replace(job, relax=False, rank="none"))).made
+    assert sorted(made.origin.tolist()) == ["cgcf"] * 3 + ["etkdgv3"] * 3
+    assert all(right_by_rdkit(job.smiles, made.positions))
+
+
+def test_uff_takes_over_where_mmff94_has_no_parameters_and_is_named(tmp_path, capfd):
+    out = tmp_path / "out.sdf"
+    assert run(["conformers", "CI(=O)=O", "CS(F)(F)(F)(F)F", "-n", "2", "--out", str(out)]) == 3
+    seen = capfd.readouterr()
+    assert "UFF, as MMFF94 lacks parameters" in seen.out
+    assert "left out, molecule 2: neither MMFF94 nor UFF has parameters" in seen.err
+    mols = list(Chem.SDMolSupplier(str(out), removeHs=False))
+    own = [AllChem.UFFGetMoleculeForceField(mol).CalcEnergy() for mol in mols]
+    np.testing.assert_allclose([float(mol.GetProp("uff_kcal")) for mol in mols], own, atol=1e-2)
+    assert not any(mol.HasProp("mmff94_kcal") for mol in mols)
+
+
+def test_a_ranking_by_a_force_field_that_did_not_relax_is_refused(tmp_path, capfd):
+    asked = ["conformers", "CCO", "--no-relax", "--rank", "mmff94", "--out", str(tmp_path / "out.sdf")]
+    assert run(asked) == 2 and "needs relaxed conformers" in capfd.readouterr().err

@@ -26,7 +26,7 @@ SAMPLE = "sample edm_qm9 --count 220 --calls 12 --workers 2 --keep {0}/keep --ou
 COMMANDS = {
     "sample": SAMPLE,
     "sample here": SAMPLE.replace("--workers 2 ", ""),
-    "conformers": f"conformers {FEW} -n 4 --mmff --workers 2 --keep {{0}}/keep --out {{0}}/out.sdf",
+    "conformers": f"conformers {FEW} -n 4 --workers 2 --keep {{0}}/keep --out {{0}}/out.sdf",
     "relax": "relax {1}/in.xyz --workers 2 --copies 4 --keep {0}/keep --out {0}/out.xyz",
     "pipeline": "pipeline --count 5 --sizes 3-5 --calls 20 --conformers 2 --workers 2 --out {0}",
     "labels": "labels water --count 5 --frozen 2 --workers 2 --out {0}/labels",

@@ -9,6 +9,7 @@ import torch
 from rdkit import Chem
 from rdkit.Chem import rdMolTransforms
 
+from molkit.cgcf import conformers
 from molkit.cgcf.config import FlowConfig
 from molkit.cgcf.conformers import draw_distances
 from molkit.cgcf.datasets import graph_of
@@ -115,7 +116,7 @@ def test_a_molecule_without_conformers_by_rdkit_counts_as_not_covered(weights, s
     def none_found(*_: object, **__: object) -> np.ndarray:
         raise CalculationFailed("no 3D geometry")
 
-    monkeypatch.setattr(arms_module, "rdkit_conformers", none_found)
+    monkeypatch.setattr(conformers, "rdkit_conformers", none_found)
     none, made = measure_arms(task(weights))
     assert (none["num_generated"], none["num_failed"], none["cov_recall"], none["cov_precision"]) == (0, 4, 0.0, 0.0)
     assert np.isnan([none["mat_recall"], none["mat_precision"], none["bond_spread"]]).all() and none["nearest"] == []

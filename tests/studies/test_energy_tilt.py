@@ -78,7 +78,7 @@ def test_clashes_count_only_pairs_beyond_three_bonds_and_bonds_are_compared_with
     assert room.clashes(graph, np.zeros((1, 8, 3))) == 0.0
     one = load_ensembles("ensembles_qm9", split="valid", limit=1)[0]
     mol, lowest = ensemble_mol(one), one.positions[[int(np.argmin(one.energies))]]
-    made = Conformers(one.smiles, mol, lowest, np.zeros(1), np.ones(1, bool), np.ones(1, bool))
+    made = Conformers(one.smiles, mol, lowest, np.zeros(1), np.ones(1, bool), np.ones(1, bool), np.array(["cgcf"]))
     own = room.geometry_of(one, made)
     assert own["bond_error"] == 0.0 and own["clashes"] == 0.0 and own["gaps"][30] == len(one.bonds)
     wider = room.geometry_of(one, replace(made, positions=1.1 * lowest))

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
-from molkit.cgcf.conformers import Conformers, Stereo, generate, relaxed, require_known, tilted
+from molkit.cgcf.conformers import Conformers, Stereo, by_rdkit, generate, relaxed, require_known, tilted
 from molkit.cgcf.embedding import radius_of_gyration
 from molkit.cgcf.energy import EnergyNetwork
 from molkit.cgcf.loaded import shared_energy, shared_flow
@@ -18,7 +18,7 @@ from molkit.cgcf.model import Cgcf
 from molkit.cgcf.refinement import POLISH, Walk
 from molkit.chem.bond_graph import mol_with_conformers
 from molkit.chem.conformer_rmsd import Symmetry
-from molkit.chem.rdkit_conformers import Method, rdkit_conformers
+from molkit.chem.rdkit_conformers import Method
 from molkit.chem.rdkit_tools import molecule_from_rdkit
 from molkit.chem.xtb import XtbEnergy
 from molkit.data.drug_size import FILE as SPLITS
@@ -219,7 +219,7 @@ def draw_arms(task: Task, mol: Any, model: Cgcf | None, tilts: Mapping[str, Tilt
             found, before = made(arm.removesuffix("_ff"))
             return timed(lambda: relaxed(found), before)
         if arm in RDKIT:
-            return timed(lambda: by_rdkit(one, mol, count, RDKIT[arm], seed))
+            return timed(lambda: by_rdkit(one.smiles, mol, count, method=RDKIT[arm], seed=seed))
         if name == "flow":
             stereo = "ignore" if published else task.stereo
             return timed(lambda: by_flow(model, one, mol, count, seed, stereo, bool(published)))
@@ -229,16 +229,6 @@ def draw_arms(task: Task, mol: Any, model: Cgcf | None, tilts: Mapping[str, Tilt
         return timed(lambda: tilted(found, model, energy, generator=generator, settings=walk), before)
 
     return {arm: made(arm) for arm in task.arms}
-
-
-def by_rdkit(one: Ensemble, mol: Any, count: int, method: Method, seed: int) -> Conformers:
-    """Conformers of RDKit; none where it finds no geometry."""
-    try:
-        positions = rdkit_conformers(mol, count, method=method, seed=seed)
-    except CalculationFailed:
-        positions = np.zeros((0, mol.GetNumAtoms(), 3))
-    fine = np.ones(len(positions), dtype=bool)
-    return Conformers(one.smiles, mol, positions, np.zeros(len(positions)), fine, fine)
 
 
 def by_flow(model: Cgcf, one: Ensemble, mol: Any, count: int, seed: int, stereo: Stereo, published: bool) -> Conformers:

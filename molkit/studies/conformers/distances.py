@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from molkit.cgcf.conformers import draw_distances, require_known, tilted
+from molkit.cgcf.conformers import by_rdkit, draw_distances, require_known, tilted
 from molkit.cgcf.datasets import ConformerChoice, graph_of
 from molkit.cgcf.energy_training import read_energy_recipe
 from molkit.cgcf.graph import collate
@@ -28,7 +28,7 @@ from molkit.figures import style
 from molkit.metrics.conformers import diversity
 from molkit.metrics.distributions import distances_mmd, heavy_distances
 from molkit.rng import generator_from
-from molkit.studies.conformers.arms import by_flow, by_rdkit, ensembles_of
+from molkit.studies.conformers.arms import by_flow, ensembles_of
 from molkit.studies.conformers.comparison import difference
 from molkit.training.weights import resolve, weight_files
 
@@ -122,7 +122,7 @@ def drawn(task: Task) -> Drawn:
     flow = by_flow(model, one, mol, task.count, seed, "mirror", False)
     energy, generator = shared_energy(task.energy, task.weights), generator_from("refinement", seed)
     made = {
-        "rdkit": by_rdkit(one, mol, task.count, "etkdgv3", seed),
+        "rdkit": by_rdkit(one.smiles, mol, task.count, seed=seed),
         "flow": flow,
         "etm": tilted(flow, model, energy, generator=generator),
     }

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from molkit.cgcf.config import FlowConfig
 from molkit.cgcf.conformer_set import Batcher, ConformerSet
-from molkit.cgcf.conformers import draw_distances, generate, relaxed, require_known
+from molkit.cgcf.conformers import by_rdkit, draw_distances, generate, relaxed, require_known
 from molkit.cgcf.datasets import graph_of, qm9_minima
 from molkit.cgcf.embedding import Search, embed
 from molkit.cgcf.flow import GRADING, Flow, log_density
@@ -45,7 +45,6 @@ from molkit.studies.conformers.arms import (
     TITLES,
     Task,
     by_flow,
-    by_rdkit,
     ensembles_of,
     measure_arms,
     tasks_on,
@@ -203,7 +202,7 @@ def measure_torsions(task: TorsionTask) -> list[dict[str, Any]]:
     mol = ensemble_mol(one)
     require_known(model, mol, one.smiles)
     flow = by_flow(model, one, mol, task.count, task.seed, "ignore", False)
-    rdkit = by_rdkit(one, mol, task.count, "etkdgv3", task.seed)
+    rdkit = by_rdkit(one.smiles, mol, task.count, seed=task.seed)
     ways = {"references": one.positions, "rdkit": rdkit.positions, "flow": flow.positions}
     ways["flow_ff"] = relaxed(flow).positions
     rows = []
