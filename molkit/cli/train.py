@@ -1,5 +1,6 @@
 """`molkit train` and `molkit publish`."""
 
+from importlib import import_module
 from math import isfinite
 from pathlib import Path
 
@@ -7,6 +8,22 @@ import click
 
 from molkit.cli.options import SEED, Number, Whole
 from molkit.cli.outputs import OutFolder
+
+OFDFT = "molkit.ofdft"
+OPTIONS = {"limit": "--limit", "start_from": "--from", "device": "--device cuda"}
+LEARNERS = {  # method of a recipe -> module, what trains, what reads the recipe first, which of OPTIONS, and its name
+    "edm": ("molkit.edm.training", "train_recipe", "", tuple(OPTIONS), "an EDM"),
+    "cgcf": ("molkit.cgcf.training", "train_flow", "", ("limit", "start_from"), "the flow on distances"),
+    "etm": ("molkit.cgcf.energy_training", "train_energy", "", ("limit",), "an energy"),
+    "property": ("molkit.edm.property_network", "train_property", "", (), "a property network"),
+    "ofdft_compact": (f"{OFDFT}.compact_training", "train_compact", "read_compact_recipe", (), "a compact functional"),
+    "ofdft_attention": (f"{OFDFT}.attention_training", "train_attention", "read_attention_recipe", (), "a functional"),
+}
+TOLD = {  # method of a run -> module and function that say what is published of it
+    **dict.fromkeys(("cgcf", "etm"), ("molkit.cgcf.publish", "publication")),
+    "ofdft_compact": (f"{OFDFT}.compact", "publication"),
+    "ofdft_attention": (f"{OFDFT}.attention_functional", "publication"),
+}
 
 
 @click.command()
@@ -41,8 +58,7 @@ def train(
     import torch
 
     from molkit.config import read_yaml
-    from molkit.edm.property_network import train_property
-    from molkit.edm.training import recipe_path, train_recipe
+    from molkit.edm.training import recipe_path
     from molkit.errors import InvalidInput
     from molkit.training.run_folder import require_run
 
@@ -53,41 +69,15 @@ def train(
     run = {"out": out, "time_budget": time_budget, "total_steps": total_steps, "resume": resume}
     run["progress_bar"] = not quiet
     path = recipe_path(config)
-    method = read_yaml(path).get("method")
-    if method == "cgcf":
-        from molkit.cgcf.training import train_flow
-
-        if device == "cuda":
-            raise InvalidInput("the flow on distances is trained on the CPU; leave out --device cuda")
-        result = train_flow(path, limit=limit, start_from=start_from, **run)
-    elif method == "ofdft_compact":
-        from molkit.ofdft.compact_training import read_compact_recipe, train_compact
-
-        if limit is not None or start_from is not None or device == "cuda":
-            raise InvalidInput(
-                "a compact functional is trained on the CPU from all its labels: no --limit, --from, cuda"
-            )
-        result = train_compact(read_compact_recipe(path), **run)
-    elif method == "ofdft_attention":
-        from molkit.ofdft.attention_training import read_attention_recipe, train_attention
-
-        if limit is not None or start_from is not None or device == "cuda":
-            raise InvalidInput(
-                "an attention functional is trained on the CPU from its labels: no --limit, --from, cuda"
-            )
-        result = train_attention(read_attention_recipe(path), **run)
-    elif method == "etm":
-        from molkit.cgcf.energy_training import train_energy
-
-        if start_from is not None or device == "cuda":
-            raise InvalidInput("an energy is trained from the start, on the CPU: no --from, no --device cuda")
-        result = train_energy(path, limit=limit, **run)
-    elif method == "property":
-        if limit is not None or start_from is not None or device == "cuda":
-            raise InvalidInput("a property network is trained on the CPU, from all its data: no --limit, --from, cuda")
-        result = train_property(path, **run)
-    else:
-        result = train_recipe(path, limit=limit, start_from=start_from, device=device, **run)
+    method = str(read_yaml(path).get("method"))
+    module, function, reader, taken, what = LEARNERS.get(method, LEARNERS["edm"])
+    choices = {"limit": limit, "start_from": start_from, "device": device if device == "cuda" else None}
+    if unfit := [OPTIONS[name] for name, value in choices.items() if value is not None and name not in taken]:
+        raise InvalidInput(f"{what} is trained on the CPU, from its own recipe: leave out {', '.join(unfit)}")
+    choices["device"] = device
+    room = import_module(module)
+    recipe = getattr(room, reader)(path) if reader else path
+    result = getattr(room, function)(recipe, **run, **{name: choices[name] for name in taken})
     loss = f", loss {result.loss:.4f}" if isfinite(result.loss) else ""  # none is known of runs of earlier versions
     state = "finished" if result.finished else "stopped, continue with --resume"
     click.echo(
@@ -126,23 +116,15 @@ def publish(
 
     folder_to_publish(name, WEIGHTS_ROOT)
     stored = read_yaml(run / "config.yaml") if (run / "config.yaml").is_file() else {}
-    method = stored.get("method")
+    method = str(stored.get("method"))
     if step is not None:
         from molkit.edm.published import snapshot_publication as told
 
         folder = publish_run(told(run, step), name)
-    elif method in ("cgcf", "etm"):
-        from molkit.cgcf.publish import publication as told
-
-        folder = publish_run(told(run, earlier=earlier, remarks=remarks), name)
-    elif method == "ofdft_compact":
-        from molkit.ofdft.compact import publication as told
-
-        folder = publish_run(told(run, remarks=remarks), name)
-    elif method == "ofdft_attention":
-        from molkit.ofdft.attention_functional import publication as told
-
-        folder = publish_run(told(run, remarks=remarks), name)
+    elif method in TOLD:
+        module, function = TOLD[method]
+        began = {"earlier": earlier} if method in ("cgcf", "etm") else {}
+        folder = publish_run(getattr(import_module(module), function)(run, remarks=remarks, **began), name)
     elif method == "property" or stored.get("context_names"):
         folder = _publish_conditional(run, name, stored)
     else:

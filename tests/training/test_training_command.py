@@ -1,12 +1,14 @@
 """`molkit train`: what it prints, and how every mistake ends: exit code 2, one line, nothing half-written."""
 
 import json
+from importlib import import_module
 
 import pytest
 import torch
 from training_toys import TINY_YAML, contents, metrics
 
 from molkit.cli import run
+from molkit.cli.train import LEARNERS, TOLD
 from molkit.data import registry
 from molkit.edm.model import load
 from molkit.training.files import locked
@@ -197,3 +199,26 @@ def test_bad_options_are_refused(recipe, tmp_path, capsys, options):
     assert run(["train", str(recipe), "--out", str(tmp_path / "run"), *options]) == 2
     assert options[0] in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "left_out"),
+    [
+        ("cgcf", "--device cuda"),
+        ("etm", "--from, --device cuda"),
+        ("property", "--limit, --from, --device cuda"),
+        ("ofdft_compact", "--limit, --from, --device cuda"),
+        ("ofdft_attention", "--limit, --from, --device cuda"),
+    ],
+)
+def test_options_that_a_method_does_not_take_are_named_before_anything_is_read(method, left_out, tmp_path, capsys):
+    (tmp_path / "recipe.yaml").write_text(f"method: {method}\n")
+    options = ["--limit", "5", "--from", "nothing", "--device", "cuda"]
+    assert run(["train", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "run"), *options]) == 2
+    assert capsys.readouterr().err.endswith(f": leave out {left_out}\n") and not (tmp_path / "run").exists()
+
+
+def test_every_method_names_functions_that_exist():
+    named = [(module, name) for module, *names, _, _ in LEARNERS.values() for name in names if name]
+    missing = [one for one in [*named, *TOLD.values()] if not callable(getattr(import_module(one[0]), one[1], None))]
+    assert missing == []
