@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -52,6 +53,36 @@ def against(x: pd.Series, y: pd.Series, *, xlabel: str, ylabel: str, caption: st
         end = 1.05 * both.to_numpy().max()
         axis.plot([0, end], [0, end], color="#999999", linewidth=1.0)
         axis.set(xlabel=xlabel, ylabel=ylabel)
+    return figure
+
+
+def bars(
+    frame: pd.DataFrame,
+    by: str,
+    columns: Mapping[str, Column],
+    *,
+    colours: Mapping[str, str],
+    ylabel: str,
+    caption: str,
+    xlabel: str = "",
+) -> Figure:
+    """A group of bars for each column, in it a bar with its interval for each row; what is not known has no bar."""
+    width = 0.8 / len(frame)
+    with style.panels(width=7.6, height=3.2, caption=caption) as (figure, (axis,)):
+        for shift, line in enumerate(frame.to_dict("records")):
+            places = np.arange(len(columns)) + width * (shift - (len(frame) - 1) / 2)
+            cells = [
+                one if isinstance(one, Interval) else Interval(one, np.nan, np.nan) for one in map(line.get, columns)
+            ]
+            values = np.array([[one.value, one.low, one.high] for one in cells], dtype=float)
+            values *= np.array([[kind.factor] for kind in columns.values()])
+            axis.bar(places, values[:, 0], 0.92 * width, color=colours[line[by]], label=line[by])
+            ends = np.abs(values[:, 1:] - values[:, :1]).T
+            axis.errorbar(places, values[:, 0], ends, fmt="none", ecolor="#666666", lw=1.0)
+        axis.set_xticks(range(len(columns)), [kind.head for kind in columns.values()])
+        axis.set(ylabel=ylabel, xlabel=xlabel)
+        axis.grid(axis="x", visible=False)
+        style.legend_above(axis, 2)
     return figure
 
 

@@ -21,6 +21,7 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#CC79A7",
 )
 CYCLE = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY)  # of lines that have no colour of their own
+SEVERAL = (ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE)  # for rows that have no colour of their own
 DATA_COLOUR, MODEL_COLOUR, PAPER_COLOUR = BLACK, BLUE, VERMILION
 RULES = {
     "figure.dpi": 110,
@@ -38,6 +39,11 @@ RULES = {
     "figure.facecolor": "white",
     "axes.facecolor": "white",
 }
+
+
+def legend_above(axis: Axes, columns: int = 2) -> None:
+    """The legend above the axes, where it covers no data."""
+    axis.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=columns, fontsize=8.5)
 
 
 @contextmanager

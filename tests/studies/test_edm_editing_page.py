@@ -133,3 +133,13 @@ def test_isomers_are_the_different_stable_ones_and_novel_those_not_in_training(m
 
 def test_ways_can_be_listed_with_commas():
     assert not any("," in way for way in (*page.WAYS, *page.FORMULA_WAYS))
+
+
+def test_the_sketch_shows_the_molecule_its_fragment_and_the_fragment_with_empty_atoms_in_the_gap():
+    whole, held, wanted = page.draw_mask(row=10).axes
+    molecule = load_qm9(split="test")[10]
+    fragment = page.cut(molecule, seed=(0, 10)).num_atoms
+    assert [len(axis.patches) for axis in (whole, held, wanted)] == [molecule.num_atoms, fragment, molecule.num_atoms]
+    places = [{tuple(one.center) for one in axis.patches} for axis in (held, wanted)]
+    empty = {tuple(one.center) for one in wanted.patches if one.get_linestyle() == "--"}
+    assert len(empty) == molecule.num_atoms - fragment and empty == places[1] - places[0]

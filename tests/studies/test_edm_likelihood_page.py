@@ -11,6 +11,7 @@ from molkit.data.qm9 import load_qm9
 from molkit.edm.config import EdmConfig
 from molkit.edm.likelihood import log_prob_size
 from molkit.experiments.show import show
+from molkit.metrics.statistics import Interval
 from molkit.studies.edm import likelihood as page
 
 WEIGHTS = "edm_qm9"
@@ -87,3 +88,16 @@ def test_constant_part_of_the_reconstruction():
     """-4.837519 nats for each of the 3 (M - 1) degrees of freedom."""
     assert page.positions_constant([19])[0] == pytest.approx(-4.837519 * 54, abs=1e-3)
     assert math.isclose(page.positions_constant([1])[0], 0.0)
+
+
+def test_each_bar_of_the_waterfall_begins_where_the_terms_above_it_end():
+    nats = [3.0, 10.0, -20.0, -7.0]
+    frame = pd.DataFrame({"term": list("abcd"), "nats": [Interval(one, one, one) for one in nats]})
+    (axis,) = page.draw_terms(frame, caption="").axes
+    assert [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in axis.patches] == [
+        (0, 3),
+        (3, 13),
+        (13, -7),
+        (0, -7),
+    ]
+    assert [text.get_text() for text in axis.texts][2:] == ["\u221220.0", "\u22127.0"]

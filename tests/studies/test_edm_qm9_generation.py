@@ -167,7 +167,7 @@ def test_bond_lengths_stand_above_angles_and_the_data_is_the_filled_one():
     axes = page.draw_geometry(samples, data).axes
     assert [axis.get_title() for axis in axes[:4]] == list(bond_lengths(data))[:4]
     assert ["Å" in axis.get_xlabel() for axis in axes] == [True] * 4 + [False] * 4
-    assert axes[0].get_legend().get_texts()[0].get_text() == "QM9 test"
+    assert axes[3].get_legend().get_texts()[0].get_text() == "QM9 test"
 
 
 def test_distances_are_those_of_the_commonest_kinds_with_their_units():
@@ -195,3 +195,20 @@ def test_a_film_ends_in_its_molecule(monkeypatch):
     assert len(shown["frames"]) == 6 and all(frame.shape == (9, 3) for frame in shown["frames"])
     spread = [np.abs(frame).max() for frame in shown["frames"]]
     assert len(shown["z"]) == 9 and spread[-1] > 0.5
+
+
+def test_the_headline_draws_the_print_the_data_the_paper_s_model_and_the_extension_under_their_names():
+    low, high = ({name: [a, a - 0.05, a + 0.02] for name in page.CLAIMED} for a in (0.5, 0.9))
+    sets = [{"data": data, "n": 7} | (high if data == "QM9 test" else low) for data in ("QM9", "QM9 test", "G-SchNet")]
+    arms = [pd.DataFrame([ARM | SHARES | {"molecules": Interval(a, a - 0.1, a + 0.2)}]) for a in (0.6, 0.7)]
+    (axis,) = page.draw_beside(page.scores(pd.DataFrame(sets)), *arms, caption="").axes
+    bars = {one.get_label(): [bar.get_height() for bar in one] for one in axis.containers if hasattr(one, "patches")}
+    assert (
+        list(bars) == list(page.BESIDE)
+        and [mark.get_text() for mark in axis.get_xticklabels()][1] == "stable molecules"
+    )
+    assert bars["EDM, as printed"] == pytest.approx([98.7, 82.0, 91.9, 90.7])
+    assert [heights[1] for heights in bars.values()] == pytest.approx([82.0, 90.0, 60.0, 70.0])
+    whiskers = [one.lines[2][0].get_segments() for one in axis.containers if hasattr(one, "has_yerr")]
+    assert whiskers[2][1][:, 1].tolist() == pytest.approx([50.0, 80.0])
+    assert not [one for one in whiskers[0] if np.isfinite(one).all() and len(one)], "a printed share has no interval"

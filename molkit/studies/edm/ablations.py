@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import process_time
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,7 @@ from molkit.edm.features import State, encode
 from molkit.edm.likelihood import bound
 from molkit.edm.model import Edm, build, load
 from molkit.edm.published import learning_curve, num_failed_chains, stored_samples, training_facts
+from molkit.edm.samplers import SAMPLERS
 from molkit.edm.sampling import sample
 from molkit.edm.schedule import alpha, log_snr_table, sigma
 from molkit.edm.training import RECIPES, read_recipe, train_recipe
@@ -34,6 +35,7 @@ from molkit.errors import CalculationFailed, InvalidInput, RunError
 from molkit.experiments.experiment import Comparison, asked, key_of
 from molkit.experiments.show import Column
 from molkit.figures import style
+from molkit.figures.view3d import show_grid
 from molkit.geometry import random_rotations
 from molkit.graphs import Graph
 from molkit.metrics.score import score_molecules
@@ -46,10 +48,13 @@ from molkit.metrics.statistics import (
     ratio_interval,
 )
 from molkit.metrics.validity import connectedness, reference_smiles, validity
-from molkit.molecule import PackedMolecules
+from molkit.molecule import Molecule, PackedMolecules
 from molkit.studies.edm.chains import molecules_of
 from molkit.training.run_folder import append_json, has_run
 from molkit.training.weights import weight_files
+
+if TYPE_CHECKING:
+    from IPython.display import HTML
 
 TRAININGS = REPOSITORY / "_run" / "trainings"  # trainings that were interrupted; may be deleted at any time
 SCRATCH, PUBLISHED = "scratch", "published"
@@ -465,6 +470,18 @@ def about_z(degrees: float) -> Tensor:
     return torch.tensor([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
 
 
+def samples(arms: Sequence[str], *, count: int, num_calls: int, seed: int) -> "HTML":
+    """The first molecules of the published weights of arms, a row for each arm; sizes and noise from one seed."""
+    shown: list[Molecule] = []
+    for arm in arms:
+        edm, generator = load(published_weights(arm)), torch.Generator().manual_seed(seed)
+        sizes = edm.draw_sizes(count, generator=generator)
+        options = {"num_calls": num_calls, "sampler": SAMPLERS["sde-2m"]}
+        shown += list(sample(edm, sizes, generator=generator, **options).molecules)
+    named = ", below ".join(LABELS[arm] for arm in arms)
+    return show_grid(shown, columns=count, caption=f"Above {named}: the first {count} molecules of each, none picked.")
+
+
 def draw_turns(sweep: pd.DataFrame, *, caption: str) -> Figure:
     """Noise error against the angle by which the molecule is turned."""
     with style.panels(width=7.2, height=3.2, caption=caption) as (figure, (axis,)):
@@ -508,8 +525,8 @@ def draw_readability(*, caption: str) -> Figure:
             for scale, colour in zip(scales, (style.PAPER_COLOUR, style.MODEL_COLOUR), strict=True):
                 axis.plot(blur, 100.0 * chance(blur, scale), color=colour, label=f"{name} / {scale:g}")
             axis.set(xscale="log", xlim=(10.0, 0.01), xlabel="blur of positions σ/α (Å)")
-            axis.set_title(title, fontsize=10)
-            axis.legend()
+            axis.set_title(title, fontsize=10, pad=24)
+            style.legend_above(axis)
         axes[0].set_ylabel("chance to be right (%)")
     return figure
 
@@ -605,7 +622,7 @@ def draw_heavy(data: pd.DataFrame, ours: pd.DataFrame, *, caption: str) -> Figur
         axes[0].xaxis.get_major_locator().set_params(integer=True)
         axes[1].set_xticks(range(len(symbols)), list(symbols.values()))
         axes[1].set(xlabel="element", ylabel="share of atoms (%)")
-        axes[1].legend()
+        style.legend_above(axes[1])
     return figure
 
 

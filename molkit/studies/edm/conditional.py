@@ -521,7 +521,7 @@ def draw_sizes(shares: pd.DataFrame, *, caption: str) -> Figure:
         for (name, group), colour in zip(shares.groupby("request", sort=False), colours, strict=False):
             axis.plot(group["num_atoms"], 100 * group["share"], marker="o", ms=3, lw=1.2, color=colour, label=name)
         axis.set(xlabel="atoms in the molecule", ylabel="share (%)", ylim=(0, None))
-        axis.legend()
+        style.legend_above(axis)
     return figure
 
 

@@ -18,7 +18,7 @@ from molkit.edm.published import num_failed_chains, stored_samples
 from molkit.edm.sampling import sample
 from molkit.experiments.experiment import Comparison, asked
 from molkit.experiments.show import Column, Table, show
-from molkit.figures import style
+from molkit.figures import plots, style
 from molkit.figures.view3d import show_grid
 from molkit.metrics.distributions import Owned, owned_bond_angles, owned_bond_lengths, wasserstein_over_molecules
 from molkit.metrics.formal_charge import score_molecule
@@ -238,30 +238,22 @@ def patterns(rows: pd.DataFrame) -> pd.Series:
 
 def draw_patterns(rows: pd.DataFrame, *, caption: str) -> Figure:
     """How often the three verdicts agree."""
-    found = patterns(rows)
-    sets = list(dict.fromkeys(data for data, _ in found.index))
-    width = 0.8 / len(sets)
-    with style.panels(width=8.4, height=3.4, caption=caption) as (figure, (axes,)):
-        for shift, data in enumerate(sets):
-            shares = 100.0 * np.array([[one.value, one.low, one.high] for one in found[data]])
-            places = np.arange(len(shares)) + width * (shift - (len(sets) - 1) / 2)
-            axes.bar(places, shares[:, 0], 0.9 * width, color=COLOURS[data], label=data)
-            ends = np.abs(shares[:, 1:] - shares[:, :1]).T
-            axes.errorbar(places, shares[:, 0], yerr=ends, fmt="none", ecolor="#777777", lw=0.9)
-        marks = ["\n".join("pass" if flag else "fail" for flag in pattern) for pattern in found[sets[0]].index]
-        axes.set_xticks(range(len(marks)), marks, fontsize=9)
-        axes.set(ylabel="molecules (%)", xlabel=f"{' / '.join(FLAGS.values())} (top to bottom)")
-        axes.legend(fontsize=8)
-    return figure
+    frame = patterns(rows).unstack(sort=False).rename_axis("data").reset_index()
+    marks = [pattern for pattern in frame.columns if pattern != "data"]
+    heads = {one: Column("\n".join("pass" if flag else "fail" for flag in one), factor=100.0) for one in marks}
+    told = f"{' / '.join(FLAGS.values())} (top to bottom)"
+    return plots.bars(frame, "data", heads, colours=COLOURS, ylabel="molecules (%)", xlabel=told, caption=caption)
 
 
-def examples(rows: pd.DataFrame, kind: str, *, count: int = 6) -> "HTML | Table":
+def examples(
+    rows: pd.DataFrame, kind: str, *, count: int = 6, told: str = "the first molecules that {}."
+) -> "HTML | Table":
     """The first stored molecules of one of the `KINDS` of disagreement, or a line that says there is none."""
     ours = rows[rows["data"] == OURS].astype(dict.fromkeys(FLAGS, bool)).query(KINDS[kind]).head(count)
     if ours.empty:
         return show(pd.DataFrame({"kind": [f"No molecule: {kind}."]}), {"kind": ""}, f"{OURS}: molecules that {kind}")
     kept = [molecules_of(Task(OURS, one.weights, one.row, 1, one.total, 0))[0][0] for one in ours.itertuples()]
-    return show_grid(kept, caption=f"{OURS}: the first molecules that {kind}.")
+    return show_grid(kept, caption=f"{OURS}: {told.format(kind)}", columns=min(count, 4))
 
 
 # ---- strain ----

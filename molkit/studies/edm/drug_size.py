@@ -456,7 +456,7 @@ def draw_composition(weights: str) -> Figure:
         axes.set_xticks(range(len(symbols)), symbols)
         axes.set_yscale("log")
         axes.set(xlabel="element", ylabel="share of atoms (%)")
-        axes.legend()
+        style.legend_above(axes)
     return figure
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from matplotlib.patches import Circle
 
 from molkit.chem.bond_orders import allowed_valences, packed_valences
 from molkit.chem.composition import parse_formula
@@ -24,7 +25,7 @@ from molkit.edm.samplers import sampler_named
 from molkit.experiments.experiment import Comparison, asked
 from molkit.experiments.show import Column
 from molkit.figures import style
-from molkit.figures.view3d import show_grid
+from molkit.figures.view3d import ELEMENT_COLOURS, facing, show_grid
 from molkit.geometry import aligned_rmsd
 from molkit.metrics.stability import stability
 from molkit.metrics.statistics import bootstrap_interval, ratio_interval
@@ -95,6 +96,8 @@ COMPOSED = {
 }
 
 # ---- completions of molecules of which a quarter was cut off ----
+
+MASKS = {"a molecule": True, "the fragment, held": None, "wanted: new atoms": False}  # drawn, left out, dashed
 
 
 @dataclass(frozen=True)
@@ -230,6 +233,26 @@ def gallery(rows: pd.DataFrame, *, way: str, count: int = 4) -> "HTML":
     )
 
 
+def draw_mask(*, row: int = 6000, seed: int = 0) -> Figure:
+    """A test molecule, what is held of it, and what is made anew: a sketch in the plane in which it is widest."""
+    whole = facing(load_qm9(split="test")[row])
+    kept = cut(whole, seed=(seed, row)).positions
+    known = (np.abs(whole.positions[:, None] - kept).sum(-1) < 1e-6).any(1)
+    caption = "A test molecule. Filled: known. Dashed: no element and no place yet."
+    with style.panels(3, width=8.6, height=2.8, caption=caption) as (figure, axes):
+        for axis, (title, filled) in zip(axes, MASKS.items(), strict=True):
+            for place, number, held in zip(whole.positions, whole.atomic_numbers, known, strict=True):
+                if held or filled is not None:
+                    colour = ELEMENT_COLOURS[int(number)] if held or filled else "none"
+                    line = "-" if held or filled else "--"
+                    axis.add_patch(Circle(place[:2], 0.4, fc=colour, ec="#444444", ls=line))
+            axis.set_title(title, fontsize=10)
+            axis.set(aspect="equal")
+            axis.autoscale_view()
+            axis.axis("off")
+    return figure
+
+
 # ---- molecules noised and cleaned up ----
 
 
@@ -311,7 +334,7 @@ def draw_variation(rows: pd.DataFrame, *, caption: str) -> Figure:
             levels = sorted(rows["level"].unique())[::2]
             axis.set_xticks(levels, [f"{level:g}" for level in levels])
             axis.minorticks_off()
-        axes[0].legend(loc="lower left", fontsize=8)
+        style.legend_above(axes[0])
     return figure
 
 

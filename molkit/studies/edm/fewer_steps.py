@@ -170,7 +170,7 @@ def draw_grids(weights: str, *, num_calls: int) -> Figure:
             right.plot(call, np.exp(-0.5 * table.numpy()[steps]), color=colour)
         left.set(xlabel="network call", ylabel="time t")
         right.set(xlabel="network call", ylabel="noise σ/α (Å)", yscale="log")
-        left.legend(fontsize=8)
+        style.legend_above(left)
     return figure
 
 
@@ -191,7 +191,7 @@ def draw_price(rows: pd.DataFrame, *, num_calls: int) -> Figure:
         right.set(xscale="log", yscale="log", xlabel="step t", ylabel="excess so far (nats a molecule)")
         right.set_ylim(1e-2, None)
         right.invert_xaxis()
-        right.legend(fontsize=8)
+        style.legend_above(right, 1)
     return figure
 
 

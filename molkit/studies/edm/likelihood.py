@@ -146,6 +146,23 @@ def terms(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame([{"term": TERMS[name], "nats": bootstrap_interval(rows[name].to_numpy())} for name in TERMS])
 
 
+def draw_terms(found: pd.DataFrame, *, caption: str) -> Figure:
+    """A waterfall: every term begins where the sum of those above it ends; the last bar is the sum."""
+    values = np.array([one.value for one in found["nats"]])
+    starts, places = np.append(np.cumsum(values[:-1]) - values[:-1], 0.0), np.arange(len(values))
+    colours = [*np.where(values[:-1] > 0, style.ORANGE, style.BLUE), style.BLACK]
+    with style.panels(width=7.6, height=3.4, caption=caption) as (figure, (axis,)):
+        axis.barh(places, values, left=starts, color=colours, height=0.7)
+        for place, value in zip(places, values, strict=True):
+            told = f"{value:+.1f}".replace("-", "\u2212")
+            axis.text(1.01, place, told, transform=axis.get_yaxis_transform(), va="center", fontsize=9)
+        axis.axvline(0.0, color="#767676", lw=1.0)
+        axis.set_yticks(places, found["term"])
+        axis.invert_yaxis()
+        axis.set(xlabel="nats per molecule, added from the top")
+    return figure
+
+
 def record_bound(rows: pd.DataFrame, found: Interval, *, weights: str) -> Measurement:
     """Record the bound of the paper's model."""
     draws, seed = int(rows["draws"].iloc[0]), int(rows["seed"].iloc[0])
@@ -180,7 +197,7 @@ def draw_steps(rows: pd.DataFrame) -> Figure:
         right.plot(error["mean"], color=style.GREEN, marker="o", ms=3.5, label="squared error per component")
         right.plot(found["weight"]["mean"], color=style.PURPLE, ls="--", label="weight w_t")
         right.set(xscale="log", yscale="log", xlabel="step t", ylabel="dimensionless")
-        right.legend(fontsize=8)
+        style.legend_above(right)
     return figure
 
 
@@ -196,5 +213,5 @@ def draw_sizes(rows: pd.DataFrame) -> Figure:
         axis.plot(grid, positions_constant(grid), color=style.PAPER_COLOUR, ls="--", label=label)
         bottom = min(low, positions_constant(grid[-1:])[0]) - 20
         axis.set(xlabel="number of atoms M", ylabel="bound on −log p (nats)", ylim=(bottom, high + 40))
-        axis.legend()
+        style.legend_above(axis)
     return figure

@@ -149,7 +149,7 @@ def draw_losses(rows: pd.DataFrame, *, caption: str) -> Figure:
             levels = sorted(rows["level"].unique())
             axis.set_xticks(levels, [f"{level:g}" for level in levels])
             axis.minorticks_off()
-        axes[1].legend(loc="upper left")
+        style.legend_above(axes[0])
     return figure
 
 
@@ -164,5 +164,5 @@ def draw_training_levels(config: EdmConfig, *, caption: str) -> Figure:
         axis.plot(np.exp(centres), normal, color=style.VERMILION, label="normal in ln(σ/α)")
         axis.axvspan(0.1, 0.5, color=style.YELLOW, alpha=0.3, lw=0, label="where hydrogens are lost")
         axis.set(xscale="log", xlabel="σ/α (Å)", ylabel="draws per unit of ln(σ/α)", ylim=(0, None))
-        axis.legend(loc="upper right")
+        style.legend_above(axis, 3)
     return figure

@@ -27,7 +27,7 @@ from molkit.edm.schedule import alpha, sigma
 from molkit.errors import DataNotFound
 from molkit.experiments.experiment import asked
 from molkit.experiments.show import Column
-from molkit.figures import style
+from molkit.figures import plots, style
 from molkit.figures.view3d import show_grid, show_trajectory
 from molkit.graphs import Graph
 from molkit.metrics.distributions import bond_angles, bond_lengths, compare_distributions, element_fractions
@@ -59,6 +59,13 @@ FLUORINE = {
     "molecules": Column("stable molecules, %", 1, 100),
     "valid": Column("valid, %", 1, 100),
 }
+BESIDE = {
+    "EDM, as printed": style.PAPER_COLOUR,
+    "QM9's test split": style.DATA_COLOUR,
+    "the paper's model, trained here": style.SKY,
+    "the extension, trained here": style.MODEL_COLOUR,
+}
+SHORT = {"atoms": "stable atoms", "molecules": "stable molecules", "valid": "valid", "valid_unique": "valid and unique"}
 AIMS = {"what": "", "aim": "aim", "measured": "measured", "verdict": ""}
 PUBLISHED_MOLECULES = 130_831  # QM9 without the 3,054 uncharacterised ones
 
@@ -297,6 +304,13 @@ def analogues(fluorine: Sequence[str]) -> np.ndarray:
 # ---- pictures ----
 
 
+def draw_beside(scored: pd.DataFrame, claimed: pd.DataFrame, best: pd.DataFrame, *, caption: str) -> Figure:
+    """The paper's shares, the data's own, and those of the claimed arm and of the best arm of the extension."""
+    frame = side_by_side(scored, claimed, best).iloc[[0, 4, 6, 7]].assign(label=list(BESIDE))
+    columns = {name: Column(head, factor=100.0) for name, head in SHORT.items()}
+    return plots.bars(frame, "label", columns, colours=BESIDE, ylabel="share (%)", caption=caption)
+
+
 def draw_schedule(weights: str) -> Figure:
     """Signal and noise amplitude along the chain."""
     table = load(weights).log_snr
@@ -308,7 +322,7 @@ def draw_schedule(weights: str) -> Figure:
         axis.plot(t, alpha(table).numpy(), color=style.MODEL_COLOUR, label="signal α")
         axis.plot(t, sigma(table).numpy(), color=style.ORANGE, label="noise σ")
         axis.set(xlabel="time t = step / T", ylabel="amplitude", xlim=(0, 1), ylim=(0, 1.02))
-        axis.legend(loc="center right")
+        style.legend_above(axis)
     return figure
 
 
@@ -409,7 +423,7 @@ def draw_composition(samples: PackedMolecules, data: PackedMolecules) -> Figure:
             axis.bar(np.arange(len(symbols)) + 0.4 * k - 0.2, heights, 0.38, color=COLOURS[label], label=label)
         axis.set_xticks(range(len(symbols)), symbols)
         axis.set(xlabel="element", ylabel="share of atoms (%)")
-        axis.legend()
+        style.legend_above(axis)
     return figure
 
 
@@ -426,7 +440,7 @@ def draw_geometry(samples: PackedMolecules, data: PackedMolecules, *, kinds: int
                 _densities(axis, ours.get(kind, np.zeros(0)), truth[kind])
                 axis.set_title(kind, fontsize=10)
                 axis.set(xlabel=unit, yticks=[])
-        axes[0].legend(fontsize=8)
+        axes[kinds - 1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
     return figure
 
 
@@ -468,7 +482,7 @@ def draw_learning(weights: str, *, per_octave: int = 4) -> Figure:
         label = "means over a quarter octave"
         axis.plot(means["passes"], means["error"], color=style.MODEL_COLOUR, marker="o", ms=3.5, label=label)
         axis.set(xlabel="molecule passes (million)", ylabel="squared noise error", xscale="log", yscale="log")
-        axis.legend()
+        style.legend_above(axis)
     return figure
 
 
