@@ -14,16 +14,6 @@ three sources too. The keys are stored, since reading them from the geometries n
 Larger molecules than QM9's, for extrapolation and timing: DrugBank and tripeptides.
 """
 
-from dataclasses import dataclass
-from pathlib import Path
-import numpy as np
-from molkit.data.registry import read_npz
-from molkit.errors import InvalidInput
-from molkit.molecule import Molecule
-from pathlib import Path
-import numpy as np
-from molkit.data.registry import read_npz
-from molkit.molecule import PackedMolecules
 import csv
 import gzip
 import hashlib
@@ -31,10 +21,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
 import numpy as np
-from molkit.data.registry import data_path
+
+from molkit.data.registry import data_path, read_npz
 from molkit.errors import InvalidInput
-from molkit.molecule import PackedMolecules
+from molkit.molecule import Molecule, PackedMolecules
+
 
 @dataclass(frozen=True, eq=False)
 class ConformerEnsemble:

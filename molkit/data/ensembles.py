@@ -1,9 +1,9 @@
 """Conformer ensembles of many molecules: what is stored of one, the packed file, and the sets by name.
 
 A file holds, for each molecule, `smiles`, `mol_names`, `split` (0 train, 1 valid, 2 test), `mol_num_atoms`,
-`mol_atomic_numbers`, `formal_charges`, `mol_num_bonds`, `bonds` (atom, atom, order; Kekule form), `num_conformers`, and the
-counts of how it was made (`counts` [M, K] with the names `count_names`); for each conformer `energies_kcal` above the
-lowest of its molecule, and positions as bytes of centred int16 at 2.5e-4 angstrom (see molkit.data.packed).
+`mol_atomic_numbers`, `formal_charges`, `mol_num_bonds`, `bonds` (atom, atom, order; Kekule form), `num_conformers`, and
+the counts of how it was made (`counts` [M, K] with the names `count_names`); for each conformer `energies_kcal` above
+the lowest of its molecule, and positions as bytes of centred int16 at 2.5e-4 angstrom (see molkit.data.packed).
 
 Which molecules reference ensembles are made of: QM9-size and drug-size, training and test, in a fair order.
 
@@ -11,12 +11,17 @@ The order follows from a hash of each molecule's place in its list, so that any 
 hold that place (`qm9_test_000273`: row 273 of the test split as load_qm9 gives it).
 
 QM9-size: molecules of that split of QM9 with a rotatable bond (two for validation and test), stereo as in their QM9
-geometry; training and validation molecules that share a test molecule's graph are left out. Drug-size: the published list of GEOM-Drugs
-test molecules, SMILES only, split by skeleton as all drug-size data here are (molkit.data.drug_size). That list holds 96
-molecules of the test split; those of its validation split, which trains nothing here, follow them.
+geometry; training and validation molecules that share a test molecule's graph are left out. Drug-size: the published
+list of GEOM-Drugs test molecules, SMILES only, split by skeleton as all drug-size data here are
+(molkit.data.drug_size). That list holds 96 molecules of the test split; those of its validation split, which trains
+nothing here, follow them.
 """
 
-from collections.abc import Mapping, Sequence
+import csv
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -25,24 +30,6 @@ import numpy as np
 
 from molkit.chem.bond_graph import mol_from_bonds
 from molkit.chem.rdkit_conformers import with_stereo_of
-from molkit.data.drug_size import load_conformer_ensembles
-from molkit.data.drug_size import load_entries
-from molkit.data.packed import pack, unpack, write_arrays
-from molkit.data.registry import data_root, load_arrays, read_npz
-from molkit.errors import DataNotFound, InvalidInput
-from molkit.molecule import PackedMolecules
-from molkit.units import BOLTZMANN_EV, EV_TO_KCAL, HARTREE_TO_KCAL
-import csv
-import hashlib
-import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, get_args
-
-import numpy as np
-
 from molkit.chem.rdkit_tools import (
     mol_from_smiles,
     perceive_bonds,
@@ -52,12 +39,14 @@ from molkit.chem.rdkit_tools import (
     stereo_smiles,
 )
 from molkit.chem.text_files import read_text, shown
-from molkit.data.drug_size import split_of_key
+from molkit.data.drug_size import load_conformer_ensembles, load_entries, split_of_key
 from molkit.data.geom_drugs import load_geom_test
+from molkit.data.packed import pack, unpack, write_arrays
 from molkit.data.qm9 import load_qm9
-from molkit.errors import InvalidInput
-from molkit.molecule import Molecule
-
+from molkit.data.registry import data_root, load_arrays, read_npz
+from molkit.errors import DataNotFound, InvalidInput
+from molkit.molecule import Molecule, PackedMolecules
+from molkit.units import BOLTZMANN_EV, EV_TO_KCAL, HARTREE_TO_KCAL
 
 SetName = Literal["conformers_dft", "ensembles_qm9", "ensembles_drugs", "trajectories_c7h10o2"]
 Split = Literal["train", "valid", "test", "all"]
@@ -124,7 +113,8 @@ def load_ensembles(
     """
     if name not in get_args(SetName) or split not in (*SPLITS, "all"):
         raise InvalidInput(
-            f"unknown set {name!r} or split {split!r}: expected {', '.join(get_args(SetName))} and train, valid, test or all"
+            f"unknown set {name!r} or split {split!r}: "
+            f"expected {', '.join(get_args(SetName))} and train, valid, test or all"
         )
     if limit is not None and limit < 1:
         raise InvalidInput(f"a limit of {limit} molecules makes no data set: give at least 1")
@@ -236,7 +226,9 @@ def from_arrays(arrays: Mapping[str, np.ndarray], *, label: str) -> list[Ensembl
         raise InvalidInput(f"{label}: not a packed set of ensembles ({error})") from error
 
 
-def _require_lengths(arrays: Mapping[str, np.ndarray], sizes: np.ndarray, bonds: np.ndarray, counts: np.ndarray) -> None:
+def _require_lengths(
+    arrays: Mapping[str, np.ndarray], sizes: np.ndarray, bonds: np.ndarray, counts: np.ndarray
+) -> None:
     """Raise ValueError for an array that has not as many rows as the file announces."""
     per_molecule = ("mol_names", "smiles", "split", "mol_num_bonds", "num_conformers", "counts")
     wanted = {name: len(sizes) for name in per_molecule} | {

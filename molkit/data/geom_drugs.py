@@ -11,13 +11,8 @@ lowest total energy. Nothing is fetched here, and nothing unpickled: a person do
 `convert_geom_drugs` writes a folder of packed parts, once.
 """
 
-import csv
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
-from molkit.data.registry import data_path
-from molkit.errors import InvalidInput
 import contextlib
+import csv
 import json
 import tarfile
 import zlib
@@ -25,11 +20,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
+
 import numpy as np
+
 from molkit.data.drug_size import Split, size_histogram, split_of_key
 from molkit.data.message_stream import MessageReader
 from molkit.data.packed import pack, unpack, write_arrays
-from molkit.data.registry import data_root, load_arrays
+from molkit.data.registry import data_path, data_root, load_arrays
 from molkit.errors import DataNotFound, InvalidInput
 from molkit.molecule import SYMBOLS, PackedMolecules
 
@@ -171,7 +168,9 @@ def convert_geom_drugs(
     folder = data_root() / FOLDER if folder is None else Path(folder)
     plan = {"source": Path(source).name, "num_conformers": num_conformers, "part_molecules": part_molecules}
     if num_conformers < 1 or part_molecules < 1:
-        raise InvalidInput(f"need at least one conformer and one molecule a part, got {num_conformers}, {part_molecules}")
+        raise InvalidInput(
+            f"need at least one conformer and one molecule a part, got {num_conformers}, {part_molecules}"
+        )
     molecules = read_release(source)
     _claim_folder(folder, plan)
     parts, refused, kept = [], [], []
@@ -278,7 +277,9 @@ def _write_ensembles(path: Path, kept: list[Ensemble]) -> None:
     sizes = np.array([one.atomic_numbers.shape[1] for one in kept], dtype=np.int64)
     gather = lambda name, empty: np.concatenate([getattr(one, name).reshape(empty) for one in kept] or [np.zeros(0)])  # noqa: E731
     molecules = PackedMolecules(
-        np.repeat(sizes, counts), gather("atomic_numbers", -1).astype(np.int64), gather("positions", (-1, 3)).reshape(-1, 3)
+        np.repeat(sizes, counts),
+        gather("atomic_numbers", -1).astype(np.int64),
+        gather("positions", (-1, 3)).reshape(-1, 3),
     )
     extra = {
         "molecule": np.repeat(np.arange(len(kept)), counts).astype(np.int32),

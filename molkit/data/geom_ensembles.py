@@ -17,28 +17,20 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-import numpy as np
-from molkit.chem.bond_graph import graph_mol
-from molkit.chem.ensembles import described
-from molkit.chem.bond_graph import order_of_atoms
-from molkit.data.ensembles import Ensemble
-from molkit.data.geom_drugs import lowest_conformers, read_release
-from molkit.errors import InvalidInput
-from molkit.molecule import Molecule
-from molkit.units import HARTREE_TO_KCAL
-import hashlib
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Literal
+
 import numpy as np
-from molkit.chem.files import read_database
+
+from molkit.chem.bond_graph import graph_mol, order_of_atoms
 from molkit.chem.ensembles import described
-from molkit.chem.bond_graph import order_of_atoms
+from molkit.chem.files import read_database
 from molkit.chem.rdkit_tools import perceive_bonds, plain_smiles
 from molkit.data.ensembles import Ensemble
+from molkit.data.geom_drugs import lowest_conformers, read_release
 from molkit.errors import DataNotFound, InvalidInput
 from molkit.molecule import Molecule
-from molkit.units import EV_TO_KCAL
+from molkit.units import EV_TO_KCAL, HARTREE_TO_KCAL
+
 
 @dataclass(frozen=True)
 class GraphSplit:
@@ -79,7 +71,9 @@ def geom_ensemble(smiles: str, entry: dict, *, num_conformers: int = 500) -> Ens
             kept.append(row)
             positions.append(found.positions[row][order])
     if not kept:
-        raise InvalidInput(f"GEOM molecule {smiles!r}: none of {len(found.energies)} conformers has the bonds of its SMILES")
+        raise InvalidInput(
+            f"GEOM molecule {smiles!r}: none of {len(found.energies)} conformers has the bonds of its SMILES"
+        )
     energies = (found.energies[kept] - found.energies[kept].min()) * HARTREE_TO_KCAL
     told = described(mol)
     counts = {"published": len(entry["conformers"]), "other_molecule": len(found.energies) - len(kept)}

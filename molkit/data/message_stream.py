@@ -60,7 +60,9 @@ class MessageReader:
     def complain(self, expected: str, first: int) -> InvalidInput:
         """What to raise for an unexpected first byte."""
         place = self.offset + self.position - 1
-        return InvalidInput(f"{self.label}: expected {expected} at byte {place:,}, got the MessagePack code {first:#04x}")
+        return InvalidInput(
+            f"{self.label}: expected {expected} at byte {place:,}, got the MessagePack code {first:#04x}"
+        )
 
     def header(self) -> tuple[str, int]:
         """Kind of the next value, and its length or its value where the first byte holds that."""

@@ -72,7 +72,9 @@ def _locations(rows: list[tuple[int, str]]) -> dict[str, str]:
         try:
             occupancy = float(line[54:60].strip() or 1.0)
         except ValueError:
-            raise InvalidInput(f"atom line {row}: expected an occupancy in columns 55-60, got {line[54:60]!r}") from None
+            raise InvalidInput(
+                f"atom line {row}: expected an occupancy in columns 55-60, got {line[54:60]!r}"
+            ) from None
         if residue not in best or occupancy > best[residue][0]:
             best[residue] = (occupancy, label)
     return {residue: label for residue, (_, label) in best.items()}

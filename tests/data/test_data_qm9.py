@@ -4,7 +4,6 @@ import sys
 import numpy as np
 import pytest
 
-from molkit.data.registry import load_gschnet
 from molkit.data.qm9 import (
     PROPERTY_UNITS,
     SIZE_HISTOGRAM,
@@ -16,6 +15,7 @@ from molkit.data.qm9 import (
     qm9_split_members,
     split_of_qm9,
 )
+from molkit.data.registry import load_gschnet
 from molkit.errors import InvalidInput
 
 SIZES = {"train": 98_412, "valid": 17_473, "test": 12_859, "all": 128_744}

@@ -3,13 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from molkit.data.registry import read_card, section_of
-from molkit.data.drug_size import load_conformer_ensembles
+from molkit.data.drug_size import load_conformer_ensembles, load_druglike, load_tripeptides
 from molkit.data.geom_drugs import load_geom_test
-from molkit.data.drug_size import load_druglike, load_tripeptides
 from molkit.data.md17 import RMD17_AT_HAND, load_rmd17
 from molkit.data.pdb import load_pdb, read_pdb
-from molkit.data.registry import listed_checksums
+from molkit.data.registry import listed_checksums, read_card, section_of
 from molkit.errors import DataNotFound, InvalidInput
 
 
@@ -136,7 +134,9 @@ def test_of_alternate_locations_the_likelier_is_kept():
 def test_the_location_of_a_residue_is_chosen_by_occupancy_not_by_order(tmp_path):
     text = (Path(__file__).parents[1] / "cases" / "altloc.pdb").read_text()
     first, second, *rest = text.split("\n")
-    (tmp_path / "b.pdb").write_text("\n".join([first.replace("0.50 10", "0.30 10"), second.replace("0.50", "0.70"), *rest]))
+    (tmp_path / "b.pdb").write_text(
+        "\n".join([first.replace("0.50 10", "0.30 10"), second.replace("0.50", "0.70"), *rest])
+    )
     np.testing.assert_allclose(read_pdb(tmp_path / "b.pdb").positions[0], [11.3, 10.1, 10])
 
 

@@ -7,12 +7,13 @@ from molkit.chem.conformer_rmsd import rmsd_matrix
 from molkit.chem.rdkit_tools import mol_from_smiles, plain_smiles, skeleton_smiles
 from molkit.cli import run
 from molkit.data.drug_size import split_of_key
-from molkit.data.ensembles import choose_molecules, read_smiles_file
 from molkit.data.ensembles import (
     boltzmann_weights,
+    choose_molecules,
     ensemble_mol,
     load_ensembles,
     read_ensembles,
+    read_smiles_file,
     to_arrays,
     write_ensembles,
 )
@@ -122,7 +123,7 @@ def test_smiles_files_are_read_or_refused(tmp_path):
     [
         ("smiles,name\nCCO,ethanol\nCO,\n", [("ethanol", "CCO"), ("line_3", "CO")]),
         ('id;SMILES;mass\n7;"CCO";46\n', [("7", "CCO")]),
-        ("CCO,ethanol,46\nCO,\"methyl alcohol\"\n", [("ethanol", "CCO"), ("methyl alcohol", "CO")]),
+        ('CCO,ethanol,46\nCO,"methyl alcohol"\n', [("ethanol", "CCO"), ("methyl alcohol", "CO")]),
         ("CCO\tname with blanks\t46\n", [("name with blanks", "CCO")]),
         ("CCO a longer name\n", [("a longer name", "CCO")]),
         ("C[CH2] |^1:1| ethyl\n", [("line_1", "C[CH2] |^1:1| ethyl")]),  # refused later, for its blank

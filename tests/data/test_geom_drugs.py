@@ -32,7 +32,9 @@ def molecule(numbers, energies, seed=0):
 @pytest.fixture
 def release(tmp_path):
     """Twelve molecules in two maps, 2 to 5 conformers each; the layout of drugs_crude.msgpack."""
-    many = {f"C{k}": molecule(METHANE if k % 2 else WATER, [-float(j) for j in range(2 + k % 4)], 10 * k) for k in range(12)}
+    many = {
+        f"C{k}": molecule(METHANE if k % 2 else WATER, [-float(j) for j in range(2 + k % 4)], 10 * k) for k in range(12)
+    }
     maps = [dict(list(many.items())[:7]), dict(list(many.items())[7:])]
     path = tmp_path / "drugs_crude.msgpack"
     path.write_bytes(b"".join(map(pack, maps)))
@@ -177,7 +179,13 @@ def test_bad_molecules_are_listed_and_the_good_ones_kept(tmp_path):
     uneven = molecule(WATER, [-1.0]) | {"conformers": [conformer(WATER, -1.0, 0), conformer(METHANE, -2.0, 1)]}
     broken = molecule(WATER, [float("nan")])
     path = tmp_path / "drugs_crude.msgpack"
-    entries = {"good": molecule(WATER, [-1.0]), "U": bad_number, "uneven": uneven, "nan": broken, "none": molecule([], [])}
+    entries = {
+        "good": molecule(WATER, [-1.0]),
+        "U": bad_number,
+        "uneven": uneven,
+        "nan": broken,
+        "none": molecule([], []),
+    }
     path.write_bytes(pack(entries))
     result = convert_geom_drugs(path, tmp_path / "out")
     assert result.num_molecules == result.num_conformers == 1

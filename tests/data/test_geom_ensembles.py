@@ -9,8 +9,7 @@ from molkit.chem.bond_graph import graph_mol
 from molkit.chem.conformer_rmsd import rmsd_matrix
 from molkit.chem.rdkit_conformers import rdkit_conformers
 from molkit.data.ensembles import ensemble_mol
-from molkit.data.geom_ensembles import later_split, read_geom_ensembles
-from molkit.data.geom_ensembles import graph_ensembles, read_iso17, split_of_graph
+from molkit.data.geom_ensembles import graph_ensembles, later_split, read_geom_ensembles, read_iso17, split_of_graph
 from molkit.errors import DataNotFound, InvalidInput
 
 
@@ -31,7 +30,9 @@ def release(tmp_path):
     broken = entry("CCO", [-3.0])
     broken["conformers"][0]["xyz"][0][1] += 9.0
     whole = entry("CCCCO", [-5.0, -5.002, -5.001])
-    whole["conformers"] += [{**whole["conformers"][0], "xyz": [[*row[:3], 3.0 * row[3]] for row in whole["conformers"][0]["xyz"]]}]
+    whole["conformers"] += [
+        {**whole["conformers"][0], "xyz": [[*row[:3], 3.0 * row[3]] for row in whole["conformers"][0]["xyz"]]}
+    ]
     path = tmp_path / "qm9_crude.msgpack"
     path.write_bytes(pack({"CCCCO": whole, "CCO": broken, "no molecule": entry("C=C", [-1.0])}))
     return path
