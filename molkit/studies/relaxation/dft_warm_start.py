@@ -120,8 +120,8 @@ class HeightsTask:
 @asked
 def tasks_heights(
     *,
-    heavy: Sequence[int] = (4, 5, 6),
-    counts: Sequence[int] = (2, 6, 4),
+    heavy: Sequence[int] = (3, 4, 5),
+    counts: Sequence[int] = (2, 3, 3),
     weights: Sequence[str] = ("edm_qm9_low_noise", "edm_qm9_preconditioned"),
     levels: Sequence[float] = (0.3, 0.1061),
     basis: str = "6-31g(2df,p)",
