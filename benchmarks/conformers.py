@@ -1,4 +1,4 @@
-"""Right stereo, number and cost of `molkit conformers` on 43 molecules, beside ETKDGv3 with MMFF94.
+"""Right stereo, number and cost of `molkit conformers` on 42 molecules, beside ETKDGv3 with MMFF94.
 
 Run: python -m benchmarks.conformers [part of a class or name ...]. Prints one line of JSON a molecule and then the
 classes. Both make COUNT conformers, relaxed by the same force field; the flow's are made as by the command, before
