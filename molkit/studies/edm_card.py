@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ import torch
 from molkit.data.packed import read_packed
 from molkit.data.qm9 import load_qm9, load_reference_smiles
 from molkit.data.qm9_labels import PROPERTIES, Part, load_generator_molecules, load_labelled
-from molkit.data.registry import load_gschnet
 from molkit.edm import likelihood
 from molkit.edm.conditions import make_table, write_table
 from molkit.edm.likelihood import BoundTerms
@@ -38,16 +36,29 @@ from molkit.studies.edm import ablations, drug_size
 from molkit.studies.edm.conditional import judge_error
 from molkit.training.publishing import Table, publish, write_card
 
+CURVE_ROWS = 12
+DRUG_DATA, DRUG_UNTRAINED = 400, 20  # geometries of a split behind the data's columns; of the untrained network
+DRUG_BOUND = 0  # molecules of a split behind the bound; 0 for all of test and as many of train
+HEAVY_UNTRAINED = 200
+RESAMPLES = 300
+
+QM9_CHANNELS = (
+    "Channels: Z = {} and the atomic number; sizes from the published histogram. The training molecules hold no "
+    "fluorine, so that channel has never seen its element."
+)
+AVERAGED = "Weights: exponential average, stored in half precision."
+NO_BONDS = "Bonds are not generated; they follow from distances. Mirror images cannot be told apart."
+INTERVALS = "95 % intervals in brackets."
+
 
 @dataclass(frozen=True)
 class NllResult:
-    """The bound on held-back molecules: terms per molecule, mean with its interval in nats, seconds."""
+    """The bound on held-back molecules: terms per molecule, mean with its interval in nats."""
 
     terms: BoundTerms
     num_atoms: np.ndarray  # [B]
     mean: Interval  # bootstrap over molecules
     draws: int
-    seconds: float
 
 
 def score(molecules: PackedMolecules, *, num_failed: int = 0) -> Score:
@@ -55,15 +66,9 @@ def score(molecules: PackedMolecules, *, num_failed: int = 0) -> Score:
     return score_molecules(molecules, reference=load_reference_smiles().smiles, num_failed=num_failed)
 
 
-def score_stored(weights: str | Path, *, limit: int | None = None) -> Score:
-    """The same figures of the samples kept with the weights, failed chains counted as failures.
-
-    `limit` takes that many, evenly spread, and then leaves failed chains out.
-    """
-    molecules = stored_samples(weights)
-    if limit is not None and limit < len(molecules):
-        return score(spread(molecules, limit))
-    return score(molecules, num_failed=num_failed_chains(weights))
+def score_stored(weights: str | Path) -> Score:
+    """The same figures of the samples kept with the weights, failed chains counted as failures."""
+    return score(stored_samples(weights), num_failed=num_failed_chains(weights))
 
 
 def score_data(*, limit: int | None = None) -> Score:
@@ -71,26 +76,12 @@ def score_data(*, limit: int | None = None) -> Score:
     return score(load_qm9(split="all", limit=limit))
 
 
-def score_gschnet(*, limit: int | None = None) -> Score:
-    """The same figures of the 10,000 published G-SchNet samples, or of `limit` spread evenly over the file."""
-    molecules = load_gschnet()
-    return score(molecules if limit is None else spread(molecules, limit))
-
-
-def spread(molecules: PackedMolecules, limit: int) -> PackedMolecules:
-    """At most `limit` molecules, evenly spread: files may be sorted, so the first ones are no fair sample."""
-    if limit >= len(molecules):
-        return molecules
-    return molecules.select(np.linspace(0, len(molecules) - 1, limit).round().astype(int))
-
-
 def nll_on_test(weights: str | Path, *, num_molecules: int | None, draws: int = 1, seed: int = 0) -> NllResult:
     """The bound on molecules of the test split, spread evenly over it (None: all of them)."""
-    started = perf_counter()
     molecules = load_qm9(split="test", limit=num_molecules)
     terms = likelihood.bound(load(weights), molecules, generator=torch.Generator().manual_seed(seed), draws=draws)
     total = terms.total.numpy()
-    return NllResult(terms, molecules.num_atoms, bootstrap_interval(total), draws, seconds=perf_counter() - started)
+    return NllResult(terms, molecules.num_atoms, bootstrap_interval(total), draws)
 
 
 def evaluate_weights(
@@ -108,21 +99,6 @@ def evaluate_weights(
         nll = nll_on_test(weights, num_molecules=nll_molecules, draws=draws, seed=seed)
         report["nll_nats"] = asdict(nll.mean) | {"molecules": len(nll.num_atoms), "terms": nll.terms.means()}
     return report
-
-
-CURVE_ROWS = 12
-DRUG_DATA, DRUG_UNTRAINED = 400, 20  # geometries of a split behind the data's columns; of the untrained network
-DRUG_BOUND = 0  # molecules of a split behind the bound; 0 for all of test and as many of train
-HEAVY_UNTRAINED = 200
-RESAMPLES = 300
-
-QM9_CHANNELS = (
-    "Channels: Z = {} and the atomic number; sizes from the published histogram. The training molecules hold no "
-    "fluorine, so that channel has never seen its element."
-)
-AVERAGED = "Weights: exponential average, stored in half precision."
-NO_BONDS = "Bonds are not generated; they follow from distances. Mirror images cannot be told apart."
-INTERVALS = "95 % intervals in brackets."
 
 
 def publish_card(weights: str | Path) -> Path:
