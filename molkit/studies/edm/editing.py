@@ -237,9 +237,10 @@ def draw_mask(*, row: int = 6000, seed: int = 0) -> Figure:
     """A test molecule, what is held of it, and what is made anew: a sketch in the plane in which it is widest."""
     whole = facing(load_qm9(split="test")[row])
     kept = cut(whole, seed=(seed, row)).positions
+    width, height = np.abs(whole.positions[:, :2]).max(0) + 0.6
     known = (np.abs(whole.positions[:, None] - kept).sum(-1) < 1e-6).any(1)
     caption = "A test molecule. Filled: known. Dashed: no element and no place yet."
-    with style.panels(3, width=8.6, height=2.8, caption=caption) as (figure, axes):
+    with style.panels(3, width=8.6, height=2.0, caption=caption) as (figure, axes):
         for axis, (title, filled) in zip(axes, MASKS.items(), strict=True):
             for place, number, held in zip(whole.positions, whole.atomic_numbers, known, strict=True):
                 if held or filled is not None:
@@ -247,8 +248,7 @@ def draw_mask(*, row: int = 6000, seed: int = 0) -> Figure:
                     line = "-" if held or filled else "--"
                     axis.add_patch(Circle(place[:2], 0.4, fc=colour, ec="#444444", ls=line))
             axis.set_title(title, fontsize=10)
-            axis.set(aspect="equal")
-            axis.autoscale_view()
+            axis.set(aspect="equal", xlim=(-width, width), ylim=(-height, height))
             axis.axis("off")
     return figure
 

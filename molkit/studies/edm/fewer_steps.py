@@ -188,7 +188,7 @@ def draw_price(rows: pd.DataFrame, *, num_calls: int) -> Figure:
         for name, one in prices(rows, num_calls=num_calls).groupby("chain", sort=False):
             label = f"{name}: {one['nats'].sum():.0f} nats in all"
             right.plot(one["step"], one["nats"].cumsum(), color=colours[name], marker=".", ms=4, lw=1.2, label=label)
-        right.set(xscale="log", yscale="log", xlabel="step t", ylabel="excess so far (nats a molecule)")
+        right.set(xscale="log", yscale="log", xlabel="step t", ylabel="excess so far (nats)")
         right.set_ylim(1e-2, None)
         right.invert_xaxis()
         style.legend_above(right, 1)
