@@ -510,7 +510,8 @@ def draw_asked(rows: pd.DataFrame, *, caption: str) -> Figure:
             axis.plot(group["asked"], group["judged"], "o", ms=3, alpha=0.5, color=style.MODEL_COLOUR)
             axis.plot(ends, ends, color=style.BLACK, lw=1.0)
             unit = one.unit.replace("^3", "³")
-            axis.set(xlabel=f"{one.symbol} asked for ({unit})", ylabel=f"{one.symbol} found by the judge")
+            axis.set(xlabel=f"{one.symbol} asked for ({unit})", ylabel=f"{one.symbol} found ({unit})")
+            axis.locator_params(axis="x", nbins=4)
     return figure
 
 
