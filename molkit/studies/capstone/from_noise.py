@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
 
 from molkit.data.registry import data_root
+from molkit.edm.farm import shared_edm
+from molkit.edm.samplers import sampler_named
+from molkit.edm.sampling import sample
 from molkit.experiments.experiment import Comparison, asked
 from molkit.experiments.show import Column
 from molkit.figures.plots import Text, sentence, stacked
@@ -32,7 +36,8 @@ from molkit.pipeline.journey import (
     Stage,
 )
 from molkit.pipeline.run import PipelineResult, run_pipeline
-from molkit.pipeline.stages import RULES
+from molkit.pipeline.stages import RULES, travel
+from molkit.pipeline.stages import Task as Handed
 from molkit.training.weights import weight_files
 from molkit.units import ANGSTROM_TO_BOHR
 
@@ -76,6 +81,8 @@ ELECTRONS = {
 }
 VALUES = [*list(MINIMA)[2:], *list(ELECTRONS)[1:]]
 AUDIT = Comparison(alike={"num_passed": 3.0})  # at the end of long chains
+AUDIT_opening = Comparison(alike={"num_conformers": 8.0})
+NUM_FRAMES = 20  # of the chain that the picture of the opening page takes three from
 
 
 @dataclass(frozen=True)
@@ -135,6 +142,55 @@ def measure(task: Task) -> list[dict[str, Any]]:
     with TemporaryDirectory() as folder:
         found = run_pipeline(1, Path(folder), sizes=[task.size] if task.size else [], settings=settings)
     return rows_of(found)
+
+
+@dataclass(frozen=True)
+class OpeningTask:
+    """The molecule of the opening page: from noise, with `size` atoms."""
+
+    size: int
+    seed: int
+    num_calls: int
+    num_conformers: int
+    generator: str
+    functional: str
+
+    @property
+    def files(self) -> list[Path]:
+        """The weights of the pipeline."""
+        names = (self.generator, "cgcf_qm9", "etm_qm9", self.functional)
+        return [file for name in names for file in weight_files(name)]
+
+
+@asked
+def tasks_opening(
+    *,
+    size: int = 15,
+    seed: int = 0,
+    calls: int = 100,
+    conformers: int = 12,
+    generator: str = "edm_qm9_preconditioned",
+    functional: str = "ofdft_up_to_five",
+) -> list[OpeningTask]:
+    """One molecule of that many atoms."""
+    return [OpeningTask(size, seed, calls, conformers, generator, functional)]
+
+
+def measure_opening(task: OpeningTask) -> list[dict[str, Any]]:
+    """One row: frames of the molecule's chain, its conformers, and what the pipeline says of it."""
+    edm, generator = shared_edm(task.generator), torch.Generator().manual_seed(task.seed)
+    size, sampler = torch.tensor([task.size]), sampler_named("sde-2m-extra")
+    calls = {"num_calls": task.num_calls, "sampler": sampler, "keep_frames": NUM_FRAMES}
+    drawn = sample(edm, size, generator=generator, **calls)
+    molecule = drawn.molecules[0]
+    settings = PipelineSettings(
+        generator=task.generator, num_conformers=task.num_conformers, functional=task.functional, seed=task.seed
+    )
+    start = Journey("opening", molecule, "", structures={DRAWN: molecule.positions})
+    journey = travel(Handed(start, settings))
+    found = journey.conformers
+    row = {"frames": [_rounded(one.positions, 3) for one in drawn.frames], "conformers": _rounded(found, 3)}
+    return [{**row_of(journey), **row, "num_conformers": 0 if found is None else len(found)}]
 
 
 def rows_of(result: PipelineResult) -> list[dict[str, Any]]:
