@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from molkit.chem.rdkit_tools import graph_by_distance
 from molkit.data.registry import data_root
 from molkit.edm.farm import shared_edm
 from molkit.edm.samplers import sampler_named
@@ -19,7 +21,8 @@ from molkit.experiments.experiment import Comparison, asked
 from molkit.experiments.show import Column
 from molkit.figures.plots import Text, sentence, stacked
 from molkit.figures.style import BLACK, BLUE, GREEN, ORANGE, SKY, panels
-from molkit.figures.view3d import show_grid
+from molkit.figures.view3d import ELEMENT_COLOURS, OTHER_COLOUR, show_grid
+from molkit.geometry import superpose
 from molkit.metrics.statistics import bootstrap_interval, proportion_interval
 from molkit.molecule import Molecule
 from molkit.ofdft.observables import density_at
@@ -81,7 +84,7 @@ ELECTRONS = {
 }
 VALUES = [*list(MINIMA)[2:], *list(ELECTRONS)[1:]]
 AUDIT = Comparison(alike={"num_passed": 3.0})  # at the end of long chains
-AUDIT_opening = Comparison(alike={"num_conformers": 8.0})
+AUDIT_opening = Comparison(alike={"num_passed": 3.0})
 NUM_FRAMES = 20  # of the chain that the picture of the opening page takes three from
 
 
@@ -165,8 +168,8 @@ class OpeningTask:
 @asked
 def tasks_opening(
     *,
-    size: int = 15,
-    seed: int = 0,
+    size: int = 11,
+    seed: int = 27,
     calls: int = 100,
     conformers: int = 12,
     generator: str = "edm_qm9_preconditioned",
@@ -188,9 +191,8 @@ def measure_opening(task: OpeningTask) -> list[dict[str, Any]]:
     )
     start = Journey("opening", molecule, "", structures={DRAWN: molecule.positions})
     journey = travel(Handed(start, settings))
-    found = journey.conformers
-    row = {"frames": [_rounded(one.positions, 3) for one in drawn.frames], "conformers": _rounded(found, 3)}
-    return [{**row_of(journey), **row, "num_conformers": 0 if found is None else len(found)}]
+    frames = [_rounded(one.positions, 3) for one in drawn.frames]
+    return [{**row_of(journey), "frames": frames, "conformers": _rounded(journey.conformers, 3)}]
 
 
 def rows_of(result: PipelineResult) -> list[dict[str, Any]]:
@@ -387,11 +389,63 @@ def density_planes(row: pd.Series) -> Figure:
     return figure
 
 
+def _axes(positions: np.ndarray) -> np.ndarray:
+    """Main axes of points [A, 3] as rows [3, 3], the longest first."""
+    centred = positions - positions.mean(axis=0)
+    return np.linalg.eigh(centred.T @ centred)[1][:, ::-1].T
+
+
 def _plane(molecule: Molecule) -> tuple[np.ndarray, np.ndarray]:
     """Points along the two sides of a rectangle in the molecule's main plane: [P, 3] each, angstrom."""
-    middle = molecule.positions.mean(axis=0)
-    axes = np.linalg.eigh((molecule.positions - middle).T @ (molecule.positions - middle))[1][:, ::-1].T
+    middle, axes = molecule.positions.mean(axis=0), _axes(molecule.positions)
     places = (molecule.positions - middle) @ axes[:2].T
     low, high = places.min(0) - PLANE_MARGIN, places.max(0) + PLANE_MARGIN
     sides = [np.linspace(a, b, PLANE_POINTS) for a, b in zip(low, high, strict=True)]
     return middle + sides[0][:, None] * axes[0], sides[1][:, None] * axes[1]
+
+
+def draw_opening(row: pd.Series) -> Figure:
+    """Six pictures of one molecule: out of the noise, its conformers, its density, and that less Kohn-Sham's."""
+    molecule, chain = _molecule(row, LOWEST), [np.array(frame) for frame in row["frames"]]
+    shown = {"noise": chain[0], "half-way": chain[len(chain) // 2], "a molecule": np.array(row[f"at {DRAWN}"])}
+    first, *others = (np.array(one) for one in row["conformers"])
+    conformers = [first, *(superpose(one, first) for one in others)]
+    across, up = _plane(molecule)
+    points = (across[..., None, :] + up[None]).reshape(-1, 3) * ANGSTROM_TO_BOHR
+    names = (ORBITAL_FREE, KOHN_SHAM)
+    ours, theirs = (density_at(molecule, np.array(row[f"density {name}"]), points) for name in names)
+    shape = (len(across), len(up))
+    with panels(3, 2, width=8.4, height=2.5) as (figure, axes):
+        for axis, (title, positions) in zip(axes, shown.items(), strict=False):
+            _draw_atoms(axis, molecule, positions, shown["a molecule"], bonds=title == "a molecule")
+            axis.set_title(title, fontsize=11)
+        for one in conformers:
+            _draw_atoms(axes[3], molecule, one, first, bonds=True, alpha=0.45)
+        axes[3].set_title(f"{len(conformers)} of its conformers", fontsize=11)
+        x, y = (np.linalg.norm(line - line[0], axis=-1) for line in (across, up))
+        axes[4].contour(x, y, np.maximum(ours, 1e-8).reshape(shape).T, levels=LEVELS, colors=BLUE, linewidths=1.0)
+        axes[4].set_title("its density, without orbitals", fontsize=11)
+        difference = (ours - theirs).reshape(shape).T
+        largest = float(np.abs(difference).max())
+        axes[5].pcolormesh(x, y, difference, cmap="PuOr", vmin=-largest, vmax=largest, shading="auto", rasterized=True)
+        axes[5].set_title(f"less Kohn-Sham's (at most {largest:.3f} e/bohr³)", fontsize=11)
+        for axis in axes:
+            axis.set_aspect("equal")
+            axis.axis("off")
+    return figure
+
+
+def _draw_atoms(
+    axis: Axes, molecule: Molecule, positions: np.ndarray, like: np.ndarray, *, bonds: bool, alpha: float = 1.0
+) -> None:
+    """Balls, and sticks where wanted, at positions [A, 3] seen on the main plane of `like`; far ones first."""
+    places = (positions - positions.mean(axis=0)) @ _axes(like).T
+    if bonds:
+        for bond in graph_by_distance(molecule.with_positions(positions)).GetBonds():
+            ends = places[[bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()]]
+            axis.plot(ends[:, 0], ends[:, 1], color="#8a9096", linewidth=2.0, alpha=alpha, zorder=1)
+    order = np.argsort(places[:, 2])
+    numbers = molecule.atomic_numbers[order]
+    colours = [ELEMENT_COLOURS.get(int(number), OTHER_COLOUR) for number in numbers]
+    sizes = np.where(numbers == 1, 45.0, 110.0) * alpha
+    axis.scatter(*places[order, :2].T, s=sizes, c=colours, edgecolors="#33383d", linewidths=0.6, alpha=alpha, zorder=2)
