@@ -14,6 +14,7 @@ from molkit.book.layout import REPOSITORY, Book
 from molkit.book.notebooks import MAX_OUTPUT_BYTES, canonical, read_notebook, with_small_pictures, write_notebook
 from molkit.book.parameters import Settings, load_profile
 from molkit.book.stage import PACKAGE, gathered_results, stage
+from molkit.book.status import fill_readme
 from molkit.claims.provenance import combined_hash, hash_files
 from molkit.errors import InvalidInput, RunError
 
@@ -51,10 +52,12 @@ def build_book(
 ) -> BuiltBook:
     """Run the chapters in `settings` and render the whole book to `_build/html`.
 
-    A chapter that failed is rendered as far as it came. Raises PagesFailed when the pages cannot be rendered without a
+    The README's lines on the ledger are filled from published results. A chapter that failed is rendered as far as it
+    came. Raises PagesFailed when the pages cannot be rendered without a
     warning; the pages of the last good build then stay where they are.
     """
     outcomes = run_chapters(book, profile, settings, jobs=jobs, force=force, report=report)
+    fill_readme(book.root / "README.md")
     return BuiltBook(render(book, stage(book, profile, outcomes), force=force), outcomes)
 
 
@@ -127,7 +130,9 @@ def publish_results(book: Book, profile: str) -> list[Path]:
         raise InvalidInput(
             f"results of the {profile} profile are not kept; publish those of {' or '.join(KEEPS_RESULTS)}"
         )
-    return gathered_results(book, profile, book.data_folder / "results")
+    written = gathered_results(book, profile, book.data_folder / "results")
+    fill_readme(book.root / "README.md")
+    return written
 
 
 def refresh(

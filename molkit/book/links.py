@@ -1,7 +1,8 @@
 """A Sphinx extension: numbers of the ledger in prose, links to their rows, words of the glossary, and previews.
 
-In a page `{claim}` with the id of a claim is our result, linked to its row of the ledger; a second word chooses another
-fact: `published`, `n`, `verdict` or `label`. Facts come from `claims.json`, which `molkit.book.stage` lays beside the pages.
+In a page `{claim}` with the id of a claim is our result, linked to its row of the ledger; a second word chooses
+another fact: `published`, `value`, `n`, `verdict` or `label`. They come from `claims.json`, which `molkit.book.stage`
+lays beside the pages.
 """
 
 import json
@@ -104,7 +105,7 @@ def _row(found: re.Match[str], page: str) -> str:
 
 
 def write_previews(app: Any, error: Exception | None) -> None:
-    """Sphinx's hook: what links to references, words, claims and pages show on hover, as one script beside the pages."""
+    """Sphinx's hook: what links to references, words, claims and pages show on hover, as one script."""
     if error is None and app.builder.format == "html":
         found = previews(Path(app.outdir))
         text = f"window.molkitPreviews = {json.dumps(found, ensure_ascii=False, sort_keys=True)};\n"

@@ -19,6 +19,7 @@ ROOMS: Mapping[str, str] = {
     "relaxation": "Diffusion and electronic structure",
     "pipeline": "The pipeline",
     "claims": "Claims and verdicts",
+    "studies": "Studies: what the chapters measure",
 }
 
 

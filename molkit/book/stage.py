@@ -1,5 +1,6 @@
 """The folder that jupyter-book renders: sources, executed notebooks with their stamps, generated pages, verdicts."""
 
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from molkit.errors import InvalidInput
 
 PACKAGE = Path(__file__).parents[1]
 STUDIES = "studies"  # folder of the pages that open a study
-COPIED = ("_config.yml", "_toc.yml", "references.bib", "assets", "_static")
+COPIED = ("_config.yml", "_toc.yml", "references.bib", "assets", "_static", "README.md")
 
 
 def stage(book: Book, profile: str, outcomes: Sequence[Outcome]) -> Path:
@@ -67,15 +68,21 @@ def staged_notebook(book: Book, chapter: str, profile: str) -> dict[str, Any]:
 
 
 def _write_ledger(book: Book, profile: str, folder: Path, known: Sequence[Outcome]) -> None:
-    """The generated ledger, its badge and the summaries, from published results and those of this profile's runs."""
+    """The generated ledger, its badge, its facts for the pages, and the pages with lines to fill.
+
+    From published results and those of this profile's runs.
+    """
+    from molkit.book.links import FACTS
     from molkit.book.status import filled
-    from molkit.claims.table import ledger_markdown, ledger_rows, write_badge
+    from molkit.claims.table import facts, ledger_markdown, ledger_rows, write_badge
 
     with results_in_view(book, profile):
         rows = ledger_rows()
-        for page in sorted((folder / STUDIES).glob("*.md")):
-            page.write_text(filled(page.read_text(encoding="utf-8"), rows, known), encoding="utf-8")
+        for page in [folder / "intro.md", *sorted((folder / STUDIES).glob("*.md"))]:
+            page.write_text(filled(page.read_text(encoding="utf-8"), rows, known, folder), encoding="utf-8")
     (folder / "ledger.md").write_text(ledger_markdown(rows), encoding="utf-8")
+    told = {row.claim.id: facts(row) for row in rows}
+    (folder / FACTS).write_text(json.dumps(told, ensure_ascii=False), encoding="utf-8")
     write_badge(folder / "assets" / "badge.svg", rows)
 
 

@@ -1,18 +1,21 @@
 """Pages that a build fills: the status of the chapters, and those that open a study.
 
-In pages by hand a line `% verdicts: edm` becomes the counts of the study's verdicts, `% claims: ID ID ...` the rows of
-these claims, and `% costs: edm` the time of the chapters in that folder. In a plain rendering these are comments.
+In pages by hand a line `% summary: all` becomes what came out of all claims (or of those of the paper `edm`),
+`% claims: ID ID ...` the rows of these claims, `% verdict: ID` its verdict, `% costs: edm` the time of the chapters in
+that folder, and `% figure: edm/likelihood` the first figure of that chapter. In a plain rendering these are comments.
 """
 
 import re
+from base64 import b64decode
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from molkit.book.cache import commit_in_words, duration, memory
 from molkit.book.execute import Outcome
+from molkit.book.notebooks import read_notebook
 from molkit.claims.provenance import current_code
-from molkit.claims.table import LedgerTable, Row, count_verdicts, table
-from molkit.claims.verdicts import VERDICTS
+from molkit.claims.table import LedgerTable, Row, badge_style, ledger_rows, listed, table
 from molkit.errors import InvalidInput
 from molkit.experiments.audit import read_audit
 from molkit.experiments.experiment import rooms
@@ -113,27 +116,41 @@ def _plain(text: str) -> str:
     return " ".join(text.split()).replace("`", "'").replace("|", "/")[:300]
 
 
-LINE = re.compile(r"^% (verdicts|claims|costs): *(.+)$", re.MULTILINE)
+LINE = re.compile(r"^% (summary|claims|verdict|costs|figure): *(.+)$", re.MULTILINE)
+
+LEDGER_MARKS = re.compile("(<!-- ledger -->).*?(<!-- end of ledger -->)", re.DOTALL)
 
 
-def filled(text: str, rows: Sequence[Row], outcomes: Sequence[Outcome]) -> str:
-    """The page with its generated lines. Raises InvalidInput for a claim or a folder that does not exist."""
+def filled(text: str, rows: Sequence[Row], outcomes: Sequence[Outcome], folder: Path) -> str:
+    """The page with its generated lines; figures are those of the staged chapters, written to the assets of `folder`.
+
+    Raises InvalidInput for a claim or a chapter that does not exist.
+    """
     parts: dict[str, Callable[[str], str]] = {
-        "verdicts": lambda study: verdicts_sentence(study, rows),
+        "summary": lambda study: listed(_of(study, rows)),
+        "verdict": lambda name: _verdict(name, rows),
         "claims": lambda names: claims_table(names.split()),
-        "costs": lambda folder: costs_table(folder, outcomes),
+        "costs": lambda study: costs_table(study, outcomes),
+        "figure": lambda chapter: first_figure(chapter, folder),
     }
     return LINE.sub(lambda found: parts[found.group(1)](found.group(2).strip()), text)
 
 
-def verdicts_sentence(study: str, rows: Sequence[Row]) -> str:
-    """How many claims of a study have which verdict."""
-    own = [row for row in rows if row.claim.id.split(".")[0] == study]
+def _of(study: str, rows: Sequence[Row]) -> list[Row]:
+    """The rows of a study, or all."""
+    own = [row for row in rows if study in ("all", row.claim.id.split(".")[0])]
     if not own:
-        raise InvalidInput(f"a summary asks for the verdicts of {study!r}, of which the ledger has no claim")
-    counts = count_verdicts(own)
-    listed = ", ".join(f"{counts[word]} {word}" for word in VERDICTS if counts[word])
-    return f"Of {len(own)} claims about the paper in the [ledger](../ledger.md): {listed}."
+        raise InvalidInput(f"a page asks for the verdicts of {study!r}, of which the ledger has no claim")
+    return own
+
+
+def _verdict(name: str, rows: Sequence[Row]) -> str:
+    """The verdict on a claim as a badge, and the claim."""
+    found = [row for row in rows if row.claim.id == name]
+    if not found:
+        raise InvalidInput(f"a page asks for the claim {name!r}, which the ledger does not have")
+    words = found[0].verdict.word
+    return f'<span class="molkit-badge" style="{badge_style(words)}">{words}</span> {{claim}}`{name} label`'
 
 
 def claims_table(names: Sequence[str]) -> str:
@@ -154,3 +171,32 @@ def costs_table(folder: str, outcomes: Sequence[Outcome]) -> str:
         link = f"[](../chapters/{outcome.chapter}.ipynb)"
         lines.append(f"| {link} | {duration(record.seconds)} | {memory(record.peak_memory_mib)} |")
     return "\n".join(lines) if own else "No chapter of this study has been run with this profile."
+
+
+def fill_readme(path: Path) -> None:
+    """Write what came out between the marks of a README that has them; nothing where it already says so."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if not LEDGER_MARKS.search(text):
+        return
+    told = listed(ledger_rows())
+    new = LEDGER_MARKS.sub(lambda found: f"{found[1]}\n{told}\n{found[2]}", text)
+    if new != text:
+        path.write_text(new, encoding="utf-8")
+
+
+def first_figure(chapter: str, folder: Path) -> str:
+    """The first picture among the outputs of a staged chapter, linked to it; a sentence where there is none."""
+    path = folder / "chapters" / f"{chapter}.ipynb"
+    if not path.is_file():
+        raise InvalidInput(f"a page asks for the figure of {chapter!r}, which is no chapter of the book")
+    cells = read_notebook(path)["cells"]
+    found = (output.get("data", {}).get("image/png") for cell in cells for output in cell.get("outputs", []))
+    picture = next(filter(None, found), None)
+    title = next(cell["source"] for cell in cells if cell["cell_type"] == "markdown").splitlines()[0].lstrip("# ")
+    if picture is None:
+        return f"The chapter [{title}](../chapters/{chapter}.ipynb) has no figure."
+    name = f"assets/{chapter.replace('/', '_')}.png"
+    (folder / name).write_bytes(b64decode(picture))
+    alt = f"The first figure of the chapter {title}"
+    link = f"Figure of the chapter [{title}](../chapters/{chapter}.ipynb)."
+    return f"```{{figure}} ../{name}\n:alt: {alt}\n:width: 560px\n{link}\n```"

@@ -3,7 +3,7 @@
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from itertools import zip_longest
 from pathlib import Path
@@ -176,7 +176,7 @@ def ledger_markdown(rows: Sequence[Row] | None = None) -> str:
     meanings = "\n".join(f"- {_dot(word)} **{word}** ({counts[word]}): {MEANINGS[word]}." for word in VERDICTS)
     parts = [
         "# Ledger of claims",
-        "\n".join(f"- {line}" for line in summary(rows)),
+        listed(rows),
         '<div class="molkit-filter"></div>',
         f":::{{dropdown}} What the words mean\n{meanings}\n\n{HOW_JUDGED} {counts['stale']} are stale now.\n:::",
     ]
@@ -197,6 +197,19 @@ def _of_study(word: str, study: str, rows: Sequence[Row]) -> str:
         for line, fill, own in reasons(rows)
     ]
     return "\n\n".join([f"### {study}, not attempted", *folds])
+
+
+def facts(row: Row) -> dict[str, str]:
+    """What a page may quote of a claim, in words."""
+    alone = replace(row.measurement, interval=None) if row.measurement else None
+    return {
+        "label": row.claim.label,
+        "published": published_text(row.claim),
+        "ours": row.ours,
+        "value": row.ours.split(" [")[0] if row.claim.accept.kind == "order" else ours_text(row.claim, alone),
+        "n": count_text(row.measurement).removeprefix("n = "),
+        "verdict": row.verdict.word,
+    }
 
 
 def by_study(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -229,12 +242,17 @@ def summary(rows: Sequence[Row]) -> list[str]:
     return alone + [_counted(study, own) for study, own in studies.items()]
 
 
+def listed(rows: Sequence[Row]) -> str:
+    """The summary as a list of a page."""
+    return "\n".join(f"- {line}" for line in summary(rows))
+
+
 def _counted(name: str, rows: Sequence[Row]) -> str:
     n = count_verdicts(rows)
     return (
-        f"**{name}**, {_claims(len(rows))}: reproduced {n[REPRODUCED]}, and {n[CONSISTENT]} at reduced scale; "
-        f"not reproduced {n[DIFFERS]}, in direction only {n[DIRECTION]}, undecided {n[UNDECIDED]}; "
-        f"not comparable yet {n[NOT_COMPARABLE]}; not attempted {n[NOT_ATTEMPTED]}."
+        f"**{name}**, {_claims(len(rows))}: {n[REPRODUCED]} reproduced and {n[CONSISTENT]} consistent at reduced "
+        f"scale; {n[DIFFERS]} differ, {n[DIRECTION]} in direction only, {n[UNDECIDED]} undecided; "
+        f"{n[NOT_COMPARABLE]} not comparable yet, {n[NOT_ATTEMPTED]} not attempted."
     )
 
 
@@ -295,6 +313,11 @@ def badge_svg(rows: Sequence[Row] | None = None) -> str:
 def write_badge(path: Path, rows: Sequence[Row] | None = None) -> None:
     """Write the badge to a file."""
     path.write_text(badge_svg(rows), encoding="utf-8")
+
+
+def badge_style(word: str) -> str:
+    """Colours of a verdict as CSS, readable on each other."""
+    return f"background:{COLOURS[word]};color:{'#000' if word in DARK_INK else '#fff'}"
 
 
 def _ours(

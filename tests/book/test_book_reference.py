@@ -2,7 +2,7 @@ from molkit.book.reference import ROOMS, escape_bars, module_page, modules
 from molkit.claims.ledger import REPOSITORY
 
 PACKAGE = REPOSITORY / "molkit"
-LEFT_OUT = {"cli", "book", "figures", "studies"}  # used through commands and chapters
+LEFT_OUT = {"cli", "book", "figures"}  # used through commands and chapters
 
 
 def test_every_room_of_the_package_has_its_page():

@@ -113,8 +113,8 @@ def test_a_terminal_of_100_columns_shows_the_groups_of_the_page(results):
 def test_the_summary_counts_all_claims_and_those_of_each_study(results):
     put()
     total, *studies = summary(ledger_rows())
-    assert f"**All**, {len(load_claims())} claims: reproduced 1, and 0 at reduced scale" in total
-    assert len(studies) == 4 and "reproduced 1," in studies[0] and studies[0].startswith("**EDM**")
+    assert f"**All**, {len(load_claims())} claims: 1 reproduced and 0 consistent at reduced" in total
+    assert len(studies) == 4 and "1 reproduced and" in studies[0] and studies[0].startswith("**EDM**")
     assert sum(int(re.search(r"(\d+) claims", line)[1]) for line in studies) == len(load_claims())
 
 

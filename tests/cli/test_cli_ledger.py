@@ -18,7 +18,7 @@ def test_the_ledger_lists_the_claims_below_a_prefix_and_counts_them(capsys):
     assert run(["ledger", "edm.qm9.gschnet"]) == 0
     out = capsys.readouterr().out
     assert "4 claims: no result recorded yet." in out and "G-SchNet, molecules stable" not in out
-    assert "EDM, 4 claims: reproduced 0," in out
+    assert "EDM, 4 claims: 0 reproduced and" in out
     assert run(["ledger", "edm.qm9.gschnet", "--all"]) == 0
     assert "G-SchNet, molecules stable" in capsys.readouterr().out
 

@@ -428,7 +428,7 @@ def draw_opening(row: pd.Series) -> Figure:
         difference = (ours - theirs).reshape(shape).T
         largest = float(np.abs(difference).max())
         axes[5].pcolormesh(x, y, difference, cmap="PuOr", vmin=-largest, vmax=largest, shading="auto", rasterized=True)
-        axes[5].set_title(f"less Kohn-Sham's (at most {largest:.3f} e/bohr³)", fontsize=11)
+        axes[5].set_title(f"less Kohn-Sham's, ±{largest:.3f} e/bohr³", fontsize=11)
         for axis in axes:
             axis.set_aspect("equal")
             axis.axis("off")
