@@ -106,15 +106,15 @@ class Task(arms.Task):
         return [*super().files, *(weight_files(self.network) if self.network else [])]
 
 
+PARTS = tuple("flow_published etm_published flow etm flow_ff etm_ff springs network springs_ff network_ff".split())
+
+
 @asked
 def tasks(
     *,
     molecules: int = 24,
     seeds: Sequence[int] = (0,),
-    arms: Sequence[str] = (
-        *("flow_published", "etm_published", "flow", "etm", "flow_ff", "etm_ff"),
-        *("springs", "network", "springs_ff", "network_ff"),
-    ),
+    arms: Sequence[str] = PARTS,
     max_references: int = 4,
     num_energies: int = 2,
     split: Split = "valid",

@@ -85,6 +85,9 @@ def _named(kind: str, name: str) -> Molecule:
     return geometry(kind, "train", int(name.rpartition("-")[2]))
 
 
-def write_domains(names: Sequence[str] = ("ofdft_up_to_five", *PAGES), *, root: Path = WEIGHTS_ROOT) -> list[Path]:
+NAMES = ("ofdft_up_to_five", *PAGES)
+
+
+def write_domains(names: Sequence[str] = NAMES, *, root: Path = WEIGHTS_ROOT) -> list[Path]:
     """Write domain.npz beside published weights; returns the paths."""
     return [write_domain(root / name, domain_of(name)) for name in names]
