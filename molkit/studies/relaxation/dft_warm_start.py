@@ -164,6 +164,7 @@ def measure_heights(task: HeightsTask) -> list[dict[str, Any]]:
     return rows
 
 
+LEAST_KCAL = 0.01  # a smaller mean is the minimum itself, and no ratio is taken
 HEIGHTS = ("excess", "excess_xtb")  # on the surface of B3LYP, on that of GFN2-xTB
 
 
@@ -187,7 +188,7 @@ def heights(rows: pd.DataFrame) -> pd.DataFrame:
         for name in HEIGHTS:
             own = group.set_index("molecule")[name].loc[reference.index].to_numpy()
             line |= {name: bootstrap_interval(own)}
-            if own.mean() > 0.0 and start != REFERENCE:
+            if own.mean() > LEAST_KCAL and start != REFERENCE:
                 line[f"ratio_{name}"] = ratio_interval(reference[name].to_numpy(), own)
         found.append(line)
     return pd.DataFrame(found, dtype=object)
