@@ -206,7 +206,7 @@ def facts(row: Row) -> dict[str, str]:
         "label": row.claim.label,
         "published": published_text(row.claim),
         "ours": row.ours,
-        "value": row.ours.split(" [")[0] if row.claim.accept.kind == "order" else ours_text(row.claim, alone),
+        "value": re.sub(r" \[.*?\]", "", row.ours) if row.claim.accept.kind == "order" else ours_text(row.claim, alone),
         "n": count_text(row.measurement).removeprefix("n = "),
         "verdict": row.verdict.word,
     }
