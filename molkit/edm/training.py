@@ -193,6 +193,7 @@ def turned(state: State, graph: Graph, rotations: Tensor) -> State:
     return State(torch.einsum("aij,aj->ai", own, state.positions), state.features)
 
 
+NEW_COLUMNS = 0.3  # at the spread of the trained columns a preconditioned network overflows, near zero they stay there
 NO_CONTEXT = {"num_context": 0, "context_names": (), "context_means": (), "context_spreads": ()}
 
 
@@ -289,8 +290,10 @@ def train_recipe(
 
 
 def widened(tensor: Tensor, onto: Tensor) -> Tensor:
-    """A copy of `onto` with the tensor in its upper left corner."""
+    """A copy of `onto` with the tensor in its upper left corner; new columns spread NEW_COLUMNS as far as the old."""
     out = onto.clone()
+    if tensor.dim() == 2 and tensor.shape[1] < onto.shape[1]:
+        out *= NEW_COLUMNS * tensor.std() / onto.std()
     out[tuple(slice(size) for size in tensor.shape)] = tensor
     return out
 
@@ -298,9 +301,10 @@ def widened(tensor: Tensor, onto: Tensor) -> Tensor:
 def take_weights(network: EdmNetwork, config: EdmConfig, source: str) -> int:
     """Copy the weights of published weights or a run into the network; returns the molecule passes they had seen.
 
-    A model that takes conditions may begin with one that takes none: its new columns keep their random start, so
-    that it computes the same where nothing is asked, and is disturbed at first where something is: columns that begin
-    near zero stay there for very long. Raises DataNotFound, or InvalidInput when they belong to another model.
+    A model that takes conditions may begin with one that takes none: its new columns begin random, so that it
+    computes the same where nothing is asked, and is disturbed a little at first where something is.
+
+    Raises DataNotFound, or InvalidInput when they belong to another model.
     """
     folder = resolve(source)
     old = load(folder, fast=False)

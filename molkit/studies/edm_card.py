@@ -34,7 +34,7 @@ from molkit.metrics.statistics import Interval, bootstrap_interval
 from molkit.molecule import PackedMolecules
 from molkit.studies.edm import ablations, drug_size
 from molkit.studies.edm.conditional import judge_error
-from molkit.training.publishing import Table, publish, write_card
+from molkit.training.publishing import CardTable, publish, write_card
 
 CURVE_ROWS = 12
 DRUG_DATA, DRUG_UNTRAINED = 400, 20  # geometries of a split behind the data's columns; of the untrained network
@@ -124,7 +124,7 @@ def publish_network(run: Path, name: str, *, part: Part) -> Path:
         "`molkit.data.qm9_labels`; the other parts share no molecule with it.",
         _training(training_facts(folder)),
     ]
-    table = Table(
+    table = CardTable(
         "Mean absolute errors on molecules it never saw",
         ["", *(f"{word} ({len(split.index):,})" for word, split in zip(("validation", "test"), splits, strict=True))],
         [[f"{p.symbol}, {p.table_unit}", *(_three_digits(found[p.name]) for found in errors)] for p in PROPERTIES],
@@ -157,7 +157,7 @@ def publish_generator(run: Path, name: str) -> Path:
     return folder
 
 
-def _write(folder: Path, title: str, facts: Sequence[str], tables: Sequence[Table], limits: Sequence[str]) -> Path:
+def _write(folder: Path, title: str, facts: Sequence[str], tables: Sequence[CardTable], limits: Sequence[str]) -> Path:
     """The card of an EDM: what all of them have is added."""
     told = [*facts, AVERAGED, *training_facts(folder).remarks]
     tables = [*tables, _curve(folder), _sessions(folder)]
@@ -195,7 +195,7 @@ def _qm9(folder: Path, weights: str) -> Path:
         "Where the figures above fall short of the paper's, the training was far shorter; the ledger says by how much.",
     ]
     title = f"Figures: {ours.num_molecules:,} stored samples, {_sampling(about)}"
-    table = Table(title, ["", "these weights", "QM9 itself", "paper"], rows, note)
+    table = CardTable(title, ["", "these weights", "QM9 itself", "paper"], rows, note)
     return _write(folder, "EDM on QM9 with hydrogens", facts, [table], limits)
 
 
@@ -224,7 +224,7 @@ def _heavy(folder: Path, weights: str) -> Path:
         "Bonds follow from distances, hydrogens are filled in by RDKit, charges are never set.",
         "The paper's number for this model could not be confirmed, so none stands here.",
     ]
-    tables = [Table(f"Figures: {_sampling(about)}", head, rows, note)]
+    tables = [CardTable(f"Figures: {_sampling(about)}", head, rows, note)]
     return _write(folder, "EDM on QM9 without hydrogens", facts, tables, limits)
 
 
@@ -245,7 +245,7 @@ def _drug(folder: Path, weights: str) -> Path:
     return _write(folder, "EDM on the drug-size set at hand (not GEOM-Drugs)", facts, _drug_tables(weights), limits)
 
 
-def _drug_tables(weights: str) -> list[Table]:
+def _drug_tables(weights: str) -> list[CardTable]:
     rows = drug_size.computed(drug_size.tasks(weights=weights, num_data=DRUG_DATA, num_untrained=DRUG_UNTRAINED))
     head = "per cent|n|atoms stable|molecules stable|valid, single bonds|bonds perceived|in one piece".split("|")
     shares = [
@@ -263,13 +263,15 @@ def _drug_tables(weights: str) -> list[Table]:
     ]
     about = training_facts(weights)
     return [
-        Table(f"Figures: {_sampling(about)}", head, shares, f"{INTERVALS} Rule for GEOM's elements."),
-        Table(
+        CardTable(f"Figures: {_sampling(about)}", head, shares, f"{INTERVALS} Rule for GEOM's elements."),
+        CardTable(
             "Energies: MMFF94s single points, perceived bonds, kcal/mol",
             ["", "with an energy", "distance to held-back data", "the same from as many data"],
             energies,
         ),
-        Table("Bound, one geometry a molecule", ["split", "molecules", "nats per molecule", "nats per atom"], bounds),
+        CardTable(
+            "Bound, one geometry a molecule", ["split", "molecules", "nats per molecule", "nats per atom"], bounds
+        ),
     ]
 
 
@@ -307,16 +309,16 @@ def _three_digits(error: Interval) -> str:
     return f"{error.value:.3g} [{error.low:.3g}, {error.high:.3g}]"
 
 
-def _curve(folder: Path) -> Table:
+def _curve(folder: Path) -> CardTable:
     """A dozen lines of the learning curve."""
     lines = learning_curve(folder)
     chosen = lines[::-1][:: max(1, len(lines) // CURVE_ROWS)][::-1]
     rows = [[f"{x['passes']:,}", f"{x['noise_error']:.4f}", f"{x['seconds'] / 3600:.2f}"] for x in chosen]
     head = ["molecule passes", "squared error per noise component", "hours"]
-    return Table("Learning curve", head, rows, "All kept log lines: `metrics.jsonl`.")
+    return CardTable("Learning curve", head, rows, "All kept log lines: `metrics.jsonl`.")
 
 
-def _sessions(folder: Path) -> Table:
+def _sessions(folder: Path) -> CardTable:
     """How each session of the run was made; settings that changed on the way show here."""
     rows = []
     for session in sessions(folder):
@@ -326,4 +328,4 @@ def _sessions(folder: Path) -> Table:
         run_by = kind if "network" in session else "not noted"
         began = [f"{session['step']:,}", session["date"][:10], f"{session['processes']}"]
         rows.append([*began, run_by, session.get("network_precision", "not noted")])
-    return Table("Sessions", ["begun at step", "date", "processes", "layers run by", "products in"], rows)
+    return CardTable("Sessions", ["begun at step", "date", "processes", "layers run by", "products in"], rows)

@@ -41,7 +41,7 @@ CARD = Template(
 
 
 @dataclass(frozen=True)
-class Table:
+class CardTable:
     """Measured numbers for a card; the first column is a label."""
 
     title: str
@@ -51,7 +51,7 @@ class Table:
 
 
 def write_card(
-    folder: Path, title: str, facts: Sequence[str], *, tables: Sequence[Table] = (), limits: Sequence[str] = ()
+    folder: Path, title: str, facts: Sequence[str], *, tables: Sequence[CardTable] = (), limits: Sequence[str] = ()
 ) -> Path:
     """Write card.md into the folder, as Markdown; returns its path."""
     text = CARD.render(title=title, facts=facts, tables=tables, limits=limits)

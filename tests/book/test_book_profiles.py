@@ -145,7 +145,7 @@ def test_every_chapter_refuses_words_and_zeros_for_its_numbers_before_it_compute
     cells = code_cells(read_notebook(path))
     assert "check_here(globals())" in cells[1], "the first cell after the parameters checks them"
     before = cells[1].split("check_here(")[0]
-    assert not re.sub(r"from [\w.]+ import \w+( as \w+)?(, \w+)*\n|\s", "", before), "nothing is computed before"
+    assert not re.sub(r"(from [\w.]+ )?import \w+( as \w+)?(, \w+)*\n|\s", "", before), "nothing is computed before"
     parameters = read_parameters(cells[0])
     assert set(parameters) == set(parameters_of(path))
     for name, parameter in parameters.items():

@@ -125,6 +125,9 @@ def test_a_model_that_gains_columns_begins_as_the_same_function_where_nothing_is
     save(plain, tmp_path)
     grown = build(TWO, seed=4)
     take_weights(grown.network, TWO, str(tmp_path))
+    columns = plain.config.num_columns
+    old, new = grown.network.embed.weight.split([columns, TWO.num_columns - columns], dim=1)
+    assert 0.2 * old.std() < new.std() < 0.4 * old.std()
     generator = torch.Generator().manual_seed(0)
     graph = Graph.from_sizes(torch.tensor([4, 3]))
     inputs = (torch.randn(7, 6, generator=generator), torch.randn(7, 3, generator=generator), torch.full((7, 1), 0.5))

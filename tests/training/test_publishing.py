@@ -5,7 +5,7 @@ import json
 import pytest
 
 from molkit.errors import DataNotFound, InvalidInput
-from molkit.training.publishing import Publication, Table, publish, write_card
+from molkit.training.publishing import CardTable, Publication, publish, write_card
 
 CARD = """\
 # toy: a card
@@ -36,8 +36,8 @@ CARD = """\
 
 def test_a_card_holds_facts_tables_and_limits_as_markdown(tmp_path):
     tables = [
-        Table("Figures", ["", "ours"], [["stable, %", "12.0 [1.0, 23.0]"], ["valid, %", "–"]], "95 % intervals."),
-        Table("Sessions", ["date"], [["2026-11-21"]]),
+        CardTable("Figures", ["", "ours"], [["stable, %", "12.0 [1.0, 23.0]"], ["valid, %", "–"]], "95 % intervals."),
+        CardTable("Sessions", ["date"], [["2026-11-21"]]),
     ]
     facts = ["One fact.", "A <second> & last one."]
     path = write_card(tmp_path, "toy: a card", facts, tables=tables, limits=["Small molecules."])
