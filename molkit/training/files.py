@@ -73,3 +73,12 @@ def locked(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise RunError(f"{folder}: another process is using this run folder; choose another --out") from error
         yield
+
+
+@contextmanager
+def queued(folder: Path) -> Iterator[None]:
+    """Wait until no other process holds this queue, and hold it: for work that several may ask for at once."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.with_name(f".{folder.name}.queue"), "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

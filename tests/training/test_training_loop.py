@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from molkit.edm.training import EdmTask, settled
 from molkit.errors import InvalidInput, RunError
 from molkit.rng import generator_from
 from molkit.training import run_folder
-from molkit.training.files import locked
+from molkit.training.files import locked, queued
 from molkit.training.loop import make_fabric, train
 from molkit.training.run_folder import STATE, load_state, stored_precision
 
@@ -402,6 +403,22 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
             run(tmp_path)
         assert contents(tmp_path) == before
     assert run(tmp_path).finished
+
+
+def test_work_in_a_queue_waits_for_the_one_before_it(tmp_path):
+    order = []
+
+    def second():
+        with queued(tmp_path / "labels"):
+            order.append("second")
+
+    with queued(tmp_path / "labels"):
+        waiting = threading.Thread(target=second)
+        waiting.start()
+        waiting.join(timeout=0.2)
+        order.append("first")
+    waiting.join(timeout=10.0)
+    assert order == ["first", "second"]
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):

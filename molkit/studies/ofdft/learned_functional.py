@@ -30,6 +30,7 @@ from molkit.ofdft.optimise import OptimiseOptions
 from molkit.ofdft.reduction import NaturalFrame, frames_of, reduce_samples
 from molkit.studies.ofdft.arms import MILLI, mean_error, minimised
 from molkit.studies.ofdft.live import FIRST_LIVE
+from molkit.training.files import queued
 from molkit.training.weights import weight_files
 from molkit.units import HARTREE_TO_KCAL
 
@@ -144,7 +145,8 @@ def arm_recipe(arm: str, *, seed: int) -> CompactRecipe:
 def labelled(split: str, count: int, num_frozen: int) -> tuple[Path, list[LabelledMolecule]]:
     """Labels of the first geometries of a split, and their folder; made where they are missing, 2 CPU seconds each."""
     folder = LABELS / ("labels_water" if num_frozen == FrozenSampling().count else f"labels_water_{num_frozen}") / split
-    generate("water", split, range(count), folder, settings=LabelSettings(FrozenSampling(count=num_frozen)))
+    with queued(folder):
+        generate("water", split, range(count), folder, settings=LabelSettings(FrozenSampling(count=num_frozen)))
     return folder, load_folder(folder, "water", split, limit=count)
 
 
