@@ -147,8 +147,8 @@ def publish_generator(run: Path, name: str) -> Path:
         f"Data: {len(molecules):,} molecules of QM9's training split, {int((known[:, 0] == known[:, 0]).sum()):,} with "
         "true labels, the others with labels of `qm9_property_labeller`. Molecules of the judge's and the labeller's "
         "parts are left out.",
-        "It began with the weights of `edm_qm9`, which had seen all training geometries, those of the judge's part "
-        "among them, but no label; the molecule passes below count those before.",
+        f"It began with the weights of `{sessions(folder)[0]['started_from']}`, which had seen all training "
+        "geometries, those of the judge's part among them, but no label; the passes below count those before.",
         _training(training_facts(folder)),
         "`conditions.json.gz`: p(M) and p(c | M) of its training set.",
         "How well it hits what it is asked for stands in the chapter on conditional generation and in the ledger.",

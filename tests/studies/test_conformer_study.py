@@ -286,6 +286,23 @@ def test_curves_start_at_nothing_and_rise_at_the_distances_and_are_drawn_as_they
     assert axis.lines[-1].get_xdata() == [0.5, 0.5] and (axis.get_xlabel(), axis.get_ylabel()) == ("x", "y")
 
 
+def test_a_mixed_pool_is_compared_with_two_draws_of_the_first_and_one_draw_gives_no_line():
+    """Two references, two draws: the second draw of ETKDGv3 finds nothing new, the flow's both find the other one."""
+    near = {
+        ("rdkit_ff", 0): [0.1, 0.9],
+        ("rdkit_ff", 1): [0.2, 0.8],
+        ("flow_ff", 0): [2.0, 0.3],
+        ("flow_ff", 1): [],
+    }
+    about = {"molecule": "one", "num_references": 2}
+    rows = pd.DataFrame([{"arm": arm, "seed": seed, "nearest": found, **about} for (arm, seed), found in near.items()])
+    found = ask.pools(rows, "rdkit_ff", "flow_ff", (0.15, 0.5))
+    assert found["threshold"].tolist() == [0.15, 0.5]
+    values = {name: [one.value for one in found[name]] for name in ("twice", "mixed", "gain")}
+    assert values == {"twice": [0.5, 0.5], "mixed": [0.25, 0.75], "gain": [-0.25, 0.25]}
+    assert ask.pools(rows[rows["seed"] == 0], "rdkit_ff", "flow_ff", (0.5,)).empty
+
+
 def test_points_lie_where_both_have_a_value_and_the_axes_are_not_swapped():
     first, second = pd.Series({"a": 1.0, "b": 2.0, "c": 3.0}), pd.Series({"b": 0.5, "a": 0.25, "c": None})
     (axis,) = plots.against(first, second, xlabel="first", ylabel="second", caption="").axes

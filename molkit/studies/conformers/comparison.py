@@ -62,6 +62,12 @@ LINES = {  # colour and kind of line of every way of making conformers
     "flow_ff": (style.VERMILION, "-"),
     "etm_ff": (style.BLUE, "-"),
 }
+POOLS = {
+    "threshold": Column("threshold, Å", 2),
+    "twice": Column("ETKDGv3 twice, %", 1, 100.0),
+    "mixed": Column("half of each, %", 1, 100.0),
+    "gain": Column("gained, points", 1, 100.0),
+}
 AIMS = {"what": "", "aim": "aim", "measured": "measured", "verdict": ""}
 
 
@@ -132,6 +138,34 @@ def coverage_curves(rows: pd.DataFrame, end: float, *, num_points: int = 101) ->
     curves = pd.DataFrame(shares, columns=thresholds).assign(arm=rows["arm"].array, molecule=rows["molecule"].array)
     means = curves.groupby(["arm", "molecule"], sort=False).mean().groupby("arm", sort=False).mean()
     return means.melt(ignore_index=False, var_name="threshold", value_name="covered").reset_index()
+
+
+def pools(rows: pd.DataFrame, first: str, second: str, thresholds: Sequence[float]) -> pd.DataFrame:
+    """Share of references covered by both of two pools of equal size, and what the mixed one gains, at each threshold.
+
+    The pools of a draw: `first` of it and of the draw after it; `first` of it and `second` of the draw after it.
+    Means over draws, then molecules, with 95 % bootstrap over molecules. No line where there is a single draw.
+    """
+    seeds = sorted(rows["seed"].unique())
+    after = dict(zip(seeds, [*seeds[1:], seeds[0]], strict=True))
+    near = {
+        (row.arm, row.molecule, row.seed): row.nearest or [np.inf] * row.num_references for row in rows.itertuples()
+    }
+    names = list(dict.fromkeys(rows["molecule"]))
+
+    def covered(other: str, threshold: float) -> np.ndarray:
+        both = [
+            [np.minimum(near[first, one, seed], near[other, one, after[seed]]) <= threshold for seed in seeds]
+            for one in names
+        ]
+        return np.array([np.mean(found) for found in both])
+
+    lines = []
+    for threshold in thresholds if len(seeds) > 1 else ():
+        twice, mixed = covered(first, threshold), covered(second, threshold)
+        values = {"twice": twice, "mixed": mixed, "gain": mixed - twice}
+        lines.append({"threshold": threshold, **{name: bootstrap_interval(value) for name, value in values.items()}})
+    return pd.DataFrame(lines, columns=list(POOLS))
 
 
 def changes(rows: Mapping[str, pd.DataFrame], arm: str) -> pd.DataFrame:
