@@ -38,7 +38,7 @@ clean:
 distclean: clean
 	rm -rf $(VENV)
 
-$(READY): requirements.txt pyproject.toml
+$(READY): requirements.txt requirements.lock pyproject.toml
 	@if ! $(BIN)/python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2> /dev/null; then \
 	  found=; for name in $(PYTHON) python3.13 python3.12 python3.11 python3; do \
 	    if $$name -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2> /dev/null; \
@@ -48,6 +48,7 @@ $(READY): requirements.txt pyproject.toml
 	      "found none. Install one, or name it: make book PYTHON=/path/to/python3" >&2; exit 2; fi; \
 	  echo "Making $(VENV) with $$($$found --version)"; rm -rf $(VENV); $$found -m venv $(VENV) || exit 1; fi
 	@echo "Installing requirements (a minute or two, about 2 GB)"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.txt || \
-	  { echo "make: pip could not install requirements.txt; the lines above say why. Run make again to retry." >&2; exit 1; }
+	@pip="$(BIN)/python -m pip install -q --disable-pip-version-check"; $$pip "$$(grep '^torch==' requirements.txt)" && \
+	  $$pip --no-deps --require-hashes -r requirements.lock && $$pip --no-deps -e . || \
+	  { echo "make: pip could not install the requirements; the lines above say why. Run make again to retry." >&2; exit 1; }
 	@touch $@
