@@ -33,8 +33,9 @@ from molkit.farm.folder import Result, place_for
 from molkit.farm.run import run_farm
 from molkit.training.weights import fingerprint, portable
 
-SHARED = ("count", "seed", "search", "stereo", "relax", "rank", "mix")
+SHARED = ("count", "seed", "search", "stereo", "relax", "rank", "mix", "window")
 COUNTS = ("num_mirrored", "num_drawn", "num_duplicates")
+WINDOW = 50.0  # far above what is populated, far below a cage that is turned inside out
 Rank = Literal["none", "mmff94", "xtb", "etm"]
 Mix = Literal["none", "etkdg"]
 
@@ -53,6 +54,7 @@ class ConformerJob:
     relax: bool = True  # by MMFF94, or UFF where that lacks parameters; the same minimum is then kept once
     rank: Rank = "mmff94"  # mmff94: the force field that relaxed; relaxed conformers come in that order without, too
     mix: Mix = "none"  # etkdg: half of the conformers begin from ETKDGv3
+    window: float = WINDOW  # kcal/mol of the force field above the lowest, for relaxed ones
     name: str = ""  # title of the records; empty: the SMILES
 
 
@@ -64,6 +66,7 @@ class JobResult:
     made: Conformers | None = None
     records: tuple[str, ...] = ()
     error: str = ""
+    num_high: int = 0  # relaxed conformers left out, since they lie above the window of energies
 
 
 def run_jobs(
@@ -109,9 +112,10 @@ def about(jobs: Sequence[ConformerJob]) -> dict[str, Any]:
 def run_job(job: ConformerJob) -> Result:
     """The arrays of one job: what there is of each conformer, and the SDF records. Raises what its steps raise."""
     torch.set_num_threads(1)
-    made = conformers_of(job)
+    found = conformers_of(job)
+    made = within(found, job.window) if job.relax else found
     energies = {f"energy {name}": values for name, values in made.energies.items()}
-    counts = {name: np.array(getattr(made, name)) for name in COUNTS}
+    counts = {name: np.array(getattr(made, name)) for name in COUNTS} | {"num_high": np.array(len(found) - len(made))}
     records = list(sdf_lines(made))
     if job.name:
         title = " ".join(job.name.split())
@@ -126,7 +130,14 @@ def result_of(job: ConformerJob, arrays: Result) -> JobResult:
     counts = {name: int(arrays[name]) for name in COUNTS}
     parts = {name: arrays[name] for name in FIELDS}
     made = Conformers(job.smiles, graph_mol(job.smiles), **parts, **counts, energies=energies)
-    return JobResult(job.smiles, made, tuple(arrays["records"].tolist()))
+    return JobResult(job.smiles, made, tuple(arrays["records"].tolist()), num_high=int(arrays["num_high"]))
+
+
+def within(conformers: Conformers, window: float) -> Conformers:
+    """Those whose force-field energy is at most `window` kcal/mol above the lowest; the others are no conformers that
+    anybody meets, such as cages turned inside out."""
+    (values,) = (found for name, found in conformers.energies.items() if name in ("mmff94_kcal", "uff_kcal"))
+    return conformers.select(values <= values.min() + window)
 
 
 def conformers_of(job: ConformerJob) -> Conformers:

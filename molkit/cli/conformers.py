@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from molkit.cli.options import SEED, Engine, Keep, Whole, engine_options, keep_options
+from molkit.cli.options import SEED, Engine, Keep, Number, Whole, engine_options, keep_options
 from molkit.cli.outputs import STANDARD, OutFile, end_of_parts, require_some, tell
 from molkit.errors import InvalidInput
 
@@ -58,6 +58,13 @@ UNNAMED = re.compile(r"line_\d+")
     show_default=True,
     help="etkdg: half of the conformers begin from RDKit's ETKDGv3.",
 )
+@click.option(
+    "--window",
+    default=50.0,
+    show_default=True,
+    type=Number(min=0.0),
+    help="Leave out relaxed conformers more than this above the lowest, kcal/mol.",
+)
 @click.option("--largest-fragment", is_flag=True, help="Of a salt or a solvate, take the largest organic part.")
 @click.option("--seed", default=0, show_default=True, type=SEED)
 @engine_options
@@ -73,6 +80,7 @@ def conformers(
     relax: bool,
     rank: str | None,
     mix: str,
+    window: float,
     largest_fragment: bool,
     seed: int,
     engine: Engine,
@@ -96,7 +104,7 @@ def conformers(
     from molkit.chem.text_files import write_atomically
 
     rank = rank or ("mmff94" if relax else "none")
-    how = {"search": search, "stereo": stereo, "relax": relax, "rank": rank, "mix": mix}
+    how = {"search": search, "stereo": stereo, "relax": relax, "rank": rank, "mix": mix, "window": window}
     molecules = [named for text in smiles for named in expanded(text)]
     if largest_fragment:
         molecules = [(without_salt(text, row), name) for row, (text, name) in enumerate(molecules)]
@@ -115,7 +123,7 @@ def conformers(
             left_out[called(row, job)] = one.error if job.smiles in one.error else f"{job.smiles}: {one.error}"
             continue
         tell(out, summary(one, count, job.weights))
-        if (right := len(one.made) + one.made.num_duplicates) < count:
+        if (right := len(one.made) + one.made.num_duplicates + one.num_high) < count:
             short[called(row, job)] = f"{job.smiles}: {right} of {count} conformers have the stereo asked for"
     require_some(len(jobs) - len(left_out), left_out)
     records = [record for one in results for record in one.records]
@@ -173,11 +181,14 @@ def expanded(text: str) -> list[tuple[str, str]]:
 def summary(result: JobResult, count: int, weights: str) -> str:
     """One line about the conformers of a molecule."""
     made = result.made
-    short = f" of {count} asked for" if len(made) + made.num_duplicates < count else ""
+    right = len(made) + made.num_duplicates + result.num_high
+    short = f" of {count} asked for" if right < count else ""
     notes = [f"{int(made.converged.sum())} converged", f"{made.num_mirrored} reflected"]
     if made.num_duplicates:
         notes.append(f"{made.num_duplicates} the same as others")
-    if made.num_drawn > len(made) + made.num_duplicates:
+    if result.num_high:
+        notes.append(f"{result.num_high} above the window of energies")
+    if made.num_drawn > right:
         notes.append(f"{made.num_drawn} drawn")
     if wrong := int((~made.stereo_agrees).sum()):
         notes.append(f"{wrong} with wrong stereo")

@@ -467,6 +467,18 @@ def test_each_minimum_is_kept_once_and_the_rest_are_counted():
     assert left.origin.tolist() == ["etkdgv3", "cgcf"]
 
 
+def test_cages_turned_inside_out_are_left_out_and_counted(tmp_path, capfd):
+    """Adamantan-2-ol: distances alone let a hydrogen point into the cage, 470 kcal/mol above the minima."""
+    arguments = ["conformers", "OC1C2CC3CC(C2)CC1C3", "-n", "10", "--out", str(tmp_path / "cage.sdf")]
+    above = []
+    for window in ("50", "1e6"):
+        assert run([*arguments, "--window", window]) == 0
+        above.append([float(mol.GetProp("mmff94_kcal_above_lowest")) for mol in Chem.SDMolSupplier(arguments[-1])])
+    first, second = capfd.readouterr().out.splitlines()[::2]
+    assert max(above[0]) < 50.0 < max(above[1]) and above[0] == above[1][: len(above[0])]
+    assert f"{len(above[1]) - len(above[0])} above the window of energies" in first and "window" not in second
+
+
 def test_a_mixed_pool_has_half_of_each_and_every_one_of_the_right_stereo():
     job = ConformerJob(smiles="C[C@H](O)C/C=C\\C", count=6, seed=0, weights="cgcf_qm9", mix="etkdg")
     made = result_of(job, run_job(replace(job, relax=False, rank="none"))).made
