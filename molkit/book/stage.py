@@ -12,7 +12,15 @@ from molkit.book.archive import add_button, repository_address
 from molkit.book.cache import RunRecord, failure_notice, read_record, stamp, unexecuted_stamp
 from molkit.book.execute import KEEPS_RESULTS, Outcome, failed_cell
 from molkit.book.layout import CHAPTERS, Book
-from molkit.book.notebooks import INJECTED, PAPERMILL_TAGS, parameters_cell, read_notebook, tags, write_notebook
+from molkit.book.notebooks import (
+    INJECTED,
+    PAPERMILL_TAGS,
+    code_cells,
+    parameters_cell,
+    read_notebook,
+    tags,
+    write_notebook,
+)
 from molkit.book.reference import ROOMS, module_page
 from molkit.book.status import status_markdown
 from molkit.errors import InvalidInput
@@ -56,7 +64,9 @@ def staged_notebook(book: Book, chapter: str, profile: str) -> dict[str, Any]:
     record = read_record(book, chapter, profile)
     executed = book.executed(chapter, profile)
     run = record is not None and executed.is_file()
-    notebook = read_notebook(executed if run else book.source(chapter))
+    notebook = read_notebook(book.source(chapter))
+    if run:
+        notebook = with_words_of(notebook, read_notebook(executed))
     cells = [_folded(cell) for cell in notebook["cells"] if not set(PAPERMILL_TAGS) & set(tags(cell))]
     if run and record.status == "failed":
         notice = failure_notice(record, failed_cell(executed))
@@ -65,6 +75,24 @@ def staged_notebook(book: Book, chapter: str, profile: str) -> dict[str, Any]:
     notebook["cells"] = cells
     notebook["metadata"].pop("papermill", None)
     return notebook
+
+
+def with_words_of(source: dict[str, Any], executed: dict[str, Any]) -> dict[str, Any]:
+    """The executed notebook with the text cells of its source: other words do not run a chapter again.
+
+    An executed notebook of other code stays as it is.
+    """
+    if code_cells(source) != code_cells(executed):
+        return executed
+    ran: list[list[dict[str, Any]]] = []  # each code cell, with the parameters injected behind it
+    for cell in executed["cells"]:
+        if cell["cell_type"] == "code" and INJECTED in tags(cell) and ran:
+            ran[-1].append(cell)
+        elif cell["cell_type"] == "code":
+            ran.append([cell])
+    groups = iter(ran)
+    cells = [one for cell in source["cells"] for one in (next(groups) if cell["cell_type"] == "code" else [cell])]
+    return executed | {"cells": cells}
 
 
 def _write_ledger(book: Book, profile: str, folder: Path, known: Sequence[Outcome]) -> None:

@@ -193,6 +193,18 @@ def test_staged_parameters_are_folded_and_show_what_the_profile_changed(toy):
     assert "was not run with the `fast` profile" in staged_notebook(toy, "second", "fast")["cells"][-1]["source"]
 
 
+def test_words_that_changed_after_a_run_are_on_the_page_and_the_outputs_stay(toy):
+    run_chapter(toy, "first", "fast", Settings({"count": 3}))
+    before = staged_notebook(toy, "first", "fast")["cells"]
+    notebook = json.loads(toy.source("first").read_text())
+    notebook["cells"][0]["source"] = "# Other words"
+    toy.source("first").write_text(json.dumps(notebook))
+    after = staged_notebook(toy, "first", "fast")["cells"]
+    assert after[0]["source"] == "# Other words" != before[0]["source"] and after[1:] == before[1:]
+    set_code(toy, "first", "other = 1")
+    assert staged_notebook(toy, "first", "fast")["cells"][0]["source"] == before[0]["source"]
+
+
 def test_the_stamp_and_the_status_page_state_what_is_known(toy):
     record = run_chapter(toy, "second", "smoke", Settings())
     assert record == read_record(toy, "second", "smoke")
