@@ -1,8 +1,9 @@
-// Put into a page by the check of the book: is it wider than its window, and can all of its text be read?
+// Put into a page by the check of the book: is it wider than its window, are equations cut off, can its text be read?
 // The answer, a list of sentences, is left in the attribute data-looks of the root element.
 (() => {
   const CONTRAST = 4.5, CONTRAST_LARGE = 3.0; // WCAG 2, level AA
   const MOST = 5; // sentences
+  const WIDE = 1000; // pixels
 
   const channels = (colour) => (colour.match(/[\d.]+/g) || []).map(Number);
 
@@ -46,6 +47,10 @@
     const root = document.documentElement, found = [];
     const excess = root.scrollWidth - root.clientWidth;
     if (excess > 1) found.push(`wider than the window by ${excess} pixels`);
+    const cut = [...document.querySelectorAll('mjx-container[display="true"]')].filter(
+      (equation) => shown(equation) && equation.scrollWidth > equation.clientWidth + 1
+    );
+    if (cut.length && root.clientWidth >= WIDE) found.push(`${cut.length} equations are cut off`); // phones scroll
     const seen = new Set();
     for (const element of document.body.querySelectorAll("*")) {
       if (element.closest("svg, canvas, mjx-container, script, style, noscript, [aria-hidden=true]")) continue;
