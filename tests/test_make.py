@@ -1,12 +1,15 @@
 """`make` on a machine that lacks what it needs: one line, exit code 2, nothing left behind."""
 
+import ast
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from importlib.metadata import distributions
+import tomllib
+from importlib.metadata import distributions, packages_distributions
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
@@ -72,3 +75,25 @@ def test_containers_ask_for_the_python_and_the_requirements_of_the_readme():
     assert container["image"].endswith(f":{python}") and "make .venv/.ready" in container["postCreateCommand"]
     assert (REPOSITORY / ".binder" / "runtime.txt").read_text() == f"python-{python}\n"
     assert (REPOSITORY / ".binder" / "requirements.txt").read_text().startswith("-r ../requirements.txt\n")
+
+
+def imported(folder: Path) -> set[str]:
+    """The packages from outside that the modules of a folder import, by the names under which they are installed."""
+    found: set[str] = set()
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
+            found |= {name.split(".")[0] for name in names}
+    installed = packages_distributions()
+    return {one.lower() for name in found - sys.stdlib_module_names for one in installed.get(name, [])}
+
+
+def test_a_wheel_declares_every_package_that_it_imports():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [line for lines in project["optional-dependencies"].values() for line in lines]
+    declared = {Requirement(line).name.lower() for line in [*project["dependencies"], *extras]}
+    assert imported(REPOSITORY / "molkit") - declared == {"molkit"}
+    always = {Requirement(line).name.lower() for line in project["dependencies"]}
+    apart = imported(REPOSITORY / "molkit") - imported(REPOSITORY / "molkit" / "book")
+    assert apart - always == {"dask-jobqueue", "distributed"}  # of farms on clusters, the extra `scale`
