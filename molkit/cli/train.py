@@ -125,14 +125,19 @@ def publish(
         module, function = TOLD[method]
         began = {"earlier": earlier} if method in ("cgcf", "etm") else {}
         folder = publish_run(getattr(import_module(module), function)(run, remarks=remarks, **began), name)
-    elif method == "property" or stored.get("context_names"):
-        folder = _publish_conditional(run, name, stored)
+    elif method == "property":
+        folder = _publish_network(run, name)
     else:
-        from molkit.edm.published import publication as told
+        about = {"sample_calls": sample_calls, "sample_seed": sample_seed, "sampler": sampler, "remarks": remarks}
+        about["samples_requested"] = sample_count
+        if stored.get("context_names"):
+            from molkit.studies.edm_card import publish_generator
 
-        samples_of = {"sample_calls": sample_calls, "sample_seed": sample_seed, "sampler": sampler}
-        about = told(run, samples_requested=sample_count, remarks=remarks, **samples_of)
-        folder = publish_run(about, name, samples=samples)
+            folder, samples = publish_generator(run, name, samples=samples, **about), None
+        else:
+            from molkit.edm.published import publication as told
+
+            folder = publish_run(told(run, **about), name, samples=samples)
         if samples is not None:
             from molkit.studies.edm_card import publish_card  # needs RDKit; a bare training machine does without
 
@@ -140,13 +145,11 @@ def publish(
     click.echo(f"{folder}: {sum(path.stat().st_size for path in folder.iterdir()) / 2**20:.2f} MiB")
 
 
-def _publish_conditional(run: Path, name: str, config: dict[str, object]) -> Path:
-    """Publish a property network (its part is the word in its name) or a conditional generator."""
+def _publish_network(run: Path, name: str) -> Path:
+    """Publish a property network; its part is the word in its name."""
     from molkit.errors import InvalidInput
-    from molkit.studies.edm_card import publish_generator, publish_network
+    from molkit.studies.edm_card import publish_network
 
-    if config.get("method") != "property":
-        return publish_generator(run, name)
     parts = [part for part in ("judge", "labeller") if part in name]
     if len(parts) != 1:
         raise InvalidInput(f"the name of a property network says judge or labeller, got {name!r}")

@@ -134,9 +134,12 @@ def publish_network(run: Path, name: str, *, part: Part) -> Path:
     return folder
 
 
-def publish_generator(run: Path, name: str) -> Path:
-    """Publish a conditional generator with the table of its conditions; returns the folder. Samples come later."""
-    folder = publish(publication(run), name)
+def publish_generator(run: Path, name: str, *, samples: Path | None = None, **told: Any) -> Path:
+    """Publish a conditional generator with the table of its conditions; returns the folder.
+
+    samples: molecules for which nothing was asked; told: how they were drawn and remarks, as `publication`.
+    """
+    folder = publish(publication(run, **told), name, samples=samples)
     molecules, labels = load_training_set(DataChoice(labels="predicted"))
     known = load_generator_molecules().labels  # p(c | M) from true labels where they are, predicted ones elsewhere
     write_table(folder, make_table(load(folder, fast=False).config.context_names, molecules.num_atoms, labels))
