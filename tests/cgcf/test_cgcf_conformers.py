@@ -185,6 +185,7 @@ def test_what_another_stage_turned_is_drawn_again_or_left_out(monkeypatch):
     monkeypatch.setattr(conformers, "relaxed", reflecting_every_second)
     job = ConformerJob(smiles="C[C@H](O)N", count=4, seed=0, weights="cgcf_qm9")
     monkeypatch.setattr(conformer_jobs, "distinct", lambda made: made)
+    monkeypatch.setattr(conformer_jobs, "within", lambda made, window: made)
     made = {how: result_of(job, run_job(replace(job, stereo=how))).made for how in ("redraw", "mirror", "ignore")}
     assert len(made["redraw"]) == len(made["ignore"]) == 4 and len(made["mirror"]) < 4
     for how in ("redraw", "mirror"):
@@ -202,6 +203,7 @@ def reflecting_every_second(conformers: Conformers, *, max_iterations: int) -> C
 def test_none_of_the_right_isomer_is_a_line_and_the_others_are_finished(monkeypatch, tmp_path, capfd):
     monkeypatch.setattr(conformers, "relaxed", reflecting_every_second)
     monkeypatch.setattr(conformer_jobs, "distinct", lambda made: made)
+    monkeypatch.setattr(conformer_jobs, "within", lambda made, window: made)
     monkeypatch.setattr(conformers, "MAX_ROUNDS", 1)
     impossible, out = "N[C@H](O)C", tmp_path / "out.sdf"
     asked = ["-n", "2", "--out", str(out)]
